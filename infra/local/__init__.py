@@ -1,0 +1,1 @@
+"""The loopback stack: two regions, a witness and the links between them."""

@@ -1,0 +1,1 @@
+"""What the system decides and does; no I/O of its own."""

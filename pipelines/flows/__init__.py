@@ -1,0 +1,1 @@
+"""Observe, let the core decide, act through ports; one file a pipeline."""

@@ -1,0 +1,1 @@
+"""Processes and real I/O."""

@@ -1,0 +1,1 @@
+"""The same port around a port: retries, metering, faults."""
