@@ -1,0 +1,118 @@
+"""Every object key and topic name; computed here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pipelines.errors import CorruptError, MisconfiguredError
+
+HEARTBEATS = "farside.heartbeats"
+CHECKPOINTS = "farside.checkpoints"
+METRICS = "farside.metrics"
+DATA_VERSIONS = "farside.data-versions"
+CONTROL = "farside.control"
+DEAD_LETTERS = "farside.dead-letters"
+LEDGER = "farside.ledger"
+
+LANES = ("heartbeats", "checkpoints", "metrics", "data-versions", "control")
+REPLICATED_LANES = ("checkpoints", "data-versions", "metrics")
+REPLAYABLE_LANES = REPLICATED_LANES
+TOPICS = (HEARTBEATS, CHECKPOINTS, METRICS, DATA_VERSIONS, CONTROL, DEAD_LETTERS, LEDGER)
+
+_RUN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_CHECKPOINT = re.compile(r"runs/([a-z0-9][a-z0-9._-]{0,62})/e(\d{6,})/a(\d{4,})/s(\d{10,})(?:/|$)")
+
+
+def topic(lane: str) -> str:
+    """The topic of a lane."""
+    return f"farside.{lane}"
+
+
+def check_run(run: str) -> str:
+    """The run's name, if it can stand in a key."""
+    if not _RUN.fullmatch(run):
+        raise MisconfiguredError(
+            f"run name {run!r}: use 1 to 63 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
+        )
+    return run
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CheckpointId:
+    """The identity of a checkpoint: one manifest joins the shards of one attempt."""
+
+    run: str
+    epoch: int
+    attempt: int
+    step: int
+
+    @property
+    def prefix(self) -> str:
+        """The folder of its objects, without a slash at the end."""
+        return f"runs/{self.run}/e{self.epoch:06d}/a{self.attempt:04d}/s{self.step:010d}"
+
+    @property
+    def manifest(self) -> str:
+        """The key of its one outcome."""
+        return f"{self.prefix}/manifest"
+
+    @property
+    def intent(self) -> str:
+        """The key of its intent."""
+        return f"{self.prefix}/intent"
+
+    def receipt(self, rank: int) -> str:
+        """The key of a rank's receipt."""
+        return f"{self.prefix}/receipts/rank-{rank:05d}"
+
+    def chunk(self, rank: int, index: int) -> str:
+        """The key of a shard's chunk."""
+        return f"{self.prefix}/rank-{rank:05d}/chunk-{index:06d}"
+
+    def rank_state(self, rank: int) -> str:
+        """The key of a rank's RNG and loader state."""
+        return f"{self.prefix}/rank-{rank:05d}/state"
+
+
+def parse_checkpoint(key: str) -> CheckpointId:
+    """The checkpoint that a key or prefix belongs to; CorruptError if it is none."""
+    match = _CHECKPOINT.match(key)
+    if match is None:
+        raise CorruptError(f"{key!r} is not under a checkpoint's prefix")
+    return CheckpointId(match[1], int(match[2]), int(match[3]), int(match[4]))
+
+
+def epochs_prefix(run: str) -> str:
+    """The folder of the epochs that a region has seen."""
+    return f"runs/{run}/epochs/"
+
+
+def epoch_seen(run: str, epoch: int) -> str:
+    """The create-only object that remembers an epoch."""
+    return f"{epochs_prefix(run)}{epoch:06d}"
+
+
+def checkpoints_prefix(run: str) -> str:
+    """The folder under which a run's checkpoints lie."""
+    return f"runs/{run}/e"
+
+
+def schema(fingerprint: str) -> str:
+    """The key of a writer's schema."""
+    return f"schemas/{fingerprint}"
+
+
+def health(service: str, region: str) -> str:
+    """The key of a service's store probe."""
+    return f"health/{service}-{region}"
+
+
+def lease(run: str) -> str:
+    """The lease record, in the witness's bucket."""
+    return f"leases/{run}"
+
+
+def audit(run: str, epoch: int) -> str:
+    """The create-only claim of an epoch, in the witness's bucket."""
+    return f"audit/{run}/{epoch:06d}"

@@ -1,0 +1,180 @@
+"""Bytes to records and back: Avro single-object encoding, and the only DecodeError.
+
+Source: Apache Avro 1.12 specification, "Single-object encoding": the marker C3 01, the CRC-64-AVRO fingerprint of the
+writer's schema (8 bytes, little-endian), then the datum. The fingerprint names the writer's schema, so a region that
+was upgraded earlier or later still reads what it gets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fastavro
+
+from schemas import records
+
+MARKER = b"\xc3\x01"
+HEADER_BYTES = 10
+_FOLDER = Path(__file__).parent
+
+R = TypeVar("R", bound=records.Record)
+
+
+class DecodeError(Exception):
+    """The bytes are no record that we can read; they are kept in `value`."""
+
+    def __init__(self, reason: str, value: bytes) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.value = value
+
+
+class UnknownSchemaError(DecodeError):
+    """The writer's schema is not known here (yet): fetch `schemas/<fingerprint>` and try again."""
+
+    def __init__(self, fingerprint: str, value: bytes) -> None:
+        super().__init__(f"unknown schema fingerprint {fingerprint}: fetch schemas/{fingerprint} and retry", value)
+        self.fingerprint = fingerprint
+
+
+def _record_types() -> dict[str, type[records.Record]]:
+    found = (item for item in vars(records).values() if isinstance(item, type))
+    return {cls.__name__: cls for cls in found if issubclass(cls, records.Record) and cls.schema_name}
+
+
+def schema_text(cls: type[records.Record]) -> str:
+    """The Avro schema of a record, as it lies in the repository."""
+    return _text(cls.schema_name)
+
+
+@functools.cache
+def _text(name: str) -> str:
+    return (_FOLDER / f"{name}.avsc").read_text(encoding="utf-8")
+
+
+def _schema(cls: type[records.Record]) -> Any:  # noqa: ANN401 - fastavro's parsed schema has no type
+    return _parsed(cls.schema_name)
+
+
+@functools.cache
+def _parsed(name: str) -> Any:  # noqa: ANN401 - fastavro's parsed schema has no type
+    return fastavro.parse_schema(json.loads(_text(name)))
+
+
+def _fingerprint_of(text: str) -> str:
+    canonical = fastavro.schema.to_parsing_canonical_form(json.loads(text))
+    return str(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+
+
+def fingerprint(cls: type[records.Record]) -> str:
+    """The CRC-64-AVRO fingerprint of a record's schema: 16 hexadecimal digits, as it stands on the wire."""
+    return _named_fingerprint(cls.schema_name)
+
+
+@functools.cache
+def _named_fingerprint(name: str) -> str:
+    return _fingerprint_of(_text(name))
+
+
+class Codec:
+    """Encodes and decodes records; knows our own schemas, the released ones, and those that `learn` was told.
+
+    Not safe for use by several threads while `learn` runs; each flow has its own.
+    """
+
+    def __init__(self) -> None:
+        self._writers: dict[str, Any] = {}
+        for cls in _record_types().values():
+            self._writers[fingerprint(cls)] = _schema(cls)
+        for path in sorted((_FOLDER / "released").rglob("*.avsc")):
+            self.learn(path.read_text(encoding="utf-8"))
+
+    def learn(self, text: str) -> str:
+        """Remember a writer's schema (JSON text); returns its fingerprint."""
+        name = _fingerprint_of(text)
+        self._writers.setdefault(name, fastavro.parse_schema(json.loads(text)))
+        return name
+
+    def encode(self, record: records.Record) -> bytes:
+        """One record as single-object bytes."""
+        cls = type(record)
+        out = io.BytesIO()
+        out.write(MARKER + bytes.fromhex(fingerprint(cls)))
+        fastavro.schemaless_writer(out, _schema(cls), _plain(record))
+        return out.getvalue()
+
+    def decode(self, value: bytes) -> records.Record:
+        """The record in `value`.
+
+        Raises:
+            UnknownSchemaError: the writer's schema has to be fetched first.
+            DecodeError: the bytes are not ours, are torn, or carry more than the record.
+        """
+        if len(value) < HEADER_BYTES or value[:2] != MARKER:
+            raise DecodeError("not Avro single-object encoding: it does not begin with c3 01", value)
+        name = value[2:HEADER_BYTES].hex()
+        writer = self._writers.get(name)
+        if writer is None:
+            raise UnknownSchemaError(name, value)
+        cls = _record_types().get(str(writer["name"]).rpartition(".")[2])
+        if cls is None:
+            raise DecodeError(f"schema {writer['name']} is no record of this version", value)
+        body = io.BytesIO(value[HEADER_BYTES:])
+        try:
+            plain = fastavro.schemaless_reader(body, writer, _schema(cls))
+        except Exception as error:  # fastavro raises many kinds on torn bytes; all mean the same here
+            raise DecodeError(f"undecodable {cls.__name__}: {type(error).__name__}: {error}", value) from error
+        if body.read(1):
+            raise DecodeError(f"{cls.__name__} is followed by more bytes", value)
+        return _build(cls, typing.cast("dict[str, Any]", plain))
+
+    def decode_as(self, cls: type[R], value: bytes) -> R:
+        """As `decode`, but anything other than a `cls` is a DecodeError."""
+        record = self.decode(value)
+        if not isinstance(record, cls):
+            raise DecodeError(f"expected {cls.__name__}, found {type(record).__name__}", value)
+        return record
+
+
+def digest(payload: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal: how manifests, chunks and states are named."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - a tree of plain Avro values
+    if isinstance(value, records.Record):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+_HINTS: dict[str, dict[str, Any]] = {}
+
+
+def _hints(cls: type[records.Record]) -> dict[str, Any]:
+    found = _HINTS.get(cls.__name__)
+    if found is None:
+        hints = typing.get_type_hints(cls)
+        found = _HINTS[cls.__name__] = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    return found
+
+
+def _build(cls: type[records.Record], plain: dict[str, Any]) -> records.Record:
+    return cls(**{name: _value(hint, plain[name]) for name, hint in _hints(cls).items()})
+
+
+def _value(hint: Any, plain: Any) -> Any:  # noqa: ANN401 - a tree of plain Avro values
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, item) for item in plain)
+    if isinstance(hint, type) and issubclass(hint, records.Record):
+        return _build(hint, plain)
+    return plain

@@ -1,0 +1,350 @@
+"""The records that cross a boundary, as frozen dataclasses.
+
+The Avro schemas under `schemas/events` and `schemas/manifest` are the source of truth; `tests/core/test_schemas.py`
+proves that these classes match them field by field. Steps are optimizer steps, times are milliseconds since the Unix
+epoch and for people only, digests are lower-case hexadecimal SHA-256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+GENESIS = ""
+"""The parent digest of a run's first checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Anything that the codec can write and read; `schema_name` names its .avsc file without the ending."""
+
+    schema_name: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Record):
+    """What every event carries: its identity (run, epoch, producer, lane, seq), place and time."""
+
+    lane: ClassVar[str] = ""
+    event_id: str
+    run: str
+    region: str  # where it was first published
+    epoch: int
+    attempt: int
+    producer: str  # incarnation, see docs/formats.md
+    seq: int  # from 1, without holes, per (run, epoch, producer, lane)
+    step: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastSeq(Record):
+    """The last number that a producer assigned in a lane; shows a lost tail."""
+
+    producer: str
+    lane: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat(Event):
+    """A node is alive, and where its training stands."""
+
+    schema_name: ClassVar[str] = "events/heartbeat"
+    lane: ClassVar[str] = "heartbeats"
+    node: str
+    phase: str  # train, waiting, save, done ...
+    budget_s: float  # how long this phase may stay silent before it counts as stuck
+    last_seqs: tuple[LastSeq, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Event):
+    """The outcome of one checkpoint: committed, abandoned, superseded or branch."""
+
+    schema_name: ClassVar[str] = "events/checkpoint"
+    lane: ClassVar[str] = "checkpoints"
+    state: str
+    manifest_key: str
+    manifest_digest: str
+    lineage_seq: int
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric(Event):
+    """Named values of one step."""
+
+    schema_name: ClassVar[str] = "events/metric"
+    lane: ClassVar[str] = "metrics"
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataShard(Record):
+    """One file of the training data."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataVersion(Event):
+    """The data that the run reads, in order, and how it is sampled."""
+
+    schema_name: ClassVar[str] = "events/data_version"
+    lane: ClassVar[str] = "data-versions"
+    name: str
+    digest: str
+    shards: tuple[DataShard, ...]
+    sampler: str
+    data_seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochChange(Event):
+    """A change of authority: who, why and which gates were seen."""
+
+    schema_name: ClassVar[str] = "events/epoch_change"
+    lane: ClassVar[str] = "control"
+    parent_epoch: int
+    fork_step: int
+    fork_manifest_digest: str
+    holder: str
+    holder_before: str
+    reason: str
+    actor: str
+    gates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness(Event):
+    """What a standby pool has resident, how well it is proven and how long recovery would take."""
+
+    schema_name: ClassVar[str] = "events/readiness"
+    lane: ClassVar[str] = "control"
+    manifest_digest: str
+    grade: str
+    proof: str
+    staged_s: float
+    predicted_rto_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header(Record):
+    """One Kafka header."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Record):
+    """An event that could not be handled: its bytes, its origin and the reason."""
+
+    schema_name: ClassVar[str] = "events/dead_letter"
+    cluster: str
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[Header, ...]
+    reason: str
+    detail: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position(Record):
+    """How far a region has followed one source partition; the next offset to read."""
+
+    schema_name: ClassVar[str] = "events/position"
+    cluster: str
+    topic_id: str
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark(Record):
+    """The highest sequence number whose effect is durable here, per (run, epoch, producer, lane)."""
+
+    schema_name: ClassVar[str] = "events/watermark"
+    run: str
+    epoch: int
+    producer: str
+    lane: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk(Record):
+    """A digested piece of a shard: the unit of transfer."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard(Record):
+    """One rank's part of a checkpoint; its chunks lie in order under the checkpoint's prefix."""
+
+    rank: int
+    size: int
+    sha256: str
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankState(Record):
+    """One rank's RNG and loader state."""
+
+    rank: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item(Record):
+    """One stored value of a checkpoint: a tensor's piece, or a plain value as JSON."""
+
+    fqn: str
+    kind: str
+    rank: int
+    offset: int
+    length: int
+    sha256: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunk_offsets: tuple[int, ...]
+    chunk_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent(Record):
+    """The coordinator's word that every rank's shard is in its spool, and what they hold."""
+
+    schema_name: ClassVar[str] = "manifest/intent"
+    run: str
+    epoch: int
+    attempt: int
+    step: int
+    producer: str
+    seq: int
+    time_ms: int
+    mode: str
+    world_size: int
+    fingerprint: dict[str, str]
+    previous_step: int  # the attempt's intent before this one; -1 when it is the first
+    start_manifest_digest: str  # what the attempt was started from; GENESIS for a fresh run
+    start_lineage_seq: int
+    health: dict[str, float]
+    data_version: str
+    shards: tuple[Shard, ...]
+    items: tuple[Item, ...]
+    planner: str  # DCP's flatten mapping, as JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt(Record):
+    """One rank's shard and state are uploaded."""
+
+    schema_name: ClassVar[str] = "manifest/receipt"
+    run: str
+    epoch: int
+    attempt: int
+    step: int
+    shard: Shard
+    rank_state: RankState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Record):
+    """The list that makes a checkpoint complete. Its digest is the SHA-256 of its encoded bytes."""
+
+    schema_name: ClassVar[str] = "manifest/manifest"
+    run: str
+    region: str
+    epoch: int
+    attempt: int
+    step: int
+    lineage_seq: int
+    parent_digest: str
+    prefix: str
+    time_ms: int
+    mode: str
+    world_size: int
+    fingerprint: dict[str, str]
+    health: dict[str, float]
+    data_version: str
+    shards: tuple[Shard, ...]
+    rank_states: tuple[RankState, ...]
+    items: tuple[Item, ...]
+    planner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned(Record):
+    """This checkpoint will never be complete; it takes the manifest's key, so that there is one outcome."""
+
+    schema_name: ClassVar[str] = "manifest/abandoned"
+    run: str
+    epoch: int
+    attempt: int
+    step: int
+    parent_digest: str
+    lineage_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed(Record):
+    """An encoded record with its Ed25519 signature (RFC 8032) and the name of the key that made it."""
+
+    schema_name: ClassVar[str] = "manifest/signed"
+    payload: bytes
+    key_id: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEntry(Record):
+    """One link of the lineage: the epoch, where it forked from its parent, and who won it why."""
+
+    epoch: int
+    parent_epoch: int
+    fork_step: int  # -1 for the first epoch
+    fork_manifest_digest: str
+    fork_lineage_seq: int
+    region: str
+    reason: str
+    actor: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease(Record):
+    """The lease record of a run: who may write, until when it is renewed, and the chain of epochs."""
+
+    schema_name: ClassVar[str] = "manifest/lease"
+    run: str
+    epoch: int
+    holder: str
+    incarnation: str  # the controller process that wrote it
+    mode: str  # active, handover, paused
+    renew_seq: int
+    write_id: str
+    predecessor: str  # write_id of the record that this one replaced; GENESIS for the first
+    lease_s: float
+    attempt: int
+    launch: str  # the launch that holds the attempt
+    committed_step: int
+    reason: str
+    actor: str
+    profile: str
+    time_ms: int
+    lineage: tuple[EpochEntry, ...] = field(default=())
