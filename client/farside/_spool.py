@@ -224,9 +224,7 @@ def _judge(stream: IO[bytes], frame: Frame, offset: int, *, writer_alive: bool) 
     found = next_whole_frame(rest, 0)
     if found is not None:
         return Ending.TORN, offset + found
-    if (
-        writer_alive
-    ):  # its next whole frame will show where the damage ends; the log's end now might be inside it
+    if writer_alive:  # its next whole frame will show where the damage ends; the log's end now might be inside it
         return Ending.UNFINISHED, offset
     return Ending.TORN, offset + len(rest)
 
@@ -284,9 +282,7 @@ class SpoolWriter:
         self.path = folder / "log"
         self._run = run
         self._group_sync_s = group_sync_s
-        self._fd = os.open(
-            self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
-        )
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         fsync_folder(folder)
         fsync_folder(folder.parent)
@@ -300,9 +296,7 @@ class SpoolWriter:
         self._syncer: threading.Thread | None = None
         _close_in_forked_children(self)
 
-    def append(
-        self, lane: str, kind: str, *, epoch: int, attempt: int, step: int, body: dict[str, Any]
-    ) -> int:
+    def append(self, lane: str, kind: str, *, epoch: int, attempt: int, step: int, body: dict[str, Any]) -> int:
         """Write one record and return its sequence number.
 
         On return a record of the durable lanes is accepted (fsynced); one of another lane is accepted when
@@ -403,9 +397,7 @@ class SpoolWriter:
     def _sync_groups(self) -> None:
         while not self._closed.is_set():
             self._dirty.wait()
-            self._closed.wait(
-                self._group_sync_s / 2
-            )  # let a group gather; half, so that the fsync has time, too
+            self._closed.wait(self._group_sync_s / 2)  # let a group gather; half, so that the fsync has time, too
             self._dirty.clear()
             try:
                 self.sync()
@@ -491,9 +483,7 @@ def safe_name(name: str, what: str) -> str:
         ValueError: it cannot; the text says what is allowed.
     """
     if not _SAFE_NAME.match(name):
-        raise ValueError(
-            f"{what} {name!r} is not usable: 1 to 128 letters, digits, '.', '_', '-', no mark first"
-        )
+        raise ValueError(f"{what} {name!r} is not usable: 1 to 128 letters, digits, '.', '_', '-', no mark first")
     return name
 
 

@@ -1,0 +1,262 @@
+"""One rank, attached to its node's spool: everything that a healthy ``Run`` does, without torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from farside import _checkpoint, _spool, fingerprint
+from farside._background import Background
+
+_log = logging.getLogger("farside")
+_BEAT_WAITING_S = 1.0
+_LOG_WAITING_S = 60.0
+
+Mode = Literal["exact", "same_state", "elastic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this rank is. Every value has its environment variable; arguments come first."""
+
+    run: str
+    node_dir: Path
+    launch: str
+    rank: int
+    local_rank: int
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The agent's answer to a launch."""
+
+    epoch: int
+    attempt: int
+    step: int
+    mode: str
+    exact: bool
+    folder: Path | None
+
+
+def identity(
+    run: str | None, node_dir: str | Path | None, launch: str | None, rank: int | None, world_size: int | None
+) -> Identity | None:
+    """This rank's identity from the arguments and the environment; None where no run is named."""
+    run = run or os.environ.get("FARSIDE_RUN")
+    folder = node_dir or os.environ.get("FARSIDE_NODE_DIR")
+    if not run or not folder:
+        return None
+    rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+    return Identity(
+        run=_spool.safe_name(run, "FARSIDE_RUN"),
+        node_dir=Path(folder),
+        launch=_spool.safe_name(launch or _launch_name(), "FARSIDE_LAUNCH"),
+        rank=rank,
+        local_rank=int(os.environ.get("LOCAL_RANK", str(rank))),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size,
+    )
+
+
+def _launch_name() -> str:
+    """One name for all ranks that one launcher started together on this node, and for no others.
+
+    torchrun's restarts are launches of their own, also under a name that was given: two generations of
+    ranks must never share an attempt. Without a rendezvous id ("none") the launcher process is what
+    they have in common.
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    given = os.environ.get("FARSIDE_LAUNCH")
+    if given:
+        return given if restart == "0" else f"{given}-{restart}"
+    rendezvous = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if rendezvous != "none":
+        return f"{rendezvous}-{restart}"
+    parent = os.getppid()
+    try:
+        # The 22nd field is the start time; the command's name (in parentheses) may hold blanks.
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started = "0"
+    return f"local-{parent}-{started}-{restart}"
+
+
+class Session:
+    """The spool, the background thread and the authority under which this rank acts.
+
+    Args:
+        who: this rank.
+
+    Raises:
+        OSError: the node directory cannot be used.
+    """
+
+    def __init__(self, who: Identity) -> None:
+        self.who = who
+        incarnation = _spool.incarnation_name(who.rank)
+        self._producer = _spool.producer_folder(who.node_dir, who.run, incarnation)
+        self.spool = _spool.SpoolWriter(self._producer, who.run)
+        self.background = Background()
+        self.launch_folder = _spool.launch_folder(who.node_dir, who.run, who.launch)
+        self.launch_folder.mkdir(parents=True, exist_ok=True)
+        self.grant: Grant | None = None
+        self.mode: str = "exact"
+        self.data_version: dict[str, Any] | None = None
+        self.previous_step: int | None = None
+        self._standing: dict[str, Any] = {}
+        self._standing_seen: tuple[int, int] | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """Everything of this run on this node."""
+        return _spool.run_folder(self.who.node_dir, self.who.run)
+
+    # --- the conversation with the agent ---
+
+    def request(self, mode: Mode) -> None:
+        """Ask for a start; one rank of the node does."""
+        self.mode = mode
+        if self.who.local_rank != 0:
+            return
+        _spool.write_json_atomically(
+            _spool.request_path(self.launch_folder),
+            {
+                "launch": self.who.launch,
+                "run": self.who.run,
+                "world_size": self.who.world_size,
+                "mode": mode,
+                "fingerprint": fingerprint.environment(self.who.world_size),
+                "time_ms": _now_ms(),
+            },
+        )
+
+    def wait_for_grant(self, poll_s: float) -> Grant:
+        """Wait, hours if need be, until the agent says where to begin. A poll costs one ``stat``."""
+        path = str(_spool.grant_path(self.launch_folder))
+        begun = beaten = logged = time.monotonic()
+        self.beat(0, "waiting", 60.0)
+        while True:
+            grant = self._read_grant(path)
+            if grant is not None:
+                self.grant, self.mode = grant, grant.mode
+                return grant
+            time.sleep(poll_s)
+            now = time.monotonic()
+            if now - beaten >= _BEAT_WAITING_S:
+                beaten = now
+                self.beat(0, "waiting", 60.0)
+            if now - logged >= _LOG_WAITING_S:
+                logged = now
+                _log.info("farside.waiting run=%s for_s=%.0f launch=%s", self.who.run, now - begun, self.who.launch)
+
+    def _read_grant(self, path: str) -> Grant | None:
+        try:
+            os.stat(path)  # noqa: PTH116 - 50 times a second for hours: Path would build an object each time
+        except OSError:
+            return None
+        found = _spool.read_json(Path(path))
+        if found is None or found.get("launch") != self.who.launch:
+            _log.warning("farside.grant_unreadable path=%s: waiting for another", path)
+            return None
+        folder = found.get("folder")
+        return Grant(
+            epoch=int(found["epoch"]),
+            attempt=int(found["attempt"]),
+            step=int(found["step"]),
+            mode=str(found.get("mode", self.mode)),
+            exact=bool(found.get("exact", False)),
+            folder=Path(folder) if folder else None,
+        )
+
+    def standing(self) -> dict[str, Any]:
+        """The agent's newest word on this launch; the file is read again only when it was replaced."""
+        try:
+            stat = _spool.standing_path(self.launch_folder).stat()
+        except OSError:
+            return self._standing
+        seen = (stat.st_mtime_ns, stat.st_ino)
+        if seen != self._standing_seen:
+            found = _spool.read_json(_spool.standing_path(self.launch_folder))
+            if found is not None:
+                self._standing, self._standing_seen = found, seen
+        return self._standing
+
+    # --- what this rank tells ---
+
+    def append(self, lane: str, kind: str, step: int, body: dict[str, Any]) -> None:
+        """Append a record under the grant; before there is one, nothing can be said."""
+        if self.grant is None:
+            _log.warning("farside.too_early kind=%s: call run.start() first", kind)
+            return
+        epoch, attempt = self.grant.epoch, self.grant.attempt
+        self.spool.append(lane, kind, epoch=epoch, attempt=attempt, step=step, body=body)
+
+    def beat(self, step: int, phase: str, budget_s: float) -> None:
+        """Leave the newest sign of life; written by the background thread, and never fsynced."""
+        beat = {
+            "step": step,
+            "phase": phase,
+            "budget_s": budget_s,
+            "time_ms": _now_ms(),
+            "last_seq": self.spool.last_seq,
+            "epoch": self.grant.epoch if self.grant else 0,
+            "attempt": self.grant.attempt if self.grant else 0,
+        }
+        path = _spool.beat_path(self._producer)
+        self.background.replace_newest(lambda: _spool.write_json_atomically(path, beat, durable=False))
+
+    def publish_data_version(self) -> None:
+        """Record the data version once it and the grant are both known; rank 0 does."""
+        if self.data_version is not None and self.grant is not None and self.who.rank == 0:
+            self.append(_spool.LANE_DATA_VERSIONS, "data_version", self.grant.step, self.data_version)
+
+    def checkpoint_folder(self, step: int) -> Path | None:
+        """Where this attempt's checkpoint of ``step`` lies; None before the grant."""
+        if self.grant is None:
+            return None
+        who, grant = self.who, self.grant
+        return _spool.checkpoint_folder(who.node_dir, who.run, grant.epoch, grant.attempt, step)
+
+    def rank_state(self, step: int, blob: bytes) -> None:
+        """Put this rank's state into the checkpoint of ``step``, in the background."""
+        folder = self.checkpoint_folder(step)
+        if folder is not None:
+            self.background.submit(lambda: _checkpoint.write_rank_state(folder, self.who.rank, blob))
+
+    def intent(self, step: int, body: dict[str, Any]) -> None:
+        """A complete checkpoint lies in the spool; called on the coordinator."""
+        body = {
+            "mode": self.mode,
+            "world_size": self.who.world_size,
+            "fingerprint": fingerprint.environment(self.who.world_size),
+            "previous_step": self.previous_step,
+            "data_version": (self.data_version or {}).get("digest", ""),
+            **body,
+        }
+        self.append(_spool.LANE_CHECKPOINTS, "intent", step, body)
+        self.previous_step = step
+
+    def skipped(self, step: int, reason: str) -> None:
+        """This checkpoint was given up: its files go, and the record says why."""
+        folder = self.checkpoint_folder(step)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        _log.warning("farside.checkpoint_skipped run=%s step=%d reason=%s", self.who.run, step, reason)
+        try:
+            self.append(_spool.LANE_CHECKPOINTS, "skipped", step, {"reason": reason})
+        except _spool.SpoolError as error:  # the disk is so full that not even this fits: it was logged
+            _log.warning("farside.skip_unrecorded run=%s step=%d: %s", self.who.run, step, error)
+
+    def close(self) -> None:
+        """Bring everything to disk and give up the log."""
+        self.background.flush(timeout_s=10.0)
+        self.spool.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
