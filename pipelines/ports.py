@@ -179,14 +179,6 @@ class Transfers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LineageView:
-    """The chain of epochs as this region knows it: (epoch, parent, fork step) for each, oldest first."""
-
-    epoch: int
-    forks: tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class GrantReply:
     """A controller's answer to an agent. `valid_s` counts from before the agent asked.
 

@@ -1,16 +1,24 @@
 """Which events and manifests count: the rule of lineage (design 6.1, I5).
 
-An epoch is closed by the fork of the epoch that was won over it. What a region wrote under epoch `e` counts if `e` is the
-newest epoch, or if its step is at or before the fork that closed `e` on the path from the newest epoch back to the first.
-The rule needs no order of arrival: it is a function of the chain and of (epoch, step) alone.
+An epoch is closed by the fork of the epoch that was won over it. What a region wrote under epoch `e` counts if `e`
+is the newest epoch, or if its step is at or before the fork that closed `e` on the path from the newest epoch back to
+the first. The rule needs no order of arrival: it is a function of the chain and of (epoch, step) alone.
 """
 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
-from pipelines.ports import LineageView
 from schemas.records import EpochEntry
+
+
+@dataclass(frozen=True, slots=True)
+class LineageView:
+    """The chain of epochs as this region knows it: (epoch, parent, fork step) for each, oldest first."""
+
+    epoch: int
+    forks: tuple[tuple[int, int, int], ...]
 
 
 class Standing(enum.Enum):
