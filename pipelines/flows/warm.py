@@ -1,0 +1,140 @@
+"""The warmer: keeps the newest proven checkpoint resident in the standby pool, and says how ready the pool is.
+
+It asks the region's own store only: what is not recoverable here cannot be staged. Readiness carries a *predicted*
+recovery time, made of what was measured: the load, plus what the lease's profile needs to detect and fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipelines import paths
+from pipelines.core.lineage import LineageView
+from pipelines.flows.recoverable import Recoverable, Recovered
+from pipelines.ports import Clock, Entropy, EventLog, Journal, Message, ObjectStore, PoolHealth, Signer, StandbyPool
+from schemas.codec import Codec
+from schemas.records import Readiness
+
+TURN_S = 0.3
+PUBLISH_S = 5.0
+GRADE = "W3"
+
+
+class Warm:
+    """One run's pool in one region."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        run: str,
+        store: ObjectStore,
+        pool: StandbyPool,
+        log: EventLog,
+        lineage: Callable[[str], LineageView | None],
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        standby: Callable[[], bool] = lambda: True,
+        authority_s: float = 0.0,
+    ) -> None:
+        """See the module.
+
+        Args:
+            standby: whether this region is a standby for the run now; a primary's pool is training, not waiting.
+            authority_s: the longest that detecting and fencing takes under the lease's profile.
+        """
+        self._region = region
+        self._run = run
+        self._pool = pool
+        self._log = log
+        self._lineage = lineage
+        self._codec = codec
+        self._clock = clock
+        self._entropy = entropy
+        self._journal = journal
+        self._standby = standby
+        self._authority_s = authority_s
+        self._recoverable = Recoverable(store, signer, codec)
+        self._producer = f"warmer-{entropy.new_id()[:16]}"
+        self._seq = 0
+        self._staged: Recovered | None = None
+        self._staged_s = 0.0
+        self._health: PoolHealth | None = None
+        self._published_at_s = float("-inf")
+        self._epoch = 0
+
+    def step(self) -> float:
+        """Stage what is newest, look at the pool, publish readiness; seconds until the next turn."""
+        view = self._lineage(self._run)
+        if view is None or not self._standby():
+            return TURN_S
+        self._epoch = view.epoch
+        newest = self._recoverable.newest(self._run, view)
+        staged = newest is not None and (self._staged is None or newest.digest != self._staged.digest)
+        if newest is not None and staged:
+            self._stage(newest)
+        self._health = self._pool.health()
+        if staged or self._clock.boottime_s() - self._published_at_s >= PUBLISH_S:
+            self._publish(self._health)
+        return TURN_S
+
+    def predicted_rto_s(self) -> float | None:
+        """Detect and fence at their longest, then the measured load; None while nothing is staged."""
+        if self._health is None or self._staged is None:
+            return None
+        return self._authority_s + self._health.load_s
+
+    def status(self) -> dict[str, object]:
+        """What is resident, how well it is proven, and the predicted recovery time."""
+        health = self._health
+        return {
+            "run": self._run,
+            "grade": GRADE,
+            "ready": health is not None and health.ready,
+            "waiting_ranks": 0 if health is None else health.waiting_ranks,
+            "staged_step": None if self._staged is None else self._staged.manifest.step,
+            "staged_epoch": None if self._staged is None else self._staged.manifest.epoch,
+            "manifest_digest": "" if self._staged is None else self._staged.digest,
+            "proof": "" if health is None else health.proof,
+            "staged_s": self._staged_s,
+            "load_s": None if health is None else health.load_s,
+            "predicted_rto_s": self.predicted_rto_s(),
+        }
+
+    def _stage(self, newest: Recovered) -> None:
+        self._staged_s = self._pool.stage(newest.manifest, newest.digest)
+        self._staged = newest
+        self._journal.say(
+            "warmer.staged",
+            run=self._run,
+            step=newest.manifest.step,
+            epoch=newest.manifest.epoch,
+            manifest_digest=newest.digest,
+            staged_s=round(self._staged_s, 3),
+        )
+
+    def _publish(self, health: PoolHealth) -> None:
+        if self._staged is None:
+            return
+        self._seq += 1
+        event = Readiness(
+            event_id=self._entropy.new_id(),
+            run=self._run,
+            region=self._region,
+            epoch=self._epoch,
+            attempt=self._staged.manifest.attempt,
+            producer=self._producer,
+            seq=self._seq,
+            step=self._staged.manifest.step,
+            time_ms=self._clock.wall_ms(),
+            manifest_digest=self._staged.digest,
+            grade=GRADE,
+            proof=health.proof,
+            staged_s=self._staged_s,
+            predicted_rto_s=self.predicted_rto_s() or 0.0,
+        )
+        self._log.publish([Message(paths.CONTROL, self._run.encode(), self._codec.encode(event))])
+        self._published_at_s = self._clock.boottime_s()

@@ -1,0 +1,140 @@
+"""Index folders: a checkpoint's shards as plain files beside their description, ready to be mapped and loaded.
+
+The **arena** holds two such folders, A and B, in shared memory: the newest proven checkpoint stays until the one after
+it is whole, so a half-arrived checkpoint never costs the good one. `index.json` is removed first and written last; a
+folder without it is nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from farside import _spool
+from pipelines import paths
+from pipelines.errors import CorruptError
+from pipelines.ports import ObjectStore, Signer
+from schemas.codec import Codec
+from schemas.codec import digest as digest_of
+from schemas.records import Chunk, Item, Manifest
+
+INDEX = "index.json"
+SLOTS = ("A", "B")
+
+
+class Arena:
+    """The A/B arena of one run on one node."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def folder(self, manifest_digest: str) -> Path | None:
+        """Where a staged checkpoint lies; None if it is not resident."""
+        for slot in SLOTS:
+            index = self._index(slot)
+            if index is not None and index["manifest_digest"] == manifest_digest:
+                return self._folder / slot
+        return None
+
+    def resident(self) -> dict[str, int]:
+        """The step of each whole slot."""
+        found = {slot: self._index(slot) for slot in SLOTS}
+        return {slot: int(index["step"]) for slot, index in found.items() if index is not None}
+
+    def stage(self, store: ObjectStore, manifest: Manifest, manifest_digest: str) -> Path:
+        """Write a checkpoint into the slot that does not hold the newest one; CorruptError if a byte is wrong."""
+        present = self.folder(manifest_digest)
+        if present is not None:
+            return present
+        resident = self.resident()
+        keep = max(resident, key=lambda slot: self._age(slot), default=None)
+        slot = next(name for name in SLOTS if name != keep)
+        return write_index_folder(store, manifest, manifest_digest, self._folder / slot)
+
+    def _age(self, slot: str) -> float:
+        return (self._folder / slot / INDEX).stat().st_mtime
+
+    def _index(self, slot: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads((self._folder / slot / INDEX).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return found
+
+
+def fetch_index_folder(store: ObjectStore, signer: Signer, codec: Codec, manifest_key: str, target: Path) -> Path:
+    """The cold way (grade W0): a checkpoint from the region's store into a folder that the reader can load."""
+    envelope = store.get(manifest_key)
+    if envelope is None:
+        raise CorruptError(f"manifest {manifest_key} is not in the store")
+    payload = signer.verify(envelope)
+    return write_index_folder(store, codec.decode_as(Manifest, payload), digest_of(payload), target)
+
+
+def write_index_folder(store: ObjectStore, manifest: Manifest, manifest_digest: str, target: Path) -> Path:
+    """Write shards, rank states and, last, the index; every chunk is verified on its way."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / INDEX).unlink(missing_ok=True)
+    checkpoint = paths.parse_checkpoint(manifest.prefix + "/")
+    for shard in manifest.shards:
+        with (target / _shard_name(shard.rank)).open("wb") as out:
+            for number, chunk in enumerate(shard.chunks):
+                out.write(_verified(store, checkpoint.chunk(shard.rank, number), chunk))
+    for state in manifest.rank_states:
+        body = _verified(store, checkpoint.rank_state(state.rank), Chunk(size=state.size, sha256=state.sha256))
+        (target / _state_name(state.rank)).write_bytes(body)
+    _spool.write_json_atomically(target / INDEX, _description(manifest, manifest_digest))
+    return target
+
+
+def _verified(store: ObjectStore, key: str, chunk: Chunk) -> bytes:
+    body = store.get(key)
+    if body is None:
+        raise CorruptError(f"{key} is not in the store")
+    if len(body) != chunk.size or hashlib.sha256(body).hexdigest() != chunk.sha256:
+        raise CorruptError(f"{key} is not what its manifest names: {len(body)} bytes, {chunk.size} expected")
+    return body
+
+
+def _shard_name(rank: int) -> str:
+    return f"rank-{rank:05d}.shard"
+
+
+def _state_name(rank: int) -> str:
+    return f"rank-{rank:05d}.state"
+
+
+def _item(item: Item) -> dict[str, object]:
+    return {
+        "fqn": item.fqn,
+        "kind": item.kind,
+        "rank": item.rank,
+        "offset": item.offset,
+        "length": item.length,
+        "sha256": item.sha256,
+        "dtype": item.dtype,
+        "shape": list(item.shape),
+        "chunk_offsets": list(item.chunk_offsets),
+        "chunk_sizes": list(item.chunk_sizes),
+    }
+
+
+def _description(manifest: Manifest, manifest_digest: str) -> dict[str, object]:
+    return {
+        "manifest_digest": manifest_digest,
+        "epoch": manifest.epoch,
+        "attempt": manifest.attempt,
+        "step": manifest.step,
+        "mode": manifest.mode,
+        "world_size": manifest.world_size,
+        "items": [_item(item) for item in manifest.items],
+        "planner": json.loads(manifest.planner),
+        "data_version": manifest.data_version,
+        "files": {str(shard.rank): _shard_name(shard.rank) for shard in manifest.shards},
+        "rank_states": {
+            str(state.rank): {"file": _state_name(state.rank), "size": state.size, "sha256": state.sha256}
+            for state in manifest.rank_states
+        },
+    }
