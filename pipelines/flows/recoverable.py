@@ -1,7 +1,7 @@
 """The recoverable step of a region: its newest checkpoint whose manifest is there, signed and on the lineage.
 
-A manifest is written last, after every chunk was verified, so its presence is the proof of the bytes. Ordered by (epoch,
-lineage sequence), since a run may rewind. Verified manifests are cached: they are create-only.
+A manifest is written last, after every chunk was verified, so its presence is the proof of the bytes. Ordered by
+(epoch, lineage sequence), since a run may rewind. Verified manifests are cached: they are create-only.
 """
 
 from __future__ import annotations

@@ -40,12 +40,8 @@ class Warm:
         standby: Callable[[], bool] = lambda: True,
         authority_s: float = 0.0,
     ) -> None:
-        """See the module.
-
-        Args:
-            standby: whether this region is a standby for the run now; a primary's pool is training, not waiting.
-            authority_s: the longest that detecting and fencing takes under the lease's profile.
-        """
+        # `standby` says whether this region is a standby for the run now: a primary's pool trains and does not wait.
+        # `authority_s` is the longest that detecting and fencing takes under the lease's profile.
         self._region = region
         self._run = run
         self._pool = pool

@@ -49,7 +49,7 @@ class Arena:
         if present is not None:
             return present
         resident = self.resident()
-        keep = max(resident, key=lambda slot: self._age(slot), default=None)
+        keep = max(resident, key=self._age, default=None)
         slot = next(name for name in SLOTS if name != keep)
         return write_index_folder(store, manifest, manifest_digest, self._folder / slot)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from farside.reader import IndexReader
 from pipelines.ports import Clock, ObjectStore, PoolHealth, Spool
@@ -69,7 +69,7 @@ class TorchStandbyPool:
     def _rehearse(self, folder: Path, manifest: Manifest) -> None:
         """Load everything into fresh tensors, each item compared with its digest: proof level `loaded`."""
         state = {item.fqn: _empty(item) for item in manifest.items}
-        dcp.load(state, storage_reader=IndexReader(folder), no_dist=True)
+        load(state, storage_reader=IndexReader(folder), no_dist=True)
 
 
 def _empty(item: Item) -> torch.Tensor | None:
