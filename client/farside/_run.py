@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 from farside import _agree, _checkpoint, _spool
 from farside._session import Grant, Mode, Session, identity
@@ -166,7 +166,7 @@ class Run:
             self._superseded_seen = True
             self._leave(self.status())
 
-    def metric(self, step: int, **values: float) -> None:
+    def metric(self, step: int, **values: SupportsFloat) -> None:
         """Publish numbers of this step; tensors of one element will do."""
         if self._session is None:
             return
@@ -199,7 +199,7 @@ class Run:
         with self._tolerating("data_version"):
             self._session.publish_data_version()
 
-    def writer(self, step: int, health: Mapping[str, float] | None = None) -> StorageWriter:
+    def writer(self, step: int, health: Mapping[str, SupportsFloat] | None = None) -> StorageWriter:
         """The StorageWriter for the checkpoint of ``step``.
 
         Args:

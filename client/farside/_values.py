@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, SupportsFloat
 
 from farside.errors import UnsupportedValueError
 
@@ -73,7 +73,7 @@ def _from_json(value: Any) -> Any:  # noqa: ANN401 - see decode_value
     return {key: _from_json(element) for key, element in value.items()}
 
 
-def portable_float(value: float) -> float | str:
+def portable_float(value: SupportsFloat) -> float | str:
     """A metric as JSON: a number, or ``nan``, ``inf``, ``-inf`` as a string. ``float()`` reads both back."""
     number = float(value)
     return number if math.isfinite(number) else repr(number)

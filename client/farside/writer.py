@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
@@ -79,7 +79,7 @@ class SpoolStorageWriter(DroppingWriter):
         health: numbers for its record.
     """
 
-    def __init__(self, session: Session, step: int, health: Mapping[str, float]) -> None:
+    def __init__(self, session: Session, step: int, health: Mapping[str, SupportsFloat]) -> None:
         self._session = session
         self._step = step
         self._health = {name: portable_float(value) for name, value in health.items()}
