@@ -12,15 +12,9 @@ FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 # Split up, so that this file does not find itself.
 UNFINISHED = re.compile("TO" + r"DO|FIX" + r"ME|XX" + "X|NotImplemented" + "Error")
-HOSTS = re.compile(
-    r"pypi\."
-    + r"org|pythonhosted\."
-    + r"org|repo1?\.maven\b|(proxy|sum)\.golang\."
-    + r"org|npmjs\."
-    + r"org|/wo"
-    + "rk/"
-)
-FIXED_WAIT = re.compile(r"time\.sleep\(\s*[\d.]+\s*\)")
+HOSTS = re.compile(r"pypi\.[o]rg|pythonhosted\.[o]rg|repo1?\.maven\b|(proxy|sum)\.golang\.[o]rg|npmjs\.[o]rg|/[w]ork/")
+# Polling a condition every few hundredths of a second is waiting for it; anything longer is waiting for time.
+FIXED_WAIT = re.compile(r"time\.sleep\(\s*(0?\.[1-9]|[1-9])")
 
 
 def _tracked(*endings: str) -> list[Path]:

@@ -109,7 +109,12 @@ class Links:
             if self._shape.bandwidth_mbit_s:
                 # toxiproxy counts in kilobytes per second.
                 rate = {"rate": self._shape.bandwidth_mbit_s * 125}
-                shape = {"name": f"bandwidth-{stream}", "type": "bandwidth", "stream": stream, "attributes": rate}
+                shape: dict[str, object] = {
+                    "name": f"bandwidth-{stream}",
+                    "type": "bandwidth",
+                    "stream": stream,
+                    "attributes": rate,
+                }
                 wanted.append(shape)
         return wanted
 

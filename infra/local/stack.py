@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from infra.local import servers
 from infra.local.errors import StackBusy, StackError, StackNotRunning
@@ -159,7 +160,7 @@ class Stack:
         """Every server as it is now."""
         return states(self.folder)
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
