@@ -182,7 +182,7 @@ def _all(cache: Path, say: Say) -> None:
 
 def main() -> int:
     """Set up; exit code 0 done, 1 a step failed, 2 something is missing on this machine."""
-    lacks = missing_prerequisites(tuple(sys.version_info), _java_version(), shutil.which("mvn"))
+    lacks = missing_prerequisites(sys.version_info[:3], _java_version(), shutil.which("mvn"))
     if lacks:
         print("farside needs, and this machine lacks:", file=sys.stderr)
         for lack in lacks:

@@ -47,7 +47,8 @@ class PortClaims:
         """
         # Stacks that start together begin their scans at different places.
         start = os.getpid() * 37 % len(_SCAN)
-        for port in (*wanted, *_SCAN[start:], *_SCAN[:start]):
+        candidates: list[int] = [*wanted, *_SCAN[start:], *_SCAN[:start]]
+        for port in candidates:
             if port not in self._held and self._lock(port):
                 return port
         raise StackError(f"no free port between {_SCAN.start} and {_SCAN.stop} on {HOST}")

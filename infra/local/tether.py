@@ -2,7 +2,7 @@
 
 Used as ``python -I -S tether.py PARENT_PID PROGRAM ARGUMENT...``. Linux keeps the parent-death signal across
 ``execv``, so the program itself needs to know nothing of it. A small program of its own rather than
-``preexec_fn``, which runs Python between fork and exec and may deadlock when the parent has threads (and ours has torch's).
+``preexec_fn``, which runs Python between fork and exec and may deadlock when the parent has threads.
 """
 
 import ctypes
