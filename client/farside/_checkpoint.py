@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from typing import TYPE_CHECKING, Any, Final
 
 from farside import _spool
@@ -142,7 +143,8 @@ def _bytes_under(folder: Path) -> int:
     used = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # the agent clears away what is uploaded
-            used += file.stat().st_size
+            found = file.stat()
+            used += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return used
 
 
