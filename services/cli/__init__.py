@@ -1,0 +1,23 @@
+"""The `farside` command: one file per verb group; heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import typer
+
+from services.cli import stack
+
+app = typer.Typer(
+    name="farside",
+    help="Keeps an AI training run alive when the region it runs in is lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(stack.ps)
+
+
+def main() -> None:
+    """Entry point of the `farside` command."""
+    app()
