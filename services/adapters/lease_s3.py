@@ -1,0 +1,81 @@
+"""The witness: lease records in an S3 bucket, changed by conditional writes only.
+
+Nothing of ours runs at the witness. The client must be made with one attempt a request: see
+`services.adapters.s3.connect`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import (
+    ClientError,
+    HTTPClientError,
+)
+from botocore.exceptions import (
+    ConnectionError as ConnectError,
+)
+
+from pipelines import paths
+from pipelines.errors import UnknownOutcomeError
+from pipelines.ports import Held
+from schemas.codec import Codec
+from schemas.records import Lease
+from services.adapters.s3 import MISSING, REFUSED_CONDITION, code_of, mapped_errors
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+SERVER_ERROR_LEAST = 500
+
+
+class S3LeaseStore:
+    """Implements LeaseStore."""
+
+    def __init__(self, client: S3Client, bucket: str, codec: Codec) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._codec = codec
+
+    def read(self, run: str) -> Held | None:
+        """The record now; None if it does not exist."""
+        with mapped_errors(f"read the lease of {run}"):
+            try:
+                got = self._client.get_object(Bucket=self._bucket, Key=paths.lease(run))
+                return Held(self._codec.decode_as(Lease, got["Body"].read()), got["ETag"])
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
+
+    def write(self, lease: Lease, expected_etag: str | None) -> str | None:
+        """Replace one version; the new ETag, or None if the record had moved on; UnknownOutcomeError if unanswered."""
+        return self._conditional(paths.lease(lease.run), self._codec.encode(lease), expected_etag)
+
+    def claim(self, run: str, epoch: int, body: bytes) -> bool:
+        """Leave the create-only audit copy of an epoch; False if it is there already."""
+        return self._conditional(paths.audit(run, epoch), body, None) is not None
+
+    def _conditional(self, key: str, body: bytes, expected_etag: str | None) -> str | None:
+        with mapped_errors(f"write {key}"):
+            try:
+                if expected_etag is None:
+                    done = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
+                else:
+                    done = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=expected_etag)
+                return done["ETag"]
+            except ClientError as error:
+                _raise_unless_refused(error, key)
+                return None
+            except (HTTPClientError, ConnectError) as error:
+                # Even a refused connection is counted as unknown: a proxy may have taken the request before it broke.
+                raise UnknownOutcomeError(f"write {key}: no answer: {error}") from error
+
+
+def _raise_unless_refused(error: ClientError, key: str) -> None:
+    code = code_of(error)
+    if code in REFUSED_CONDITION or code in MISSING:  # If-Match on a missing key is answered 404 or 412
+        return
+    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= SERVER_ERROR_LEAST:
+        raise UnknownOutcomeError(f"write {key}: the store answers {code}, the write may have happened") from error
+    raise error

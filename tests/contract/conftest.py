@@ -1,0 +1,47 @@
+"""The object stores and lease stores that the contract suites run over."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from types_boto3_s3 import S3Client
+
+from infra.local.stack import Stack
+from pipelines.ports import LeaseStore, ObjectStore
+from schemas.codec import Codec
+from services.adapters.lease_s3 import S3LeaseStore
+from services.adapters.memory import MemoryLeaseStore, MemoryObjectStore
+from services.adapters.s3 import S3ObjectStore, connect, ensure_bucket
+
+BUCKETS = itertools.count(1)
+REAL = [pytest.param("memory"), pytest.param("versitygw", marks=pytest.mark.servers)]
+
+
+def witness_client(stack: Stack, endpoint: str | None = None, timeout_s: float = 5.0) -> S3Client:
+    """A client of the witness with one attempt a request, as the lease needs it."""
+    keys = json.loads(stack.endpoints().credentials_file.read_text(encoding="utf-8"))["s3-witness"]
+    return connect(endpoint=endpoint or stack.endpoints().witness_endpoint, attempts=1, timeout_s=timeout_s, **keys)
+
+
+@pytest.fixture(params=REAL)
+def object_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """An empty bucket, in memory and on a real server."""
+    if request.param == "memory":
+        return MemoryObjectStore()
+    client = witness_client(request.getfixturevalue("stack"))
+    bucket = f"objects-{next(BUCKETS)}"
+    ensure_bucket(client, bucket)
+    return S3ObjectStore(client, bucket)
+
+
+@pytest.fixture(params=REAL)
+def lease_store(request: pytest.FixtureRequest) -> LeaseStore:
+    """A witness without any record, in memory and on a real server."""
+    if request.param == "memory":
+        return MemoryLeaseStore()
+    client = witness_client(request.getfixturevalue("stack"))
+    bucket = f"leases-{next(BUCKETS)}"
+    ensure_bucket(client, bucket)
+    return S3LeaseStore(client, bucket, Codec())
