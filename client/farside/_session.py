@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -108,6 +109,8 @@ class Session:
         self.mode: str = "exact"
         self.data_version: dict[str, Any] | None = None
         self.previous_step: int | None = None
+        self._intended: set[int] = set()
+        self._written: set[int] = set()
         self._standing: dict[str, Any] = {}
         self._standing_seen: tuple[int, int] | None = None
 
@@ -240,11 +243,22 @@ class Session:
         }
         self.append(_spool.LANE_CHECKPOINTS, "intent", step, body)
         self.previous_step = step
+        self._intended.add(step)
+
+    def write_once(self, step: int) -> None:
+        """Note that this rank writes the checkpoint of ``step``; an attempt does that once.
+
+        Raises:
+            AlreadySavedError: it did before. (The files may be gone: the agent clears away what is uploaded.)
+        """
+        if step in self._written:
+            raise _checkpoint.AlreadySavedError(errno.EEXIST, f"this attempt has saved step {step} before")
+        self._written.add(step)
 
     def skipped(self, step: int, reason: str) -> None:
-        """This checkpoint was given up: its files go, and the record says why."""
+        """This checkpoint was given up: its files go (those of an earlier, good save stay), the record says why."""
         folder = self.checkpoint_folder(step)
-        if folder is not None:
+        if folder is not None and step not in self._intended:
             shutil.rmtree(folder, ignore_errors=True)
         _log.warning("farside.checkpoint_skipped run=%s step=%d reason=%s", self.who.run, step, reason)
         try:

@@ -6,6 +6,8 @@
     it └── UnsupportedValueError    the state holds something that cannot be stored without code: move
     it to rank_state SystemExit └── SupersededError          another region has this run now; ends the
     process at a step boundary
+
+The first two come out of ``dcp.load`` and ``dcp.save`` inside torch's CheckpointException, whose text quotes them.
 """
 
 from __future__ import annotations

@@ -95,6 +95,7 @@ class SpoolStorageWriter(DroppingWriter):
             raise RuntimeError("a checkpoint is written under a grant")  # run.writer() sees to it
         encoded = _encode_plain_items(plan, planner)  # a value that cannot be stored is the script's error: it raises
         try:
+            self._session.write_once(self._step)
             shard = self._write_shard(folder, plan, planner, encoded)
         except OSError as error:
             outcome: dict[str, Any] = {"rank": rank, "failed": f"rank {rank}: {error}"}
