@@ -229,19 +229,21 @@ def test_a_closed_log_refuses_records(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     """A data loader's worker that outlives the trainer must not make a dead writer look alive."""
     writer = SpoolWriter(tmp_path / "producer", "gpt")
-    ask, answer = os.pipe()
+    (ready, tell_ready), (go, tell_go) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.read(ask, 1)
+        os.write(tell_ready, b"x")
+        os.read(go, 1)
         os._exit(0)
     try:
+        os.read(ready, 1)
         writer.close()
         assert not _spool.is_writer_alive(writer.path)
     finally:
-        os.write(answer, b"x")
+        os.write(tell_go, b"x")
         os.waitpid(child, 0)
-        os.close(ask)
-        os.close(answer)
+        for descriptor in (ready, tell_ready, go, tell_go):
+            os.close(descriptor)
 
 
 _KILLED_WRITER = """
