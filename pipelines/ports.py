@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipelines.core.lease import Held
 from pipelines.paths import CheckpointId
 from schemas.records import Lease, Manifest
 
@@ -118,14 +119,6 @@ class ObjectStore(Protocol):
 
     def size(self, key: str) -> int | None:
         """The object's length in bytes; None if there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A lease record as it was read, with the ETag that names this version."""
-
-    lease: Lease
-    etag: str
 
 
 class LeaseStore(Protocol):

@@ -17,8 +17,8 @@ from botocore.exceptions import (
 )
 
 from pipelines import paths
+from pipelines.core.lease import Held
 from pipelines.errors import UnknownOutcomeError
-from pipelines.ports import Held
 from schemas.codec import Codec
 from schemas.records import Lease
 from services.adapters.s3 import MISSING, REFUSED_CONDITION, code_of, mapped_errors

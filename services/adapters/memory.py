@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 
-from pipelines.ports import Held
+from pipelines.core.lease import Held
 from schemas.records import Lease
 
 

@@ -1,0 +1,263 @@
+"""The lease: what a region believes of its authority, and how belief changes. Pure.
+
+**Why at most one region is valid at an instant (I1).** Let L be the lease, rho the bound on clock rates, m the margin.
+The holder counts from *before it sent* the write: on its own clock it stops at `t_send + L(1-rho) - m`, which in true
+time is at most `L(1-rho)/(1-rho) = L` after the send (its clock runs at least at rate 1-rho). The challenger counts
+from *after it saw* the record change, which is after the holder's write landed, so after the send: it tries not before
+`t_seen + L(1+rho) + m`, in true time at least `L(1+rho)/(1+rho) = L` after that. So the holder has stopped when the
+challenger begins. A renewal that lands later makes the challenger's write fail, since that names the version it saw.
+
+**Lost replies (I4).** A write that was not answered may have landed, or may still land. It is settled only when a read
+shows that the record has moved past the version it named. Until then it is *pending*: its sender acts neither as winner
+nor as loser. A write that turns out to have won is valid from its own send time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from pipelines.errors import MisconfiguredError
+from schemas.records import GENESIS, EpochEntry, Lease
+
+NEVER_S = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease record as it was read, with the ETag that names this version."""
+
+    lease: Lease
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseProfile:
+    """The lease's times. Recovery cannot be faster than `challenger_wait_s`: that is its floor."""
+
+    name: str
+    lease_s: float
+    renew_s: float
+    poll_s: float
+    rho: float
+    margin_s: float
+
+    @property
+    def holder_validity_s(self) -> float:
+        """How long a write is good for, from before it was sent."""
+        return self.lease_s * (1 - self.rho) - self.margin_s
+
+    @property
+    def challenger_wait_s(self) -> float:
+        """How long a challenger waits, from after it saw the record change."""
+        return self.lease_s * (1 + self.rho) + self.margin_s
+
+    def check(self) -> None:
+        """Refuse an unsafe combination, with the inequality that fails."""
+        rules = {
+            "0 <= rho < 1": 0 <= self.rho < 1,
+            "margin_s > 0": self.margin_s > 0,
+            "renew_s > 0": self.renew_s > 0,
+            "0 < poll_s <= renew_s": 0 < self.poll_s <= self.renew_s,
+            "2 * renew_s <= lease_s * (1 - rho) - margin_s": 2 * self.renew_s <= self.holder_validity_s,
+        }
+        failed = [rule for rule, holds in rules.items() if not holds]
+        if failed:
+            raise MisconfiguredError(f"lease profile {self.name!r} {dataclasses.asdict(self)} violates {failed[0]}")
+
+
+FAST = LeaseProfile(name="fast", lease_s=4.0, renew_s=1.0, poll_s=0.5, rho=0.01, margin_s=0.5)
+DEFAULT = LeaseProfile(name="default", lease_s=60.0, renew_s=10.0, poll_s=5.0, rho=0.01, margin_s=5.0)
+PROFILES = {profile.name: profile for profile in (FAST, DEFAULT)}
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A conditional write that has not been settled."""
+
+    lease: Lease
+    expected_etag: str | None
+    sent_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What one controller incarnation knows of one run's lease, on its own clock.
+
+    Attributes:
+        region: who we are.
+        incarnation: this process; another one of the same region is somebody else.
+        held: the record as last seen, by a read or by our own write's answer.
+        seen_at_s: after we saw it change last.
+        won_at_s: before we sent the write that made `held` ours; NEVER_S if it is not.
+        pending: our writes that are not settled, oldest first.
+        epoch_max: the highest epoch ever seen; durable outside.
+    """
+
+    region: str
+    incarnation: str
+    held: Held | None = None
+    seen_at_s: float = NEVER_S
+    won_at_s: float = NEVER_S
+    pending: tuple[Pending, ...] = field(default=())
+    epoch_max: int = 0
+
+    @property
+    def is_holder(self) -> bool:
+        """Whether the record as last seen names this very process."""
+        lease = None if self.held is None else self.held.lease
+        return lease is not None and (lease.holder, lease.incarnation) == (self.region, self.incarnation)
+
+    @property
+    def gone_backwards(self) -> bool:
+        """The record shows an older epoch than one that was seen: the witness is broken, nobody acts (I2, I11)."""
+        return self.held is not None and self.held.lease.epoch < self.epoch_max
+
+    def valid_until_s(self, profile: LeaseProfile) -> float:
+        """Until when we may act as the holder, on our clock; NEVER_S if we may not at all."""
+        if not self.is_holder or self.gone_backwards:
+            return NEVER_S
+        return self.won_at_s + profile.holder_validity_s
+
+    def may_try_at_s(self, profile: LeaseProfile) -> float:
+        """From when on we may challenge the holder of the record as last seen."""
+        lease_s = profile.lease_s if self.held is None else self.held.lease.lease_s
+        return self.seen_at_s + lease_s * (1 + profile.rho) + profile.margin_s
+
+
+def sent(belief: Belief, lease: Lease, expected_etag: str | None, now_s: float) -> Belief:
+    """We are about to send a conditional write; `now_s` was taken before."""
+    return dataclasses.replace(belief, pending=(*belief.pending, Pending(lease, expected_etag, now_s)))
+
+
+def answered(belief: Belief, lease: Lease, etag: str | None, now_s: float) -> Belief:
+    """The write's answer: an ETag if it won, None if the record had moved on. No answer: do not call this.
+
+    A lost write is taken off the pending ones; who won instead, only a read tells.
+    """
+    mine = next(one for one in belief.pending if one.lease.write_id == lease.write_id)
+    rest = tuple(one for one in belief.pending if one.lease.write_id != lease.write_id)
+    if etag is None:
+        return dataclasses.replace(belief, pending=rest)
+    return _changed(dataclasses.replace(belief, pending=rest), Held(lease, etag), now_s, won_at_s=mine.sent_at_s)
+
+
+def was_read(belief: Belief, held: Held, now_s: float) -> Belief:
+    """A read's answer; `now_s` was taken after. Settles pending writes (rule 6.3)."""
+    if belief.held is not None and held.etag == belief.held.etag:
+        return belief
+    mine = next((one for one in belief.pending if one.lease.write_id == held.lease.write_id), None)
+    return _changed(belief, held, now_s, won_at_s=NEVER_S if mine is None else mine.sent_at_s)
+
+
+def _changed(belief: Belief, held: Held, now_s: float, *, won_at_s: float) -> Belief:
+    # Pending writes that named another version than the one that is there now can never land any more: ETags do not
+    # come back, since every body carries a fresh write id.
+    still = tuple(one for one in belief.pending if one.expected_etag == held.etag)
+    return dataclasses.replace(
+        belief,
+        held=held,
+        seen_at_s=now_s,
+        won_at_s=won_at_s,
+        pending=still,
+        epoch_max=max(belief.epoch_max, held.lease.epoch),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who writes a record and why, for the history (I12)."""
+
+    region: str
+    incarnation: str
+    write_id: str
+    reason: str
+    actor: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The fork point of an epoch: the checkpoint from which it goes on (I9). The defaults mean: from step 0."""
+
+    step: int = -1
+    manifest_digest: str = GENESIS
+    lineage_seq: int = 0
+
+
+def first(run: str, author: Author, profile: LeaseProfile) -> Lease:
+    """The record that creates a run: epoch 1 of its first region."""
+    entry = _entry(1, 0, Fork(), author)
+    return Lease(
+        run=run,
+        epoch=1,
+        holder=author.region,
+        incarnation=author.incarnation,
+        mode="active",
+        renew_seq=0,
+        write_id=author.write_id,
+        predecessor=GENESIS,
+        lease_s=profile.lease_s,
+        attempt=0,
+        launch="",
+        committed_step=-1,
+        reason=author.reason,
+        actor=author.actor,
+        profile=profile.name,
+        time_ms=author.time_ms,
+        lineage=(entry,),
+    )
+
+
+def renewal(before: Lease, author: Author, committed_step: int) -> Lease:
+    """The same authority, renewed; also how a restarted controller takes its own region's record over."""
+    return dataclasses.replace(_successor(before, author), committed_step=max(before.committed_step, committed_step))
+
+
+def new_attempt(before: Lease, author: Author, launch: str) -> Lease:
+    """A launch of the trainer, recorded before it is granted (6.5)."""
+    return dataclasses.replace(_successor(before, author), attempt=before.attempt + 1, launch=launch)
+
+
+def takeover(before: Lease, author: Author, fork: Fork, profile: LeaseProfile) -> Lease:
+    """The next epoch, won by another region: epoch, parent and fork point in one write (6.6, I9)."""
+    entry = _entry(before.epoch + 1, before.epoch, fork, author)
+    return dataclasses.replace(
+        _successor(before, author),
+        epoch=before.epoch + 1,
+        lease_s=profile.lease_s,
+        profile=profile.name,
+        attempt=0,
+        launch="",
+        committed_step=fork.step,
+        lineage=(*before.lineage, entry),
+    )
+
+
+def _successor(before: Lease, author: Author) -> Lease:
+    return dataclasses.replace(
+        before,
+        holder=author.region,
+        incarnation=author.incarnation,
+        mode="active",
+        renew_seq=before.renew_seq + 1,
+        write_id=author.write_id,
+        predecessor=before.write_id,
+        reason=author.reason,
+        actor=author.actor,
+        time_ms=author.time_ms,
+    )
+
+
+def _entry(epoch: int, parent: int, fork: Fork, author: Author) -> EpochEntry:
+    return EpochEntry(
+        epoch=epoch,
+        parent_epoch=parent,
+        fork_step=fork.step,
+        fork_manifest_digest=fork.manifest_digest,
+        fork_lineage_seq=fork.lineage_seq,
+        region=author.region,
+        reason=author.reason,
+        actor=author.actor,
+        time_ms=author.time_ms,
+    )

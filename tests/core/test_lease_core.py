@@ -1,0 +1,123 @@
+"""The lease core by table and by algebra."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.core import lease as core
+from pipelines.core.lease import DEFAULT, FAST, NEVER_S, Author, Belief, Fork, Held
+from pipelines.errors import MisconfiguredError
+
+EAST, WEST = Belief(region="east", incarnation="e1"), Belief(region="west", incarnation="w1")
+
+
+def _author(region: str, write_id: str) -> Author:
+    return Author(region, f"{region[0]}1", write_id, "test", "test", 0)
+
+
+RECORD = core.first("gpt", _author("east", "w0"), FAST)
+
+
+def test_the_default_profile_outlives_a_cut_of_43_seconds() -> None:
+    """The design's numbers: valid to +54.4 s, challenged after 65.6 s."""
+    assert DEFAULT.holder_validity_s == pytest.approx(54.4)
+    assert DEFAULT.challenger_wait_s == pytest.approx(65.6)
+    for profile in core.PROFILES.values():
+        profile.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"rho": 1.0}, "0 <= rho < 1"),
+        ({"margin_s": 0.0}, "margin_s > 0"),
+        ({"poll_s": 30.0}, "poll_s <= renew_s"),
+        ({"renew_s": 30.0}, "2 \\* renew_s"),
+    ],
+)
+def test_an_unsafe_profile_is_refused_with_the_inequality_that_fails(change: dict[str, Any], rule: str) -> None:
+    """What is wrong is named, so that it can be put right."""
+    with pytest.raises(MisconfiguredError, match=rule):
+        dataclasses.replace(DEFAULT, **change).check()
+
+
+@given(
+    holder_rate=st.floats(0.99, 1.01),
+    challenger_rate=st.floats(0.99, 1.01),
+    transit_s=st.floats(0, 1e4),
+    profile=st.sampled_from([FAST, DEFAULT]),
+)
+def test_I1_for_all_rates_within_rho_the_holder_stops_before_the_challenger_tries(
+    holder_rate: float, challenger_rate: float, transit_s: float, profile: core.LeaseProfile
+) -> None:
+    """In true time, from the holder's send: its end lies before the challenger's first try, however long the way."""
+    holder_ends_s = profile.holder_validity_s / holder_rate
+    challenger_tries_s = transit_s + profile.challenger_wait_s / challenger_rate
+    assert holder_ends_s < challenger_tries_s
+
+
+def test_validity_counts_from_before_the_send_and_the_challenge_from_after_the_look() -> None:
+    """A slow answer shortens the holder's time, a slow look lengthens the challenger's wait."""
+    holder = core.answered(core.sent(EAST, RECORD, None, 10.0), RECORD, "etag", 12.0)
+    assert holder.valid_until_s(FAST) == pytest.approx(10.0 + FAST.holder_validity_s)
+    challenger = core.was_read(WEST, Held(RECORD, "etag"), 15.0)
+    assert challenger.may_try_at_s(FAST) == pytest.approx(15.0 + FAST.challenger_wait_s)
+    assert challenger.valid_until_s(FAST) == NEVER_S
+    again = core.was_read(challenger, Held(RECORD, "etag"), 99.0)
+    assert again == challenger, "an unchanged record starts no new wait"
+
+
+def test_I4_an_unanswered_write_is_pending_until_the_record_moves() -> None:
+    """Read unchanged: neither won nor lost. Read as ours: won, from its own send time."""
+    base = core.was_read(WEST, Held(RECORD, "e0"), 0.0)
+    lease = core.takeover(RECORD, _author("west", "t1"), Fork(30, "digest", 3), FAST)
+    waiting = core.was_read(core.sent(base, lease, "e0", 5.0), Held(RECORD, "e0"), 9.0)
+    assert [one.lease.write_id for one in waiting.pending] == ["t1"]
+    assert not waiting.is_holder
+    assert waiting.valid_until_s(FAST) == NEVER_S
+    won = core.was_read(waiting, Held(lease, "e1"), 50.0)
+    assert won.pending == ()
+    assert won.valid_until_s(FAST) == pytest.approx(5.0 + FAST.holder_validity_s)
+
+
+def test_I4_a_write_that_was_overtaken_is_lost_for_good() -> None:
+    """The record moved past the version that it named, to somebody else's: it can never land."""
+    base = core.was_read(WEST, Held(RECORD, "e0"), 0.0)
+    lease = core.takeover(RECORD, _author("west", "t1"), Fork(), FAST)
+    renewed = core.renewal(RECORD, _author("east", "w1"), 20)
+    after = core.was_read(core.sent(base, lease, "e0", 5.0), Held(renewed, "e1"), 9.0)
+    assert after.pending == ()
+    assert not after.is_holder
+
+
+def test_I2_a_record_older_than_the_highest_epoch_seen_gives_nobody_authority() -> None:
+    """A witness restored from a backup is broken, also for the region that it names."""
+    belief = dataclasses.replace(EAST, epoch_max=2)
+    back = core.was_read(core.sent(belief, RECORD, None, 1.0), Held(RECORD, "e0"), 2.0)
+    assert back.gone_backwards
+    assert back.valid_until_s(FAST) == NEVER_S
+
+
+def test_another_incarnation_of_the_same_region_is_not_the_holder() -> None:
+    """A restarted controller must take the record over by a write before it acts."""
+    restarted = core.was_read(dataclasses.replace(EAST, incarnation="e2"), Held(RECORD, "e0"), 0.0)
+    assert not restarted.is_holder
+
+
+def test_I3_I9_each_record_names_its_predecessor_and_a_takeover_fixes_its_fork() -> None:
+    """One chain; the lineage grows by exactly the epoch that was won."""
+    attempt = core.new_attempt(RECORD, _author("east", "w1"), "launch-1")
+    taken = core.takeover(attempt, _author("west", "t1"), Fork(30, "digest", 3), FAST)
+    renewed = core.renewal(taken, _author("west", "t2"), 40)
+    assert [attempt.predecessor, taken.predecessor, renewed.predecessor] == ["w0", "w1", "t1"]
+    assert (attempt.attempt, attempt.launch) == (1, "launch-1")
+    assert (taken.epoch, taken.attempt, taken.launch, taken.holder) == (2, 0, "", "west")
+    assert taken.lineage[:-1] == RECORD.lineage
+    assert (taken.lineage[-1].parent_epoch, taken.lineage[-1].fork_step) == (1, 30)
+    assert renewed.lineage == taken.lineage
+    assert renewed.committed_step == 40
