@@ -1,0 +1,218 @@
+"""The warmer and what it asks: which checkpoint is recoverable, and what is resident."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.lineage import LineageView
+from pipelines.errors import CorruptError
+from pipelines.flows.recoverable import Recoverable
+from pipelines.flows.warm import Warm
+from pipelines.paths import CheckpointId
+from pipelines.ports import Message, PoolHealth
+from schemas.codec import Codec, digest
+from schemas.records import Abandoned, Chunk, Manifest, RankState, Readiness, Shard
+from services.adapters.arena import Arena, fetch_index_folder
+from services.adapters.memory import MemoryObjectStore
+from services.adapters.signer import Ed25519Signer, generate_keypair
+from services.adapters.system_clock import SystemClock, SystemEntropy
+
+CODEC = Codec()
+ONE_EPOCH = LineageView(1, ((1, 0, -1),))
+FORKED_AT_20 = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Ed25519Signer:
+    """East's own."""
+    private, public = generate_keypair(tmp_path, "east")
+    return Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
+
+
+def _put(store: MemoryObjectStore, signer: Ed25519Signer, step: int, epoch: int = 1) -> tuple[Manifest, str]:
+    """A whole checkpoint of one rank with two chunks, as the agent and the replicator leave it."""
+    checkpoint = CheckpointId("gpt", epoch, 1, step)
+    chunks = [f"{step}-{number}".encode() * 10 for number in range(2)]
+    for number, chunk in enumerate(chunks):
+        store.create(checkpoint.chunk(0, number), chunk)
+    store.create(checkpoint.rank_state(0), b"rng")
+    whole = b"".join(chunks)
+    manifest = Manifest(
+        run="gpt",
+        region="east",
+        epoch=epoch,
+        attempt=1,
+        step=step,
+        lineage_seq=step // 10,
+        parent_digest="",
+        prefix=checkpoint.prefix,
+        time_ms=0,
+        mode="exact",
+        world_size=1,
+        fingerprint={},
+        health={},
+        data_version="",
+        shards=(
+            Shard(
+                rank=0,
+                size=len(whole),
+                sha256=digest(whole),
+                chunks=tuple(Chunk(size=len(chunk), sha256=digest(chunk)) for chunk in chunks),
+            ),
+        ),
+        rank_states=(RankState(rank=0, size=3, sha256=digest(b"rng")),),
+        items=(),
+        planner="{}",
+    )
+    payload = CODEC.encode(manifest)
+    store.create(checkpoint.manifest, signer.sign(payload))
+    return manifest, digest(payload)
+
+
+def test_I7_only_a_signed_manifest_on_the_lineage_is_recoverable(signer: Ed25519Signer, tmp_path: Path) -> None:
+    """Past the fork, abandoned, signed by a stranger, or under another's key: none of them is chosen."""
+    store = MemoryObjectStore()
+    assert Recoverable(store, signer, CODEC).newest("gpt", ONE_EPOCH) is None
+    for step in (10, 20, 30):
+        _put(store, signer, step)
+    ids = {step: CheckpointId("gpt", 1, 1, step) for step in (12, 14, 16)}
+    lost = Abandoned(run="gpt", epoch=1, attempt=1, step=16, parent_digest="", lineage_seq=9, reason="disk full")
+    store.create(ids[16].manifest, signer.sign(CODEC.encode(lost)))
+    (tmp_path / "stranger").mkdir()
+    private, public = generate_keypair(tmp_path / "stranger", "mallory")
+    stranger = Ed25519Signer(key_id="mallory", private_key_path=private, trusted={"mallory": public})
+    store.create(ids[14].manifest, stranger.sign(b"anything"))
+    store.create(ids[12].manifest, store.objects[CheckpointId("gpt", 1, 1, 30).manifest])
+    recoverable = Recoverable(store, signer, CODEC)
+    newest = recoverable.newest("gpt", ONE_EPOCH)
+    assert newest is not None
+    assert newest.manifest.step == 30
+    forked = recoverable.newest("gpt", FORKED_AT_20)
+    assert forked is not None
+    assert forked.manifest.step == 20
+
+
+def test_the_newest_epoch_comes_before_a_higher_step(signer: Ed25519Signer) -> None:
+    """A run may rewind: order is by epoch first."""
+    store = MemoryObjectStore()
+    _put(store, signer, 20)
+    _put(store, signer, 30, epoch=2)
+    view = LineageView(2, ((1, 0, -1), (2, 1, 25)))
+    found = Recoverable(store, signer, CODEC).newest("gpt", view)
+    assert found is not None
+    assert (found.manifest.epoch, found.manifest.step) == (2, 30)
+
+
+def test_the_arena_keeps_the_last_whole_checkpoint_until_the_next_one_is_whole(
+    signer: Ed25519Signer, tmp_path: Path
+) -> None:
+    """A newer one whose bytes are wrong costs nothing: the proven one stays resident."""
+    store = MemoryObjectStore()
+    first, first_digest = _put(store, signer, 10)
+    second, second_digest = _put(store, signer, 20)
+    arena = Arena(tmp_path / "arena")
+    folder = arena.stage(store, first, first_digest)
+    shard = (folder / "rank-00000.shard").read_bytes()
+    assert hashlib.sha256(shard).hexdigest() == first.shards[0].sha256
+    key = CheckpointId("gpt", 1, 1, 20).chunk(0, 1)
+    good = store.objects[key]
+    store.objects[key] = good[:-1] + b"?"
+    with pytest.raises(CorruptError, match="chunk-000001"):
+        arena.stage(store, second, second_digest)
+    assert arena.resident() == {"A": 10}
+    assert arena.folder(second_digest) is None
+    store.objects[key] = good
+    assert arena.stage(store, second, second_digest) == arena.folder(second_digest)
+    assert arena.folder(first_digest) == folder
+    assert arena.stage(store, second, second_digest) == arena.folder(second_digest)
+
+
+def test_a_cold_fetch_refuses_what_is_missing_or_unsigned(signer: Ed25519Signer, tmp_path: Path) -> None:
+    """The same folder as the arena's, straight from the store."""
+    store = MemoryObjectStore()
+    manifest, _ = _put(store, signer, 10)
+    key = CheckpointId("gpt", 1, 1, 10).manifest
+    assert fetch_index_folder(store, signer, CODEC, key, tmp_path / "cold") == tmp_path / "cold"
+    assert (tmp_path / "cold" / "rank-00000.state").read_bytes() == b"rng"
+    with pytest.raises(CorruptError, match="not in the store"):
+        fetch_index_folder(store, signer, CODEC, "runs/gpt/absent", tmp_path / "none")
+    del store.objects[CheckpointId.chunk(CheckpointId("gpt", 1, 1, 10), 0, 0)]
+    with pytest.raises(CorruptError, match="chunk-000000"):
+        fetch_index_folder(store, signer, CODEC, key, tmp_path / "half")
+    assert manifest.step == 10
+
+
+class _Pool:
+    """Implements StandbyPool by remembering."""
+
+    def __init__(self) -> None:
+        self.staged: list[int] = []
+
+    def stage(self, manifest: Manifest, manifest_digest: str) -> float:
+        del manifest_digest
+        self.staged.append(manifest.step)
+        return 0.25
+
+    def health(self) -> PoolHealth:
+        return PoolHealth(ready=True, waiting_ranks=2, staged_digest="", staged_step=0, load_s=0.5, proof="loaded")
+
+    def folder(self, manifest_digest: str) -> Path | None:
+        del manifest_digest
+        return None
+
+
+@dataclasses.dataclass
+class _Log:
+    """Implements EventLog, and Journal, by remembering."""
+
+    messages: list[Message] = dataclasses.field(default_factory=list)
+    said: list[str] = dataclasses.field(default_factory=list)
+
+    def publish(self, messages: list[Message]) -> None:
+        self.messages += messages
+
+    def transaction(self, messages: list[Message]) -> None:
+        self.messages += messages
+
+    def say(self, event: str, **fields: object) -> None:
+        del fields
+        self.said.append(event)
+
+
+def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(signer: Ed25519Signer) -> None:
+    """Readiness carries the step, the proof and a prediction made of measured parts."""
+    store, pool, log = MemoryObjectStore(), _Pool(), _Log()
+    standby = [True]
+    warm = Warm(
+        region="west",
+        run="gpt",
+        store=store,
+        pool=pool,
+        log=log,  # type: ignore[arg-type] # a list is narrower than a Sequence; this fake gets lists only
+        lineage=lambda _run: ONE_EPOCH,
+        signer=signer,
+        codec=CODEC,
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+        journal=log,
+        standby=lambda: standby[0],
+        authority_s=4.5,
+    )
+    warm.step()
+    assert log.messages == []
+    _put(store, signer, 10)
+    warm.step()
+    warm.step()
+    assert pool.staged == [10]
+    ready = CODEC.decode_as(Readiness, log.messages[-1].value)
+    assert (ready.step, ready.proof, ready.predicted_rto_s) == (10, "loaded", 5.0)
+    assert warm.status()["staged_step"] == 10
+    standby[0] = False
+    _put(store, signer, 20)
+    warm.step()
+    assert pool.staged == [10], "a primary's pool trains: nothing is staged under it"
+    assert log.said == ["warmer.staged"]
