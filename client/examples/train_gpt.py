@@ -171,7 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--checkpoint-every", type=int, default=10)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=6, help="windows for each rank and step")
+    parser.add_argument("--batch", type=int, default=4, help="windows for each rank and step")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
