@@ -1,17 +1,14 @@
-# Thin: each line calls a real tool. `make demo` and `make test` set everything up by themselves.
+# Thin: each line calls a real tool. every target sets up what it needs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: bootstrap demo test check lint lock up down simulate clean
+.PHONY: bootstrap test check lint lock up down simulate clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
 	@$(PYTHON) infra/local/bootstrap.py
-
-demo: bootstrap
-	@$(BIN)/farside demo $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(REPORT),--report $(REPORT))
 
 lint: bootstrap
 	$(RUN)/ruff check .
@@ -36,4 +33,4 @@ lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache demo-report
+	rm -rf .venv .mypy_cache .ruff_cache

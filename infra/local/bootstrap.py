@@ -1,4 +1,4 @@
-"""Sets up everything that `make demo` and `make test` need; runs before anything is installed, so it is stdlib only.
+"""Sets up everything that the Makefile's targets need; runs before anything is installed, so it is stdlib only.
 
 What is missing on the machine is listed all at once, with how to get it, before anything is done. Downloads and builds
 go to one cache folder (`FARSIDE_CACHE`), each piece under a name that carries its pins, written beside and renamed when

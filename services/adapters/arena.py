@@ -53,6 +53,12 @@ class Arena:
         slot = next(name for name in SLOTS if name != keep)
         return write_index_folder(store, manifest, manifest_digest, self._folder / slot)
 
+    def drop(self, manifest_digest: str) -> None:
+        """Forget a checkpoint that turned out not to load."""
+        folder = self.folder(manifest_digest)
+        if folder is not None:
+            (folder / INDEX).unlink(missing_ok=True)
+
     def _age(self, slot: str) -> float:
         return (self._folder / slot / INDEX).stat().st_mtime
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from farside.errors import CorruptCheckpointError
 from farside.reader import IndexReader
+from pipelines.errors import CorruptError
 from pipelines.ports import Clock, ObjectStore, PoolHealth, Spool
 from schemas.records import Item, Manifest
 from services.adapters.arena import Arena
@@ -39,11 +42,15 @@ class TorchStandbyPool:
         torch.set_num_threads(1)
 
     def stage(self, manifest: Manifest, manifest_digest: str) -> float:
-        """Fetch, verify and rehearse a checkpoint; seconds it took."""
+        """Fetch, verify and rehearse a checkpoint; seconds it took. CorruptError: it does not load, so it is not kept."""
         began_s = self._clock.boottime_s()
         folder = self._arena.stage(self._store, manifest, manifest_digest)
         staged_s = self._clock.boottime_s()
-        self._rehearse(folder, manifest)
+        try:
+            self._rehearse(folder, manifest)
+        except CorruptError:
+            self._arena.drop(manifest_digest)
+            raise
         ended_s = self._clock.boottime_s()
         self._load_s = ended_s - staged_s
         self._staged, self._staged_digest = manifest, manifest_digest
@@ -69,7 +76,16 @@ class TorchStandbyPool:
     def _rehearse(self, folder: Path, manifest: Manifest) -> None:
         """Load everything into fresh tensors, each item compared with its digest: proof level `loaded`."""
         state = {item.fqn: _empty(item) for item in manifest.items}
-        load(state, storage_reader=IndexReader(folder), no_dist=True)
+        try:
+            load(state, storage_reader=IndexReader(folder), no_dist=True)
+        except (CheckpointException, CorruptCheckpointError) as error:
+            raise CorruptError(f"step {manifest.step} does not load: {_cause(error)}") from error
+
+
+def _cause(error: CheckpointException | CorruptCheckpointError) -> str:
+    if isinstance(error, CorruptCheckpointError):
+        return str(error)
+    return "; ".join(str(failure[0]) for failure in error.failures.values())
 
 
 def _empty(item: Item) -> torch.Tensor | None:

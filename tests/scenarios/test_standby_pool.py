@@ -1,0 +1,116 @@
+"""The standby pool rehearses a real torch load, and refuses what does not load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from farside import _spool
+from pipelines.errors import CorruptError
+from pipelines.paths import CheckpointId
+from schemas.codec import digest
+from schemas.records import Chunk, Item, Manifest, RankState, Shard
+from services.adapters.memory import MemoryObjectStore
+from services.adapters.standby_torch import TorchStandbyPool
+from services.adapters.system_clock import SystemClock
+
+pytestmark = pytest.mark.torch
+
+
+class _Waiting:
+    """As much of the Spool port as the pool asks: how many launches wait."""
+
+    def launches(self, run: str) -> tuple[str, ...]:
+        return (f"{run}-launch",)
+
+
+def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
+    """One rank, one tensor and one plain value, as the writer lays them out."""
+    weights = torch.arange(6, dtype=torch.float32).reshape(2, 3).numpy().tobytes()
+    value = json.dumps(3).encode()
+    shard = weights.ljust(64, b"\0") + value
+    checkpoint = CheckpointId("gpt", 1, 1, 10)
+    store.create(checkpoint.chunk(0, 0), shard)
+    store.create(checkpoint.rank_state(0), b"rng")
+    tensor = Item(
+        fqn="model.w",
+        kind="tensor",
+        rank=0,
+        offset=0,
+        length=len(weights),
+        sha256=item_digest or digest(weights),
+        dtype="float32",
+        shape=(2, 3),
+        chunk_offsets=(0, 0),
+        chunk_sizes=(2, 3),
+    )
+    plain = Item(
+        fqn="step",
+        kind="json",
+        rank=0,
+        offset=64,
+        length=len(value),
+        sha256=digest(value),
+        dtype="",
+        shape=(),
+        chunk_offsets=(),
+        chunk_sizes=(),
+    )
+    return Manifest(
+        run="gpt",
+        region="east",
+        epoch=1,
+        attempt=1,
+        step=10,
+        lineage_seq=1,
+        parent_digest="",
+        prefix=checkpoint.prefix,
+        time_ms=0,
+        mode="exact",
+        world_size=2,
+        fingerprint={},
+        health={},
+        data_version="",
+        shards=(
+            Shard(
+                rank=0, size=len(shard), sha256=digest(shard), chunks=(Chunk(size=len(shard), sha256=digest(shard)),)
+            ),
+        ),
+        rank_states=(RankState(rank=0, size=3, sha256=hashlib.sha256(b"rng").hexdigest()),),
+        items=(tensor, plain),
+        planner=json.dumps({"model.w": ["model", "w"], "step": ["step"]}),
+    )
+
+
+def _pool(store: MemoryObjectStore, arena: Path) -> TorchStandbyPool:
+    # The pool asks the spool one question only.
+    return TorchStandbyPool(arena_dir=arena, store=store, spool=_Waiting(), run="gpt", clock=SystemClock())  # type: ignore[arg-type] # as above
+
+
+def test_a_staged_checkpoint_is_resident_and_has_been_loaded(tmp_path: Path) -> None:
+    """Ready means loaded once with every digest compared, and somebody waiting for it."""
+    store = MemoryObjectStore()
+    pool = _pool(store, tmp_path)
+    assert not pool.health().ready
+    took_s = pool.stage(_checkpoint(store), "digest-1")
+    health = pool.health()
+    assert (health.ready, health.proof, health.staged_step, health.waiting_ranks) == (True, "loaded", 10, 2)
+    assert took_s >= health.load_s > 0
+    folder = pool.folder("digest-1")
+    assert folder is not None
+    assert _spool.read_json(folder / "index.json") is not None
+    assert pool.folder("digest-2") is None
+
+
+def test_a_checkpoint_whose_tensor_is_not_what_was_saved_is_not_ready(tmp_path: Path) -> None:
+    """The chunk's digest fits, the tensor's does not: the rehearsal finds it, and readiness is not claimed."""
+    store = MemoryObjectStore()
+    pool = _pool(store, tmp_path)
+    with pytest.raises(CorruptError, match=r"step 10 does not load: model\.w"):
+        pool.stage(_checkpoint(store, item_digest="0" * 64), "digest-1")
+    assert not pool.health().ready
+    assert pool.folder("digest-1") is None, "what does not load is not resident"
