@@ -42,7 +42,7 @@ class TorchStandbyPool:
         torch.set_num_threads(1)
 
     def stage(self, manifest: Manifest, manifest_digest: str) -> float:
-        """Fetch, verify and rehearse a checkpoint; seconds it took. CorruptError: it does not load, so it is not kept."""
+        """Fetch, verify and rehearse a checkpoint; seconds it took. CorruptError: it does not load."""
         began_s = self._clock.boottime_s()
         folder = self._arena.stage(self._store, manifest, manifest_digest)
         staged_s = self._clock.boottime_s()
