@@ -148,7 +148,8 @@ def _environment(uv: Path, cache: Path, say: Say) -> None:
     env = {"UV_CACHE_DIR": str(cache / "uv-cache"), "VIRTUAL_ENV": str(venv)}
     if not (venv / "bin" / "python").exists():
         _run("uv venv", [str(uv), "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)], env=env)
-    sync = [str(uv), "pip", "sync", "--quiet", "--require-hashes", str(REQUIREMENTS / "all.txt")]
+    # Without compiled bytecode, importing torch takes 12 s where it could take 3.
+    sync = [str(uv), "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", str(REQUIREMENTS / "all.txt")]
     _run("uv pip sync", sync, cwd=ROOT, env=env)
     install = [str(uv), "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--offline"]
     _run("uv pip install", [*install, "-e", str(ROOT / "client"), "-e", str(ROOT)], cwd=ROOT, env=env)
