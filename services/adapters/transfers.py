@@ -1,0 +1,102 @@
+"""Copies between regions on a few threads: fetched from the peer, verified, then created here."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pipelines.errors import CorruptError, FarsideError
+from pipelines.ports import CopyJob, CopyResult, ObjectStore
+
+
+class ThreadTransfers:
+    """Implements Transfers.
+
+    Bytes are verified in memory before they are put, and an object that is already here is read back and verified: only
+    what was verified in this region is trusted.
+
+    Args:
+        peers: how the other regions' stores are read.
+        store: ours.
+        workers: how many copies go on at once; memory is bounded by as many chunks.
+    """
+
+    def __init__(self, *, peers: Mapping[str, ObjectStore], store: ObjectStore, workers: int = 4) -> None:
+        self._peers = peers
+        self._store = store
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="farside-copy")
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Future[None]] = {}
+        self._cancelled: set[str] = set()
+        self._done: list[CopyResult] = []
+
+    def start(self, job: CopyJob) -> None:
+        """Begin, unless a job of this id is under way or finished and not yet collected."""
+        with self._lock:
+            self._cancelled.discard(job.job_id)  # one that still runs after a cancel is wanted again
+            if job.job_id not in self._jobs:
+                self._jobs[job.job_id] = self._pool.submit(self._run, job)
+
+    def cancel(self, job_id: str) -> None:
+        """Give up a job; one that has begun ends by itself and is not reported."""
+        with self._lock:
+            future = self._jobs.get(job_id)
+            if future is None:
+                return
+            self._done = [result for result in self._done if result.job.job_id != job_id]
+            if future.cancel() or future.done():
+                del self._jobs[job_id]
+            else:
+                self._cancelled.add(job_id)
+
+    def finished(self) -> tuple[CopyResult, ...]:
+        """The jobs that ended since the last call."""
+        with self._lock:
+            done, self._done = tuple(self._done), []
+            for result in done:
+                self._jobs.pop(result.job.job_id, None)
+            return done
+
+    def close(self) -> None:
+        """Wait for the copies that have begun; the others are dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, job: CopyJob) -> None:
+        try:
+            result = CopyResult(job, moved_bytes=self._copy(job))
+        except CorruptError as error:
+            result = CopyResult(job, error=str(error), corrupt=True)
+        except FarsideError as error:
+            result = CopyResult(job, error=str(error))
+        except Exception as error:  # noqa: BLE001 - a copy that died must be reported, or its checkpoint waits for ever
+            result = CopyResult(job, error=f"{type(error).__name__}: {error}")
+        with self._lock:
+            if job.job_id in self._cancelled:
+                self._cancelled.discard(job.job_id)
+                self._jobs.pop(job.job_id, None)
+            else:
+                self._done.append(result)
+
+    def _copy(self, job: CopyJob) -> int:
+        """Copy and verify; the bytes that crossed the link."""
+        present = self._store.get(job.key)
+        if present is not None:
+            _verify(job, present, "this region's")
+            return 0
+        body = self._peers[job.peer].get(job.key)
+        if body is None:
+            raise CorruptError(f"{job.key} is not in the store of {job.peer}")
+        _verify(job, body, f"{job.peer}'s")
+        if not self._store.create(job.key, body):
+            _verify(job, self._store.get(job.key) or b"", "this region's")
+        return len(body)
+
+
+def _verify(job: CopyJob, body: bytes, whose: str) -> None:
+    if len(body) != job.size:
+        raise CorruptError(f"{whose} {job.key} has {len(body)} bytes, its manifest names {job.size}")
+    found = hashlib.sha256(body).hexdigest()
+    if found != job.sha256:
+        raise CorruptError(f"{whose} {job.key} has SHA-256 {found}, its manifest names {job.sha256}")
