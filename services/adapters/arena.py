@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from farside import _spool
+from farside import _checkpoint, _spool
 from pipelines import paths
 from pipelines.errors import CorruptError
 from pipelines.ports import ObjectStore, Signer
@@ -20,7 +20,6 @@ from schemas.codec import Codec
 from schemas.codec import digest as digest_of
 from schemas.records import Chunk, Item, Manifest
 
-INDEX = "index.json"
 SLOTS = ("A", "B")
 
 
@@ -57,17 +56,13 @@ class Arena:
         """Forget a checkpoint that turned out not to load."""
         folder = self.folder(manifest_digest)
         if folder is not None:
-            (folder / INDEX).unlink(missing_ok=True)
+            _spool.index_path(folder).unlink(missing_ok=True)
 
     def _age(self, slot: str) -> float:
-        return (self._folder / slot / INDEX).stat().st_mtime
+        return _spool.index_path(self._folder / slot).stat().st_mtime
 
     def _index(self, slot: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads((self._folder / slot / INDEX).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return found
+        return _spool.read_json(_spool.index_path(self._folder / slot))
 
 
 def fetch_index_folder(store: ObjectStore, signer: Signer, codec: Codec, manifest_key: str, target: Path) -> Path:
@@ -82,16 +77,16 @@ def fetch_index_folder(store: ObjectStore, signer: Signer, codec: Codec, manifes
 def write_index_folder(store: ObjectStore, manifest: Manifest, manifest_digest: str, target: Path) -> Path:
     """Write shards, rank states and, last, the index; every chunk is verified on its way."""
     target.mkdir(parents=True, exist_ok=True)
-    (target / INDEX).unlink(missing_ok=True)
+    _spool.index_path(target).unlink(missing_ok=True)
     checkpoint = paths.parse_checkpoint(manifest.prefix + "/")
     for shard in manifest.shards:
-        with (target / _shard_name(shard.rank)).open("wb") as out:
+        with (target / _spool.shard_name(shard.rank)).open("wb") as out:
             for number, chunk in enumerate(shard.chunks):
                 out.write(_verified(store, checkpoint.chunk(shard.rank, number), chunk))
     for state in manifest.rank_states:
         body = _verified(store, checkpoint.rank_state(state.rank), Chunk(size=state.size, sha256=state.sha256))
-        (target / _state_name(state.rank)).write_bytes(body)
-    _spool.write_json_atomically(target / INDEX, _description(manifest, manifest_digest))
+        (target / _spool.state_name(state.rank)).write_bytes(body)
+    _checkpoint.write_index(target, _description(manifest, manifest_digest))
     return target
 
 
@@ -102,14 +97,6 @@ def _verified(store: ObjectStore, key: str, chunk: Chunk) -> bytes:
     if len(body) != chunk.size or hashlib.sha256(body).hexdigest() != chunk.sha256:
         raise CorruptError(f"{key} is not what its manifest names: {len(body)} bytes, {chunk.size} expected")
     return body
-
-
-def _shard_name(rank: int) -> str:
-    return f"rank-{rank:05d}.shard"
-
-
-def _state_name(rank: int) -> str:
-    return f"rank-{rank:05d}.state"
 
 
 def _item(item: Item) -> dict[str, object]:
@@ -138,9 +125,9 @@ def _description(manifest: Manifest, manifest_digest: str) -> dict[str, object]:
         "items": [_item(item) for item in manifest.items],
         "planner": json.loads(manifest.planner),
         "data_version": manifest.data_version,
-        "files": {str(shard.rank): _shard_name(shard.rank) for shard in manifest.shards},
+        "files": {str(shard.rank): _spool.shard_name(shard.rank) for shard in manifest.shards},
         "rank_states": {
-            str(state.rank): {"file": _state_name(state.rank), "size": state.size, "sha256": state.sha256}
+            str(state.rank): {"file": _spool.state_name(state.rank), "size": state.size, "sha256": state.sha256}
             for state in manifest.rank_states
         },
     }
