@@ -116,3 +116,13 @@ def lease(run: str) -> str:
 def audit(run: str, epoch: int) -> str:
     """The create-only claim of an epoch, in the witness's bucket."""
     return f"audit/{run}/{epoch:06d}"
+
+
+def starts_prefix(run: str, node: str) -> str:
+    """The folder of what a node's launches were started from."""
+    return f"runs/{run}/starts/{node}/"
+
+
+def start(run: str, node: str, launch: str) -> str:
+    """The create-only object that remembers a launch's epoch, attempt and start."""
+    return f"{starts_prefix(run, node)}{launch}"
