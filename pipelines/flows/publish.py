@@ -1,0 +1,568 @@
+"""The agent's flow: spool -> region's store and Kafka. One thread turns it; nothing of it can stop the trainer.
+
+A log has one position, which moves only past what is settled. A checkpoint that is not settled holds back the position
+and its own lane; other lanes are published past it, and after a crash may be published again under the same identity,
+which every reader counts once (I15). What an attempt was started from is remembered in the store, create-only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines import paths
+from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.manifests import build, intent_of, size_bytes
+from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.paths import CheckpointId
+from pipelines.ports import (
+    Clock,
+    Entropy,
+    EventLog,
+    GrantReply,
+    Grants,
+    Journal,
+    Message,
+    ObjectStore,
+    Signer,
+    Spool,
+    SpoolRecord,
+)
+from schemas import records
+from schemas.codec import Codec, digest, fingerprint, schema_text
+from schemas.records import (
+    Abandoned,
+    Checkpoint,
+    DataShard,
+    DataVersion,
+    Event,
+    Heartbeat,
+    Intent,
+    LastSeq,
+    Manifest,
+    Metric,
+    RankState,
+    Receipt,
+    Shard,
+)
+
+ASK_S = 0.5
+ASK_WAITING_S = 0.2
+TURN_S = 0.1
+CHUNKS_PER_STEP = 4
+
+
+def headers_of(event: Event, schema_type: str) -> tuple[tuple[str, bytes], ...]:
+    """The event's identity beside its bytes, so that even an undecodable value fills its place (design 7)."""
+    pairs = {
+        "ce_id": event.event_id,
+        "ce_source": f"/farside/{event.region}/{event.run}",
+        "ce_type": f"farside.{schema_type}",
+        "ce_specversion": "1.0",
+        "ce_time": str(event.time_ms),
+        "farside_run": event.run,
+        "farside_epoch": str(event.epoch),
+        "farside_attempt": str(event.attempt),
+        "farside_producer": event.producer,
+        "farside_seq": str(event.seq),
+        "farside_lane": event.lane,
+        "farside_step": str(event.step),
+    }
+    return tuple((name, value.encode()) for name, value in pairs.items())
+
+
+@dataclass(slots=True)
+class _Launch:
+    """A granted launch of this node, and the newest answer about it."""
+
+    name: str
+    epoch: int
+    attempt: int
+    start_digest: str
+    start_seq: int
+    reply: GrantReply = field(default_factory=lambda: GrantReply("wait"))
+    asked_at_s: float = float("-inf")
+    said: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Tail:
+    """How far a producer's log was read, and its checkpoint records that are not settled yet."""
+
+    cursor: int
+    pending: deque[tuple[int, SpoolRecord]] = field(default_factory=deque)  # (where the record begins, record)
+    uploaded: set[str] = field(default_factory=set)
+
+    @property
+    def settled(self) -> int:
+        return self.pending[0][0] if self.pending else self.cursor
+
+
+class Publish:
+    """One node's agent. `fetch` makes an index folder from the store, `locate` names one that is resident already."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        node: str,
+        spool: Spool,
+        store: ObjectStore,
+        log: EventLog,
+        grants: Grants,
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        heartbeat_s: float = 1.0,
+        locate: Callable[[str], str | None] = lambda _digest: None,
+        fetch: Callable[[GrantReply], str] | None = None,
+    ) -> None:
+        self._region, self._node = region, node
+        self._spool, self._store, self._log = spool, store, log
+        self._grants, self._signer, self._codec = grants, signer, codec
+        self._clock, self._journal = clock, journal
+        self._heartbeat_s = heartbeat_s
+        self._locate, self._fetch = locate, fetch
+        self._producer = f"agent-{node}-{entropy.new_id()[:16]}"
+        self._beat_seq: dict[tuple[str, int], int] = {}
+        self._beat_at_s: dict[str, float] = {}
+        self._asked_at_s: dict[tuple[str, str], float] = {}
+        self._launches: dict[str, dict[str, _Launch]] = {}
+        self._tails: dict[tuple[str, str], _Tail] = {}
+        self._committed: dict[str, int] = {}
+        self._schemas_stored = False
+        self._budget = CHUNKS_PER_STEP
+        self._said: set[str] = set()
+        self._troubles: dict[str, str] = {}
+
+    def step(self) -> float:
+        """One turn over every run; seconds until the next one."""
+        self._budget = CHUNKS_PER_STEP
+        for run in self._spool.runs():
+            for part in (self._heartbeat, self._authorise, self._stand, self._drain):
+                self._guarded(part, run)
+        return 0.0 if self._budget <= 0 else TURN_S
+
+    def status(self) -> dict[str, object]:
+        """What is granted, what waits and what is wrong."""
+        return {
+            "producer": self._producer,
+            "backlog_checkpoints": sum(len(tail.pending) for tail in self._tails.values()),
+            "committed_step": dict(self._committed),
+            "troubles": dict(self._troubles),
+            "launches": {run: {one.name: one.reply.state for one in of.values()} for run, of in self._launches.items()},
+        }
+
+    def _guarded(self, part: Callable[[str], None], run: str) -> None:
+        """A dependency that is away stops this part of this turn only (I16)."""
+        name = f"{run}/{part.__name__.lstrip('_')}"
+        try:
+            part(run)
+        except FencedError:
+            raise
+        except (RetryableError, CorruptError) as error:
+            if name not in self._troubles:
+                self._journal.say("publish.waits", part=name, error=str(error))
+            self._troubles[name] = str(error)
+        else:
+            self._troubles.pop(name, None)
+
+    # --- authority ---
+
+    def _known(self, run: str) -> dict[str, _Launch]:
+        """The launches that were granted here, also by an agent before this one."""
+        if run not in self._launches:
+            found = {}
+            for key in self._store.list(paths.starts_prefix(run, self._node)):
+                body = self._store.get(key)
+                if body is not None:
+                    plain = json.loads(body)
+                    found[plain["name"]] = _Launch(**plain)
+            self._launches[run] = found
+        return self._launches[run]
+
+    def _authorise(self, run: str) -> None:
+        known = self._known(run)
+        for name in self._spool.launches(run):
+            now_s = self._clock.boottime_s()
+            if now_s - self._asked_at_s.get((run, name), float("-inf")) < ASK_WAITING_S:
+                continue
+            self._asked_at_s[run, name] = now_s
+            reply = self._grants.ask(run, name, self._node, self._committed.get(run, -1))
+            if reply.state == "granted":
+                self._grant(run, name, reply, known)
+
+    def _grant(self, run: str, name: str, reply: GrantReply, known: dict[str, _Launch]) -> None:
+        folder: str | None = None
+        mode = "exact"
+        if reply.start_manifest_key:
+            folder = self._locate(reply.start_manifest_digest)
+            if folder is None and self._fetch is None:
+                raise RetryableError(f"no folder holds {reply.start_manifest_key} and there is no way to fetch it")
+            if folder is None and self._fetch is not None:
+                folder = self._fetch(reply)
+        launch = _Launch(name, reply.epoch, reply.attempt, reply.start_manifest_digest, reply.start_lineage_seq)
+        plain = {
+            "name": name,
+            "epoch": launch.epoch,
+            "attempt": launch.attempt,
+            "start_digest": launch.start_digest,
+            "start_seq": launch.start_seq,
+        }
+        self._store.create(paths.start(run, self._node, name), json.dumps(plain).encode())
+        known[name] = launch
+        self._spool.grant(
+            run,
+            name,
+            {
+                "launch": name,
+                "epoch": reply.epoch,
+                "attempt": reply.attempt,
+                "step": reply.start_step if folder is not None else 0,
+                "mode": mode,
+                "exact": True,
+                "manifest_digest": reply.start_manifest_digest,
+                "folder": folder,
+            },
+        )
+        self._journal.say("publish.granted", run=run, launch=name, epoch=reply.epoch, attempt=reply.attempt)
+
+    def _stand(self, run: str) -> None:
+        """Ask again for launches that still matter, counted from before asking (6.4), and tell the trainer."""
+        known = self._known(run)
+        newest = max(((one.epoch, one.attempt) for one in known.values()), default=(0, 0))
+        wanted = {newest} | {(beat.epoch, beat.attempt) for beat in self._spool.beats(run)}
+        for (of, _), tail in self._tails.items():
+            if of == run:
+                wanted |= {(record.epoch, record.attempt) for _, record in tail.pending}
+        for launch in known.values():
+            now_s = self._clock.boottime_s()
+            if (launch.epoch, launch.attempt) in wanted and now_s - launch.asked_at_s >= ASK_S:
+                reply = self._grants.ask(run, launch.name, self._node, self._committed.get(run, -1))
+                launch.asked_at_s, launch.reply = now_s, reply
+            self._tell(run, launch)
+
+    def _tell(self, run: str, launch: _Launch) -> None:
+        state = launch.reply.state
+        if state != "superseded":
+            state = "granted" if self._valid(launch) else "provisional"
+        committed = self._committed.get(run)
+        said: dict[str, object] = {"state": state, "epoch": launch.epoch, "attempt": launch.attempt}
+        said |= {"committed_step": committed, "recoverable_step": None, "reason": launch.reply.reason}
+        if said != launch.said:
+            self._spool.standing(run, launch.name, said | {"time_ms": self._clock.wall_ms()})
+            launch.said = said
+
+    def _valid(self, launch: _Launch) -> bool:
+        """I8: the grant is this attempt's own and has not run out at this moment."""
+        reply = launch.reply
+        own = (reply.epoch, reply.attempt) == (launch.epoch, launch.attempt)
+        return reply.state == "granted" and own and self._clock.boottime_s() < launch.asked_at_s + reply.valid_s
+
+    # --- records ---
+
+    def _drain(self, run: str) -> None:
+        self._store_schemas()
+        for producer in self._spool.producers(run):
+            known = self._tails.get((run, producer))
+            tail = known or _Tail(self._spool.position(run, producer))
+            self._tails[run, producer] = tail
+            before = tail.settled if known else -1
+            self._read_on(run, producer, tail)
+            try:
+                while tail.pending and self._settle(tail, tail.pending[0][1]):
+                    tail.pending.popleft()
+            finally:
+                if tail.settled != before and tail.settled > 0:
+                    self._spool.advance(run, producer, tail.settled)
+
+    def _read_on(self, run: str, producer: str, tail: _Tail) -> None:
+        found = self._spool.read(run, producer, tail.cursor)
+        messages: list[Message] = []
+        waiting: list[tuple[int, SpoolRecord]] = []
+        begin = tail.cursor
+        for record in found:
+            if record.lane == "checkpoints":
+                waiting.append((begin, record))
+            else:
+                messages.append(self._message(record))
+            begin = record.end
+        if messages:
+            self._log.publish(messages)
+        tail.cursor = begin
+        tail.pending.extend(waiting)
+
+    def _message(self, record: SpoolRecord) -> Message:
+        body: dict[str, Any] = record.body
+        try:
+            if record.kind == "metric":
+                values = {str(k): float(v) for k, v in body["values"].items()}
+                return self._wrap(Metric(**self._identity(record), values=values), "metric")
+            if record.kind == "data_version":
+                shards = tuple(
+                    DataShard(path=str(s["path"]), size=int(s["size"]), sha256=str(s["sha256"])) for s in body["shards"]
+                )
+                event = DataVersion(
+                    **self._identity(record),
+                    name=str(body["name"]),
+                    digest=str(body["digest"]),
+                    shards=shards,
+                    sampler=str(body["sampler"]),
+                    data_seed=int(body["seed"]),
+                )
+                return self._wrap(event, "data_version")
+            return self._dead(record, f"unknown kind {record.kind!r}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return self._dead(record, f"{type(error).__name__}: {error}")
+
+    def _dead(self, record: SpoolRecord, detail: str) -> Message:
+        self._journal.say("publish.dead_letter", run=record.run, producer=record.producer, seq=record.seq, why=detail)
+        letter = records.DeadLetter(
+            cluster=f"spool:{self._node}",
+            topic=record.lane,
+            partition=0,
+            offset=record.end,
+            key=record.run.encode(),
+            value=json.dumps(record.body).encode(),
+            headers=(),
+            reason="spool_record",
+            detail=detail,
+            time_ms=self._clock.wall_ms(),
+        )
+        return Message(paths.DEAD_LETTERS, record.run.encode(), self._codec.encode(letter))
+
+    def _identity(self, record: SpoolRecord) -> dict[str, Any]:
+        """Never restamped (6.5); equal for a record that is published twice."""
+        return {
+            "event_id": f"{record.run}/{record.epoch}/{record.producer}/{record.lane}/{record.seq}",
+            "run": record.run,
+            "region": self._region,
+            "epoch": record.epoch,
+            "attempt": record.attempt,
+            "producer": record.producer,
+            "seq": record.seq,
+            "step": record.step,
+            "time_ms": record.time_ms,
+        }
+
+    def _wrap(self, event: Event, schema_type: str) -> Message:
+        value = self._codec.encode(event)
+        return Message(paths.topic(event.lane), event.run.encode(), value, headers_of(event, schema_type))
+
+    def _store_schemas(self) -> None:
+        """Before the first use of any of them (design 7)."""
+        if self._schemas_stored:
+            return
+        for cls in (Metric, DataVersion, Checkpoint, Heartbeat, Manifest, Abandoned, Intent, Receipt, records.Signed):
+            self._store.create(paths.schema(fingerprint(cls)), schema_text(cls).encode())
+        self._schemas_stored = True
+
+    # --- checkpoints ---
+
+    def _settle(self, tail: _Tail, record: SpoolRecord) -> bool:
+        """Bring one checkpoint to its outcome and publish it; False while that has to wait."""
+        own = CheckpointId(record.run, record.epoch, record.attempt, record.step)
+        launch = self._launch_of(record)
+        if launch is None:
+            self._once(f"{own.prefix}: no grant of this node is known for its attempt")
+            return False
+        if record.kind != "intent":
+            return self._abandon(own, record, launch, str(record.body.get("reason", record.kind)))
+        try:
+            intent = intent_of(
+                own,
+                producer=record.producer,
+                seq=record.seq,
+                time_ms=record.time_ms,
+                body=record.body,
+                start_manifest_digest=launch.start_digest,
+                start_lineage_seq=launch.start_seq,
+            )
+            if self._store.get(own.manifest) is None and not self._upload(tail, own, intent):
+                return False
+            return self._commit(own, intent, record, launch)
+        except CorruptError as error:
+            return self._abandon(own, record, launch, str(error))
+
+    def _launch_of(self, record: SpoolRecord) -> _Launch | None:
+        for launch in self._known(record.run).values():
+            if (launch.epoch, launch.attempt) == (record.epoch, record.attempt):
+                return launch
+        return None
+
+    def _upload(self, tail: _Tail, own: CheckpointId, intent: Intent) -> bool:
+        """Put this node's ranks, a few chunks a turn, then their receipts; True when all ranks have one."""
+        self._store.create(own.intent, self._codec.encode(intent))
+        waiting = False
+        for shard in intent.shards:
+            if own.receipt(shard.rank) in tail.uploaded or self._store.size(own.receipt(shard.rank)) is not None:
+                continue
+            state = self._spool.rank_state(own, shard.rank)
+            if state is None or not self._upload_chunks(tail, own, shard):
+                waiting = True
+                continue
+            self._store.create(own.rank_state(shard.rank), state)
+            rank_state = RankState(rank=shard.rank, size=len(state), sha256=digest(state))
+            receipt = Receipt(
+                run=own.run, epoch=own.epoch, attempt=own.attempt, step=own.step, shard=shard, rank_state=rank_state
+            )
+            self._store.create(own.receipt(shard.rank), self._codec.encode(receipt))
+            tail.uploaded.add(own.receipt(shard.rank))
+        return not waiting
+
+    def _upload_chunks(self, tail: _Tail, own: CheckpointId, shard: Shard) -> bool:
+        offset = 0
+        for index, chunk in enumerate(shard.chunks):
+            key = own.chunk(shard.rank, index)
+            if key not in tail.uploaded:
+                if self._budget <= 0:
+                    return False
+                body = self._spool.chunk(own, shard.rank, offset, chunk.size)
+                if digest(body) != chunk.sha256:
+                    raise CorruptError(f"{key}: the spool's bytes are not those that were digested")
+                self._store.create(key, body)
+                tail.uploaded.add(key)
+                self._budget -= 1
+                self._heartbeat(own.run)
+            offset += chunk.size
+        return True
+
+    def _commit(self, own: CheckpointId, intent: Intent, record: SpoolRecord, launch: _Launch) -> bool:
+        existing = self._store.get(own.manifest)
+        superseded = launch.reply.state == "superseded"
+        branch = superseded and self._is_branch(launch.reply, own)
+        if existing is None:
+            before = self._outcome_before(own, intent)
+            if before is None:
+                return False
+            if superseded and not branch:
+                return self._abandon(own, record, launch, "superseded before it was committed")
+            receipts = [self._receipt(own, shard.rank) for shard in intent.shards]
+            payload = self._codec.encode(build(intent, receipts, self._region, *before))
+            envelope = self._signer.sign(payload)
+            if not branch and not self._valid(launch):
+                self._once(f"{own.prefix}: provisional, no valid grant")
+                return False
+            self._store.create(own.manifest, envelope)
+            existing = self._store.get(own.manifest)
+        if not superseded and not self._valid(launch):
+            return False
+        return self._publish_outcome(own, record, existing or b"", "branch" if branch else "committed")
+
+    def _publish_outcome(self, own: CheckpointId, record: SpoolRecord, envelope: bytes, state: str) -> bool:
+        payload = self._signer.verify(envelope)
+        outcome = self._codec.decode(payload)
+        if isinstance(outcome, Abandoned):
+            size, seq, reason, state = 0, outcome.lineage_seq, outcome.reason, "abandoned"
+        elif isinstance(outcome, Manifest):
+            size, seq, reason = size_bytes(outcome), outcome.lineage_seq, ""
+        else:
+            raise CorruptError(f"{own.manifest} holds a {type(outcome).__name__}")
+        event = Checkpoint(
+            **self._identity(record),
+            state=state,
+            manifest_key=own.manifest,
+            manifest_digest=digest(payload),
+            lineage_seq=seq,
+            size_bytes=size,
+            reason=reason,
+        )
+        self._log.publish([self._wrap(event, "checkpoint")])
+        if state == "committed":
+            self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
+        self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
+        self._spool.release(own)
+        return True
+
+    def _abandon(self, own: CheckpointId, record: SpoolRecord, launch: _Launch, reason: str) -> bool:
+        """Take the manifest's key with the record that there will be none, and say so."""
+        if launch.reply.state != "superseded" and not self._valid(launch):
+            return False
+        existing = self._store.get(own.manifest)
+        if existing is None:
+            parent, seq = self._newest_outcome(own, launch)
+            gone = Abandoned(
+                run=own.run,
+                epoch=own.epoch,
+                attempt=own.attempt,
+                step=own.step,
+                parent_digest=parent,
+                lineage_seq=seq,
+                reason=reason,
+            )
+            self._store.create(own.manifest, self._signer.sign(self._codec.encode(gone)))
+            existing = self._store.get(own.manifest)
+        branch = launch.reply.state == "superseded" and self._is_branch(launch.reply, own)
+        return self._publish_outcome(own, record, existing or b"", "branch" if branch else "committed")
+
+    def _is_branch(self, reply: GrantReply, own: CheckpointId) -> bool:
+        view = LineageView(max((fork[0] for fork in reply.forks), default=reply.epoch), reply.forks)
+        return standing(view, own.epoch, own.step) is Standing.BRANCH
+
+    def _receipt(self, own: CheckpointId, rank: int) -> Receipt:
+        return self._codec.decode_as(Receipt, self._store.get(own.receipt(rank)) or b"")
+
+    def _outcome_before(self, own: CheckpointId, intent: Intent) -> tuple[str, int] | None:
+        """(parent digest, this one's lineage number); None until the step before is settled."""
+        if intent.previous_step < 0:
+            return intent.start_manifest_digest, intent.start_lineage_seq + 1
+        previous = CheckpointId(own.run, own.epoch, own.attempt, intent.previous_step)
+        envelope = self._store.get(previous.manifest)
+        return None if envelope is None else self._following(envelope)
+
+    def _newest_outcome(self, own: CheckpointId, launch: _Launch) -> tuple[str, int]:
+        folder = own.prefix.rpartition("/")[0] + "/"
+        keys = [k for k in self._store.list(folder) if k.endswith("/manifest") and k < own.manifest]
+        envelope = self._store.get(keys[-1]) if keys else None
+        return (launch.start_digest, launch.start_seq + 1) if envelope is None else self._following(envelope)
+
+    def _following(self, envelope: bytes) -> tuple[str, int]:
+        payload = self._signer.verify(envelope)
+        outcome = self._codec.decode(payload)
+        if isinstance(outcome, Abandoned):
+            return outcome.parent_digest, outcome.lineage_seq + 1
+        if not isinstance(outcome, Manifest):
+            raise CorruptError(f"the outcome before is a {type(outcome).__name__}")
+        return digest(payload), outcome.lineage_seq + 1
+
+    def _once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._journal.say("publish.provisional", why=text)
+
+    # --- heartbeats ---
+
+    def _heartbeat(self, run: str) -> None:
+        now_s = self._clock.boottime_s()
+        if now_s - self._beat_at_s.get(run, float("-inf")) < self._heartbeat_s:
+            return
+        self._beat_at_s[run] = now_s
+        beats = self._spool.beats(run)
+        newest = max(beats, key=lambda one: (one.epoch, one.attempt, one.time_ms), default=None)
+        epoch = newest.epoch if newest else 0
+        seq = self._beat_seq[run, epoch] = self._beat_seq.get((run, epoch), 0) + 1
+        event = Heartbeat(
+            event_id=f"{run}/{epoch}/{self._producer}/heartbeats/{seq}",
+            run=run,
+            region=self._region,
+            epoch=epoch,
+            attempt=newest.attempt if newest else 0,
+            producer=self._producer,
+            seq=seq,
+            step=newest.step if newest else 0,
+            time_ms=self._clock.wall_ms(),
+            node=self._node,
+            phase=newest.phase if newest else "idle",
+            budget_s=newest.budget_s if newest else 0.0,
+            last_seqs=tuple(
+                LastSeq(producer=beat.producer, lane=lane, seq=last)
+                for beat in beats
+                for lane, last in sorted(beat.last_seq.items())
+            ),
+        )
+        self._log.publish([self._wrap(event, "heartbeat")])

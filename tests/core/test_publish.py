@@ -1,0 +1,275 @@
+"""The agent's flow on fakes: what is published, under which authority, and what waits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import paths
+from pipelines.core import manifests
+from pipelines.errors import RetryableError
+from pipelines.flows.publish import Publish
+from pipelines.paths import CheckpointId
+from pipelines.ports import Beat, GrantReply, Message, SpoolRecord
+from schemas.codec import Codec, digest
+from schemas.records import Abandoned, Checkpoint, Event, Heartbeat, Manifest, Metric
+from services.adapters.memory import MemoryObjectStore
+from services.adapters.signer import Ed25519Signer, generate_keypair
+from services.adapters.system_clock import SystemEntropy
+
+SHARD = b"0123456789" * 10
+OWN = CheckpointId("gpt", 1, 1, 10)
+INTENT: dict[str, Any] = {
+    "mode": "exact",
+    "world_size": 1,
+    "fingerprint": {},
+    "previous_step": None,
+    "health": {},
+    "data_version": "",
+    "ranks": [
+        {
+            "rank": 0,
+            "size": 100,
+            "sha256": digest(SHARD),
+            "chunks": [{"size": 60, "sha256": digest(SHARD[:60])}, {"size": 40, "sha256": digest(SHARD[60:])}],
+        }
+    ],
+    "items": [],
+    "planner": {},
+}
+
+
+class _World:
+    """Implements Spool, EventLog, Grants, Journal and Clock by remembering: one agent's surroundings."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.records: list[SpoolRecord] = []
+        self.waiting = ["launch-1"]
+        self.granted: dict[str, dict[str, object]] = {}
+        self.standings: list[object] = []
+        self.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
+        self.messages: list[Message] = []
+        self.away = False
+        self.positions = 0
+        self.released: list[CheckpointId] = []
+
+    def boottime_s(self) -> float:
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        return int(self.now_s * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def say(self, event: str, **fields: object) -> None:
+        del event, fields
+
+    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
+        del run, launch, node, committed_step
+        return self.reply
+
+    def publish(self, messages: list[Message]) -> None:
+        if self.away:
+            raise RetryableError("Kafka is away")
+        self.messages += messages
+
+    def runs(self) -> tuple[str, ...]:
+        return ("gpt",)
+
+    def producers(self, run: str) -> tuple[str, ...]:
+        return (f"{run}-r0",)
+
+    def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
+        del run, producer
+        return tuple(record for record in self.records if record.end > offset)[:most]
+
+    def position(self, run: str, producer: str) -> int:
+        del run, producer
+        return self.positions
+
+    def advance(self, run: str, producer: str, offset: int) -> None:
+        del run, producer
+        self.positions = offset
+
+    def beats(self, run: str) -> tuple[Beat, ...]:
+        return (Beat(f"{run}-r0", 10, "train", 60.0, 0, 1, 1, {"metrics": 7}),)
+
+    def launches(self, run: str) -> tuple[str, ...]:
+        del run
+        return tuple(name for name in self.waiting if name not in self.granted)
+
+    def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
+        del run
+        self.granted[launch] = body
+
+    def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
+        del run, launch
+        self.standings.append(body["state"])
+
+    def chunk(self, checkpoint: CheckpointId, rank: int, offset: int, size: int) -> bytes:
+        del checkpoint, rank
+        return SHARD[offset : offset + size]
+
+    def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
+        del checkpoint, rank
+        return b"rng"
+
+    def release(self, checkpoint: CheckpointId) -> None:
+        self.released.append(checkpoint)
+
+    def accept(self, lane: str, kind: str, body: dict[str, Any], step: int = 10) -> None:
+        """As if the trainer had appended a record."""
+        seq = 1 + sum(record.lane == lane for record in self.records)
+        end = (self.records[-1].end if self.records else 0) + 50
+        self.records.append(SpoolRecord("gpt-r0", lane, seq, kind, "gpt", 1, 1, step, 5, body, end))
+
+    def events(self, kind: type[Event]) -> list[Any]:
+        """What was published of one kind."""
+        found = [Codec().decode(message.value) for message in self.messages]
+        return [event for event in found if isinstance(event, kind)]
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Ed25519Signer:
+    """East's own."""
+    private, public = generate_keypair(tmp_path, "east")
+    return Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
+
+
+def _agent(world: _World, store: MemoryObjectStore, signer: Ed25519Signer) -> Publish:
+    fake: Any = world
+    return Publish(
+        region="east",
+        node="n0",
+        spool=fake,
+        store=store,
+        log=fake,
+        grants=fake,
+        signer=signer,
+        codec=Codec(),
+        clock=fake,
+        entropy=SystemEntropy(),
+        journal=fake,
+    )
+
+
+def _turn(world: _World, agent: Publish, turns: int = 4) -> None:
+    for _ in range(turns):
+        agent.step()
+        world.now_s += 0.5
+
+
+def test_a_checkpoint_is_committed_once_all_of_it_is_in_the_store(signer: Ed25519Signer) -> None:
+    """Grant, metric, heartbeat, chunks, manifest, event: in the end the position stands behind them all."""
+    world, store = _World(), MemoryObjectStore()
+    world.accept("metrics", "metric", {"values": {"loss": "nan"}})
+    world.accept("checkpoints", "intent", INTENT)
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    assert world.granted["launch-1"]["epoch"] == 1
+    assert [event.step for event in world.events(Metric)] == [10]
+    (event,) = world.events(Checkpoint)
+    assert (event.state, event.manifest_key, event.seq, event.lineage_seq) == ("committed", OWN.manifest, 1, 1)
+    payload = signer.verify(store.objects[OWN.manifest])
+    assert event.manifest_digest == digest(payload)
+    manifest = Codec().decode_as(Manifest, payload)
+    for named in manifests.objects(manifest):
+        assert digest(store.objects[named.key]) == named.sha256
+    beat = world.events(Heartbeat)[-1]
+    assert (beat.step, beat.last_seqs[0].seq) == (10, 7)
+    assert world.positions == 100
+    assert world.released == [OWN]
+    assert world.messages[0].topic in {paths.HEARTBEATS, paths.METRICS}
+
+
+def test_I8_nothing_is_committed_without_a_grant_valid_at_that_moment(signer: Ed25519Signer) -> None:
+    """The controller is away past the validity: uploads go on as provisional, and are ratified when it is back."""
+    world, store = _World(), MemoryObjectStore()
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    world.reply = GrantReply("wait", reason="the witness is away")
+    _turn(world, agent, 10)
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, agent, 10)
+    assert world.events(Checkpoint) == []
+    assert OWN.manifest not in store.objects
+    assert OWN.receipt(0) in store.objects
+    assert world.standings[-1] == "provisional"
+    world.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
+    _turn(world, agent)
+    assert [event.state for event in world.events(Checkpoint)] == ["committed"]
+
+
+def test_I5_what_a_superseded_region_wrote_past_the_fork_is_kept_as_a_branch(signer: Ed25519Signer) -> None:
+    """Under its own identity, with its manifest, and never called committed."""
+    world, store = _World(), MemoryObjectStore()
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    world.reply = GrantReply("superseded", epoch=2, forks=((1, 0, -1), (2, 1, 5)))
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, agent)
+    assert [(event.state, event.epoch, event.step) for event in world.events(Checkpoint)] == [("branch", 1, 10)]
+    assert OWN.manifest in store.objects
+    assert world.standings[-1] == "superseded"
+
+
+def test_a_skipped_checkpoint_takes_its_number_and_its_key(signer: Ed25519Signer) -> None:
+    """One key, one outcome: abandoned, with the reason."""
+    world, store = _World(), MemoryObjectStore()
+    world.accept("checkpoints", "skipped", {"reason": "disk full"})
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    (event,) = world.events(Checkpoint)
+    assert (event.state, event.reason, event.seq) == ("abandoned", "disk full", 1)
+    assert isinstance(Codec().decode(signer.verify(store.objects[OWN.manifest])), Abandoned)
+
+
+def test_I16_with_kafka_away_events_wait_and_nothing_is_lost(signer: Ed25519Signer) -> None:
+    """The flow goes on turning; what was accepted is published when Kafka is back."""
+    world, store = _World(), MemoryObjectStore()
+    world.away = True
+    world.accept("metrics", "metric", {"values": {"loss": 1.0}})
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    assert world.positions == 0
+    assert "Kafka is away" in str(agent.status()["troubles"])
+    world.away = False
+    _turn(world, agent)
+    assert [event.seq for event in world.events(Metric)] == [1]
+    assert agent.status()["troubles"] == {}
+
+
+def test_I15_a_restarted_agent_publishes_under_the_same_identity_and_moves_nothing_twice(
+    signer: Ed25519Signer,
+) -> None:
+    """Its position was lost: the same events, the same manifest, the same bytes in the store."""
+    world, store = _World(), MemoryObjectStore()
+    world.accept("metrics", "metric", {"values": {"loss": 1.0}})
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, _agent(world, store, signer))
+    objects = dict(store.objects)
+    world.positions = 0
+    _turn(world, _agent(world, store, signer))
+    assert store.objects == objects
+    for kind in (Metric, Checkpoint):
+        one, two = world.events(kind)
+        assert one == two
+
+
+def test_a_record_that_makes_no_event_becomes_a_dead_letter_and_the_next_one_goes_on(signer: Ed25519Signer) -> None:
+    """Its bytes and the reason are kept."""
+    world, store = _World(), MemoryObjectStore()
+    world.accept("metrics", "metric", {"values": {"loss": "much"}})
+    world.accept("metrics", "metric", {"values": {"loss": 2.0}})
+    _turn(world, _agent(world, store, signer))
+    dead = [Codec().decode(message.value) for message in world.messages if message.topic == paths.DEAD_LETTERS]
+    assert len(dead) == 1
+    plain = dataclasses.asdict(dead[0])
+    assert b"much" in plain["value"]
+    assert "ValueError" in plain["detail"]
+    assert [event.seq for event in world.events(Metric)] == [2]
