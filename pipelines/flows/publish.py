@@ -32,7 +32,7 @@ from pipelines.ports import (
     SpoolRecord,
 )
 from schemas import records
-from schemas.codec import Codec, digest, fingerprint, schema_text
+from schemas.codec import Codec, DecodeError, digest, fingerprint, schema_text
 from schemas.records import (
     Abandoned,
     Checkpoint,
@@ -165,7 +165,7 @@ class Publish:
             part(run)
         except FencedError:
             raise
-        except (RetryableError, CorruptError) as error:
+        except (RetryableError, CorruptError, DecodeError) as error:
             if name not in self._troubles:
                 self._journal.say("publish.waits", part=name, error=str(error))
             self._troubles[name] = str(error)

@@ -273,3 +273,16 @@ def test_a_record_that_makes_no_event_becomes_a_dead_letter_and_the_next_one_goe
     assert b"much" in plain["value"]
     assert "ValueError" in plain["detail"]
     assert [event.seq for event in world.events(Metric)] == [2]
+
+
+def test_I16_an_object_that_cannot_be_decoded_stops_its_checkpoint_and_not_the_agent(signer: Ed25519Signer) -> None:
+    """A receipt of garbage: reported as trouble, and metrics and heartbeats go on."""
+    world, store = _World(), MemoryObjectStore()
+    store.create(OWN.receipt(0), b"garbage")
+    world.accept("checkpoints", "intent", INTENT)
+    world.accept("metrics", "metric", {"values": {"loss": 1.0}})
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    assert [event.seq for event in world.events(Metric)] == [1]
+    assert world.events(Checkpoint) == []
+    assert "single-object" in str(agent.status()["troubles"])
