@@ -1,0 +1,217 @@
+"""One region's Kafka through kafka-python. Clients are made at first use and made anew after an error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import kafka
+from kafka import errors
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from pipelines import paths
+from pipelines.errors import CorruptError, FencedError, RetryableError, UnknownOutcomeError
+from pipelines.ports import Fetched, Message, Partition
+
+CONNECT_MS = 2_000
+DELIVERY_MS = 10_000
+_FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
+_COMMON = {"bootstrap_timeout_ms": CONNECT_MS, "reconnect_backoff_max_ms": 1_000}
+
+
+class KafkaLog:
+    """Implements EventLog: an idempotent producer, acks=all, transactional if it has an id."""
+
+    def __init__(self, bootstrap: str, transactional_id: str | None = None) -> None:
+        self._bootstrap = bootstrap
+        self._transactional_id = transactional_id
+        self._producer: Any = None
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Append and return when all are acknowledged."""
+        try:
+            self._send(messages)
+        except errors.KafkaError as error:
+            self.close()
+            raise RetryableError(f"Kafka {self._bootstrap}: {error!r}") from error
+
+    def transaction(self, messages: Sequence[Message]) -> None:
+        """Append all or none; an error after the commit was sent leaves the outcome unknown."""
+        committing = False
+        try:
+            self._ready().begin_transaction()
+            self._send(messages)
+            committing = True
+            self._producer.commit_transaction()
+        except errors.KafkaError as error:
+            self.close()  # the next producer's init_transactions settles whatever this one left open
+            if isinstance(error, _FENCED):
+                raise FencedError(f"transactional id {self._transactional_id}: {error!r}") from error
+            kind = UnknownOutcomeError if committing else RetryableError
+            raise kind(f"Kafka {self._bootstrap}: {error!r}") from error
+
+    def close(self) -> None:
+        """Drop the producer; the next call makes another."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(errors.KafkaError):  # it is being thrown away
+                producer.close(timeout=1)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        producer = self._ready()
+        futures = [
+            producer.send(item.topic, key=item.key, value=item.value, headers=list(item.headers)) for item in messages
+        ]
+        for future in futures:
+            future.get(timeout=DELIVERY_MS / 1000)
+
+    def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
+        if self._producer is None:
+            producer = kafka.KafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                transactional_id=self._transactional_id,
+                acks="all",
+                enable_idempotence=True,
+                delivery_timeout_ms=DELIVERY_MS,
+                request_timeout_ms=DELIVERY_MS // 2,
+                max_block_ms=DELIVERY_MS // 2,
+                max_request_size=64 * 1024 * 1024,
+                **_COMMON,
+            )
+            self._producer = producer
+            if self._transactional_id is not None:
+                producer.init_transactions()
+        return self._producer
+
+
+class KafkaSource:
+    """Implements EventSource: assigned partitions, read_committed, no auto-commit, no reset policy."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._consumer: Any = None
+        self._assigned: dict[Any, Partition] = {}
+        self._positions: dict[Any, int] = {}
+        self._paused: set[Any] = set()
+
+    def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
+        """The partitions of these topics as they are now."""
+        try:
+            with contextlib.closing(KafkaAdminClient(bootstrap_servers=self._bootstrap, **_COMMON)) as admin:
+                cluster = str(admin.describe_cluster()["cluster_id"])
+                found = admin.describe_topics(list(topics))
+        except errors.KafkaError as error:
+            raise RetryableError(f"Kafka {self._bootstrap}: {error!r}") from error
+        return tuple(
+            Partition(cluster, str(topic["topic_id"]), topic["name"], part["partition_index"])
+            for topic in found
+            if not topic["error_code"]
+            for part in sorted(topic["partitions"], key=lambda item: item["partition_index"])
+        )
+
+    def bounds(self, partition: Partition) -> tuple[int, int]:
+        """(first offset still there, end offset)."""
+        place = _place(partition)
+        try:
+            consumer = self._ready()
+            first = consumer.beginning_offsets([place], timeout_ms=DELIVERY_MS)[place]
+            return first, consumer.end_offsets([place], timeout_ms=DELIVERY_MS)[place]
+        except errors.KafkaError as error:
+            raise self._lost(error) from error
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
+        first, end = self.bounds(partition)
+        if not first <= offset <= end:
+            raise CorruptError(f"{partition.topic}/{partition.number}: offset {offset} is outside {first}..{end}")
+        place = _place(partition)
+        self._assigned[place] = partition
+        self._positions[place] = offset
+        self._restore()
+
+    def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
+        """The next records of the assigned partitions that are not paused."""
+        if not self._assigned:
+            return ()
+        try:
+            found = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
+        except errors.OffsetOutOfRangeError as error:
+            raise CorruptError(f"Kafka {self._bootstrap}: {error!r}") from error
+        except errors.KafkaError as error:
+            raise self._lost(error) from error
+        fetched: list[Fetched] = []
+        for place, batch in found.items():
+            self._positions[place] = batch[-1].offset + 1
+            fetched.extend(_fetched(self._assigned[place], item) for item in batch)
+        return tuple(fetched)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Deliver nothing of these until `resume`."""
+        places = [_place(item) for item in partitions]
+        self._paused.update(places)
+        if self._consumer is not None:
+            self._consumer.pause(*places)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Undo `pause`."""
+        places = [_place(item) for item in partitions]
+        self._paused.difference_update(places)
+        if self._consumer is not None:
+            self._consumer.resume(*places)
+
+    def close(self) -> None:
+        """Drop the consumer; the next call makes another, at the same positions."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(errors.KafkaError):  # it is being thrown away
+                consumer.close(autocommit=False)
+
+    def _lost(self, error: Exception) -> RetryableError:
+        self.close()
+        return RetryableError(f"Kafka {self._bootstrap}: {error!r}")
+
+    def _restore(self) -> None:
+        consumer = self._consumer
+        consumer.assign(list(self._assigned))
+        for place, offset in self._positions.items():
+            consumer.seek(place, offset)
+        consumer.pause(*self._paused.intersection(self._assigned))
+
+    def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
+        if self._consumer is None:
+            self._consumer = kafka.KafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                allow_auto_create_topics=False,
+                **_COMMON,
+            )
+            if self._assigned:
+                self._restore()
+        return self._consumer
+
+
+def ensure_topics(bootstrap: str, replication: int, partitions: int = 1) -> None:
+    """Create the topics that are missing; the ledger is compacted."""
+    try:
+        with contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap, **_COMMON)) as admin:
+            present = set(admin.list_topics())
+            for name in paths.TOPICS:
+                configs = {"cleanup.policy": "compact"} if name == paths.LEDGER else {}
+                if name not in present:
+                    topic = NewTopic(name, partitions, replication, topic_configs=configs)
+                    with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker
+                        admin.create_topics([topic])
+    except errors.KafkaError as error:
+        raise RetryableError(f"Kafka {bootstrap}: {error!r}") from error
+
+
+def _place(partition: Partition) -> Any:  # noqa: ANN401 - kafka-python has no types
+    return kafka.TopicPartition(partition.topic, partition.number)
+
+
+def _fetched(partition: Partition, item: Any) -> Fetched:  # noqa: ANN401 - kafka-python has no types
+    headers = tuple((key, value) for key, value in item.headers)
+    return Fetched(partition, item.offset, item.key or b"", item.value or b"", headers, item.timestamp)
