@@ -126,3 +126,8 @@ def starts_prefix(run: str, node: str) -> str:
 def start(run: str, node: str, launch: str) -> str:
     """The create-only object that remembers a launch's epoch, attempt and start."""
     return f"{starts_prefix(run, node)}{launch}"
+
+
+def launched(run: str, launch: str) -> str:
+    """The create-only object in which a controller fixes a launch's epoch, attempt and start, before it grants it."""
+    return f"runs/{run}/launches/{launch}"

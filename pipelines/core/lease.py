@@ -9,7 +9,9 @@ challenger begins. A renewal that lands later makes the challenger's write fail,
 
 **Lost replies (I4).** A write that was not answered may have landed, or may still land. It is settled only when a read
 shows that the record has moved past the version it named. Until then it is *pending*: its sender acts neither as winner
-nor as loser. A write that turns out to have won is valid from its own send time.
+nor as loser. A write that turns out to have won is valid from its own send time. Its sender may *repeat* it, once a
+read has shown the record unchanged: a further conditional write names the same version, so at most one of them lands,
+and whichever does ends the doubt about the others (docs/decisions/0002-repeating-a-pending-write.md).
 """
 
 from __future__ import annotations
@@ -52,6 +54,14 @@ class LeaseProfile:
         """How long a challenger waits, from after it saw the record change."""
         return self.lease_s * (1 + self.rho) + self.margin_s
 
+    def holder_valid_until(self, sent_at_s: float, lease_s: float) -> float:
+        """Until when the sender of a record with this `lease_s` may act, on its own clock."""
+        return sent_at_s + lease_s * (1 - self.rho) - self.margin_s
+
+    def challenger_may_try_at(self, seen_at_s: float, lease_s: float) -> float:
+        """From when on a record with this `lease_s`, seen to change at `seen_at_s`, may be challenged."""
+        return seen_at_s + lease_s * (1 + self.rho) + self.margin_s
+
     def check(self) -> None:
         """Refuse an unsafe combination, with the inequality that fails."""
         rules = {
@@ -92,6 +102,9 @@ class Belief:
         won_at_s: before we sent the write that made `held` ours; NEVER_S if it is not.
         pending: our writes that are not settled, oldest first.
         epoch_max: the highest epoch ever seen; durable outside.
+        renew_seq_max: the highest `renew_seq` seen; it rises with every write, so a fall shows a record put back.
+        read_at_s: after the witness answered us last.
+        missing: the last read found no record.
     """
 
     region: str
@@ -101,6 +114,9 @@ class Belief:
     won_at_s: float = NEVER_S
     pending: tuple[Pending, ...] = field(default=())
     epoch_max: int = 0
+    renew_seq_max: int = -1
+    read_at_s: float = NEVER_S
+    missing: bool = False
 
     @property
     def is_holder(self) -> bool:
@@ -110,19 +126,28 @@ class Belief:
 
     @property
     def gone_backwards(self) -> bool:
-        """The record shows an older epoch than one that was seen: the witness is broken, nobody acts (I2, I11)."""
-        return self.held is not None and self.held.lease.epoch < self.epoch_max
+        """The record is older than one that was seen: the witness is broken, nobody acts (I2, I11)."""
+        lease = None if self.held is None else self.held.lease
+        return lease is not None and (lease.epoch < self.epoch_max or lease.renew_seq < self.renew_seq_max)
+
+    @property
+    def unread_writes(self) -> int:
+        """Pending writes after which the record was not read yet."""
+        return sum(one.sent_at_s >= self.read_at_s for one in self.pending)
 
     def valid_until_s(self, profile: LeaseProfile) -> float:
-        """Until when we may act as the holder, on our clock; NEVER_S if we may not at all."""
-        if not self.is_holder or self.gone_backwards:
+        """Until when we may act as the holder, on our clock; NEVER_S if we may not at all.
+
+        Counted with the lease that the *record* names, as a challenger does, whatever the profile says now.
+        """
+        if self.held is None or not self.is_holder or self.gone_backwards:
             return NEVER_S
-        return self.won_at_s + profile.holder_validity_s
+        return profile.holder_valid_until(self.won_at_s, self.held.lease.lease_s)
 
     def may_try_at_s(self, profile: LeaseProfile) -> float:
         """From when on we may challenge the holder of the record as last seen."""
         lease_s = profile.lease_s if self.held is None else self.held.lease.lease_s
-        return self.seen_at_s + lease_s * (1 + profile.rho) + profile.margin_s
+        return profile.challenger_may_try_at(self.seen_at_s, lease_s)
 
 
 def sent(belief: Belief, lease: Lease, expected_etag: str | None, now_s: float) -> Belief:
@@ -145,9 +170,14 @@ def answered(belief: Belief, lease: Lease, etag: str | None, now_s: float) -> Be
 def was_read(belief: Belief, held: Held, now_s: float) -> Belief:
     """A read's answer; `now_s` was taken after. Settles pending writes (rule 6.3)."""
     if belief.held is not None and held.etag == belief.held.etag:
-        return belief
+        return dataclasses.replace(belief, read_at_s=now_s, missing=False)
     mine = next((one for one in belief.pending if one.lease.write_id == held.lease.write_id), None)
     return _changed(belief, held, now_s, won_at_s=NEVER_S if mine is None else mine.sent_at_s)
+
+
+def was_missing(belief: Belief, now_s: float) -> Belief:
+    """A read found no record. What was believed of it stays believed: nothing is settled by a broken witness."""
+    return dataclasses.replace(belief, read_at_s=now_s, missing=True)
 
 
 def _changed(belief: Belief, held: Held, now_s: float, *, won_at_s: float) -> Belief:
@@ -161,6 +191,9 @@ def _changed(belief: Belief, held: Held, now_s: float, *, won_at_s: float) -> Be
         won_at_s=won_at_s,
         pending=still,
         epoch_max=max(belief.epoch_max, held.lease.epoch),
+        renew_seq_max=max(belief.renew_seq_max, held.lease.renew_seq),
+        read_at_s=now_s,
+        missing=False,
     )
 
 
@@ -210,7 +243,11 @@ def first(run: str, author: Author, profile: LeaseProfile) -> Lease:
 
 
 def renewal(before: Lease, author: Author, committed_step: int) -> Lease:
-    """The same authority, renewed; also how a restarted controller takes its own region's record over."""
+    """The same authority, renewed; also how a restarted controller takes its own region's record over.
+
+    The lease keeps its length until the next epoch: were it shortened, a challenger that sees the shorter one could
+    try while the holder, whose reply was lost, still trusts the longer one.
+    """
     return dataclasses.replace(_successor(before, author), committed_step=max(before.committed_step, committed_step))
 
 

@@ -69,7 +69,8 @@ def test_validity_counts_from_before_the_send_and_the_challenge_from_after_the_l
     assert challenger.may_try_at_s(FAST) == pytest.approx(15.0 + FAST.challenger_wait_s)
     assert challenger.valid_until_s(FAST) == NEVER_S
     again = core.was_read(challenger, Held(RECORD, "etag"), 99.0)
-    assert again == challenger, "an unchanged record starts no new wait"
+    assert again.may_try_at_s(FAST) == challenger.may_try_at_s(FAST), "an unchanged record starts no new wait"
+    assert again.read_at_s == 99.0
 
 
 def test_I4_an_unanswered_write_is_pending_until_the_record_moves() -> None:
@@ -121,3 +122,19 @@ def test_I3_I9_each_record_names_its_predecessor_and_a_takeover_fixes_its_fork()
     assert (taken.lineage[-1].parent_epoch, taken.lineage[-1].fork_step) == (1, 30)
     assert renewed.lineage == taken.lineage
     assert renewed.committed_step == 40
+
+
+def test_I2_a_record_whose_renewals_fell_back_gives_nobody_authority() -> None:
+    """The epoch alone does not show a backup of the same epoch; the count of writes does."""
+    newer = core.renewal(RECORD, _author("east", "w1"), 20)
+    seen = core.was_read(EAST, Held(newer, "e1"), 1.0)
+    assert not seen.gone_backwards
+    assert core.was_read(seen, Held(RECORD, "e0"), 2.0).gone_backwards
+
+
+def test_I11_a_missing_record_settles_nothing() -> None:
+    """What was believed stays believed, pending writes stay pending, and the absence is noted."""
+    base = core.sent(core.was_read(WEST, Held(RECORD, "e0"), 0.0), RECORD, "e0", 1.0)
+    gone = core.was_missing(base, 3.0)
+    assert (gone.missing, gone.held, gone.pending) == (True, base.held, base.pending)
+    assert not core.was_read(gone, Held(RECORD, "e0"), 4.0).missing

@@ -1,0 +1,276 @@
+"""What a controller should do now, and why: a pure function of what it sees.
+
+Detectors decide *when to try*, the expired lease and the conditional write decide *whether it is allowed*, the epoch
+decides *whether it counts* (I10). Every answer carries the gates that were looked at, so that the log, the history and
+a person read the same words. All ages are on the controller's own clock.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from pipelines.core.lease import NEVER_S, Belief, LeaseProfile
+from schemas.records import Lease
+
+SILENCE_LEAST_S = 3.0
+EVIDENCE_LEAST_S = 5.0
+
+
+class Action(enum.Enum):
+    """What to do."""
+
+    WAIT = "wait"
+    RENEW = "renew"
+    CREATE = "create"
+    TAKE_OVER = "take_over"
+    STAND_DOWN = "stand_down"
+    ALARM = "alarm"
+
+
+class Reason(enum.Enum):
+    """Why; also the diagnosis that status shows."""
+
+    CREATES_RUN = "creates_run"
+    EPOCHS_UNKNOWN = "epochs_unknown"  # our store has not told yet which epochs were seen here
+    HOLDER_NOT_RENEWING = "holder_not_renewing"  # its nodes beat, its controller does not renew
+    HOLDING = "holding"
+    LINK_LOST = "link_lost"  # no heartbeats, but renewals: the primary lives
+    LOST = "lost"  # another region has taken over
+    NEW_INCARNATION = "new_incarnation"
+    NO_EVIDENCE = "no_evidence"  # we hold the lease, but cannot show that our region works
+    NOT_CANDIDATE = "not_candidate"
+    OPERATOR = "operator"
+    PRIMARY_SILENT = "primary_silent"
+    PRIMARY_WELL = "primary_well"
+    RECORD_MISSING = "record_missing"
+    RECORD_WENT_BACK = "record_went_back"
+    REFUSED = "refused"  # a gate is closed
+    REGION_LOST = "region_lost"
+    RENEWAL_DUE = "renewal_due"
+    REPLACED = "replaced"  # a newer controller of our own region holds it
+    RUN_NOT_CREATED = "run_not_created"
+    STALLED = "stalled"  # we stood still: the witness must be read first
+    WITNESS_UNREACHABLE = "witness_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition, with what was measured and what is allowed. An advisory gate is noted and never stops anything."""
+
+    name: str
+    value: float
+    limit: float
+    open: bool
+    advisory: bool = False
+
+    @property
+    def text(self) -> str:
+        """For the history and for people."""
+        note = "open" if self.open else "noted" if self.advisory else "closed"
+        return f"{self.name}={self.value:.3f} limit={self.limit:.3f} {note}"
+
+    def plain(self) -> dict[str, object]:
+        """As JSON, which knows no infinity."""
+        value = self.value if math.isfinite(self.value) else None
+        return {"name": self.name, "value": value, "limit": self.limit, "open": self.open, "advisory": self.advisory}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, why, and what was looked at."""
+
+    action: Action
+    reason: Reason
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def closed(self) -> tuple[Gate, ...]:
+        """The gates that speak against it."""
+        return tuple(gate for gate in self.gates if not gate.open and not gate.advisory)
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverPolicy:
+    """How long is too long.
+
+    Attributes:
+        profile: the lease's times.
+        silence_s: no heartbeat of any node for so long is silence.
+        evidence_s: a sign that our own region works counts for so long (6.7).
+        witness_age_s: the record must have been read so recently to be challenged.
+    """
+
+    profile: LeaseProfile
+    silence_s: float
+    evidence_s: float
+    witness_age_s: float
+
+    @property
+    def renewals_seen_s(self) -> float:
+        """Within so long after a change of the record its holder counts as renewing."""
+        return 2 * self.profile.renew_s + 2 * self.profile.poll_s
+
+
+def policy_of(profile: LeaseProfile) -> FailoverPolicy:
+    """The policy that goes with a profile."""
+    return FailoverPolicy(
+        profile=profile,
+        silence_s=max(SILENCE_LEAST_S, profile.lease_s / 4),
+        evidence_s=max(EVIDENCE_LEAST_S, profile.lease_s / 2),
+        witness_age_s=3 * profile.poll_s,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """What a controller sees of one run. Times are on its own clock; NEVER_S for what never happened."""
+
+    belief: Belief
+    candidate: bool = True  # may take the run over
+    may_create: bool = False  # the region in which the run begins
+    epochs_known: bool = True
+    read_since_stall: bool = True
+    was_holder: bool = False  # until a turn ago
+    stood_down: bool = False  # gave way to another controller of this region
+    heard_at_s: float = NEVER_S  # the holder's nodes; the listener's start, if never
+    works_at_s: float = NEVER_S  # our own nodes
+    log_ack_at_s: float = NEVER_S
+    store_put_at_s: float = NEVER_S
+    recoverable_step: int | None = None
+    pool_ready: bool = False
+    operator: bool = False  # a person asks: detectors are skipped, nothing else
+
+
+def decide(view: RunView, now_s: float, policy: FailoverPolicy) -> Decision:
+    """What this region's controller should do about the run now, and which gates speak against more."""
+    belief = view.belief
+    unable = _unable(view, now_s, policy)
+    if unable is not None:
+        return unable
+    if belief.held is None:
+        return _without_record(view, now_s, policy)
+    if belief.held.lease.holder == belief.region:
+        return _as_primary(view, belief.held.lease, now_s, policy)
+    if view.was_holder:
+        return Decision(Action.STAND_DOWN, Reason.LOST, (_epoch_gate(belief),))
+    return _as_standby(view, belief.held.lease, now_s, policy)
+
+
+def _unable(view: RunView, now_s: float, policy: FailoverPolicy) -> Decision | None:
+    """Why nothing at all may be decided: the witness is broken (I2, I11), or we do not know enough yet."""
+    belief = view.belief
+    if belief.gone_backwards:
+        return Decision(Action.ALARM, Reason.RECORD_WENT_BACK, (_epoch_gate(belief),))
+    if belief.missing and (belief.held is not None or belief.epoch_max > 0):
+        return Decision(Action.ALARM, Reason.RECORD_MISSING, (_epoch_gate(belief),))
+    if not view.epochs_known:
+        return Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
+    if not view.read_since_stall:
+        return Decision(Action.WAIT, Reason.STALLED, (_witness_gate(view, now_s, policy),))
+    return None
+
+
+def _without_record(view: RunView, now_s: float, policy: FailoverPolicy) -> Decision:
+    gates = (_witness_gate(view, now_s, policy),)
+    if not view.belief.missing or not gates[0].open:
+        return Decision(Action.WAIT, Reason.WITNESS_UNREACHABLE, gates)
+    if not view.may_create:
+        return Decision(Action.WAIT, Reason.RUN_NOT_CREATED, gates)
+    return Decision(Action.CREATE, Reason.CREATES_RUN, gates)
+
+
+def _as_primary(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> Decision:
+    belief = view.belief
+    evidence = _evidence_gates(view, lease, now_s, policy)
+    if not belief.is_holder:
+        if view.was_holder:
+            return Decision(Action.STAND_DOWN, Reason.REPLACED)
+        expired = _expiry_gate(view, now_s, policy)
+        if view.stood_down and not expired.open:  # or two controllers of a region would take turns for ever
+            return Decision(Action.WAIT, Reason.REPLACED, (expired,))
+        return _if_open(Action.RENEW, Reason.NEW_INCARNATION, Reason.NO_EVIDENCE, evidence)
+    if now_s - belief.won_at_s < policy.profile.renew_s:
+        return Decision(Action.WAIT, Reason.HOLDING, evidence)
+    return _if_open(Action.RENEW, Reason.RENEWAL_DUE, Reason.NO_EVIDENCE, evidence)
+
+
+def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> Decision:
+    gates = takeover_gates(view, lease, now_s, policy)
+    if view.operator:
+        return _if_open(Action.TAKE_OVER, Reason.OPERATOR, Reason.REFUSED, gates)
+    if not view.candidate:
+        return Decision(Action.WAIT, Reason.NOT_CANDIDATE, gates)
+    if not _witness_gate(view, now_s, policy).open:
+        return Decision(Action.WAIT, Reason.WITNESS_UNREACHABLE, gates)
+    silent = now_s - view.heard_at_s >= policy.silence_s
+    if not _expiry_gate(view, now_s, policy).open:
+        return (
+            _while_leased(view, now_s, policy, gates) if silent else Decision(Action.WAIT, Reason.PRIMARY_WELL, gates)
+        )
+    if not silent:
+        return Decision(Action.ALARM, Reason.HOLDER_NOT_RENEWING, gates)
+    return _if_open(Action.TAKE_OVER, Reason.REGION_LOST, Reason.REFUSED, gates)
+
+
+def _while_leased(view: RunView, now_s: float, policy: FailoverPolicy, gates: tuple[Gate, ...]) -> Decision:
+    """Silence under a lease that has not run out: the link is lost if renewals were seen since (6.7)."""
+    renews = now_s - view.belief.seen_at_s < policy.renewals_seen_s
+    if renews and view.belief.seen_at_s > view.heard_at_s:
+        return Decision(Action.ALARM, Reason.LINK_LOST, gates)
+    return Decision(Action.WAIT, Reason.PRIMARY_SILENT, gates)
+
+
+def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> tuple[Gate, ...]:
+    """Everything that a takeover has to pass, in the order in which it is told. A person skips the detectors only."""
+    silence_s = now_s - view.heard_at_s
+    step = -1 if view.recoverable_step is None else view.recoverable_step
+    # With nothing ever committed there is nothing to lose; otherwise a start from zero would throw a run away.
+    least = 0 if lease.committed_step >= 0 or len(lease.lineage) > 1 else -1
+    detectors = (
+        Gate("heartbeat_silence_s", silence_s, policy.silence_s, silence_s >= policy.silence_s, view.operator),
+        Gate("mode_active", float(lease.mode == "active"), 1, lease.mode == "active", view.operator),
+        *_own_gates(view, now_s, policy, advisory=view.operator),
+    )
+    return (
+        _witness_gate(view, now_s, policy),
+        _epoch_gate(view.belief),
+        _expiry_gate(view, now_s, policy),
+        Gate("unread_writes", view.belief.unread_writes, 0, view.belief.unread_writes == 0),
+        Gate("recoverable_step", step, least, step >= least),
+        *detectors,
+        Gate("pool_ready", float(view.pool_ready), 1, view.pool_ready, advisory=True),
+    )
+
+
+def _if_open(action: Action, reason: Reason, otherwise: Reason, gates: tuple[Gate, ...]) -> Decision:
+    decision = Decision(action, reason, gates)
+    return Decision(Action.WAIT, otherwise, gates) if decision.closed else decision
+
+
+def _epoch_gate(belief: Belief) -> Gate:
+    epoch = 0 if belief.held is None or belief.missing else belief.held.lease.epoch
+    return Gate("epoch", epoch, belief.epoch_max, not belief.gone_backwards and epoch >= belief.epoch_max)
+
+
+def _witness_gate(view: RunView, now_s: float, policy: FailoverPolicy) -> Gate:
+    age_s = now_s - view.belief.read_at_s
+    return Gate("witness_age_s", age_s, policy.witness_age_s, age_s <= policy.witness_age_s)
+
+
+def _expiry_gate(view: RunView, now_s: float, policy: FailoverPolicy) -> Gate:
+    left_s = view.belief.may_try_at_s(policy.profile) - now_s
+    return Gate("lease_left_s", left_s, 0, left_s <= 0)
+
+
+def _evidence_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> tuple[Gate, ...]:
+    """6.7: step progress or a declared hold, a Kafka acknowledgement, a store write. Before a launch all is on hold."""
+    age_s = now_s - view.works_at_s
+    works = Gate("progress_age_s", age_s, policy.evidence_s, lease.attempt == 0 or age_s <= policy.evidence_s)
+    return (works, *_own_gates(view, now_s, policy, advisory=False))
+
+
+def _own_gates(view: RunView, now_s: float, policy: FailoverPolicy, *, advisory: bool) -> tuple[Gate, ...]:
+    ages = {"log_ack_age_s": now_s - view.log_ack_at_s, "store_put_age_s": now_s - view.store_put_at_s}
+    return tuple(Gate(name, age, policy.evidence_s, age <= policy.evidence_s, advisory) for name, age in ages.items())

@@ -1,0 +1,66 @@
+"""What a region's heartbeats say: who was heard when, and whether training moves. Pure; times are the listener's own.
+
+A node's agent beats while its trainer is stuck, so being heard is not progress. Progress is a step or phase that
+changed, for as long as the phase's declared budget lasts; a phase in which nothing has to move is a declared hold.
+The controller's own beat shows that Kafka and the link work; it is no sign of a living node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipelines.core.lease import NEVER_S
+from schemas.records import Heartbeat
+
+CONTROLLER_NODE = "controller"
+HOLD_PHASES = frozenset({"idle", "waiting", "hold", "finished", "done"})
+
+
+@dataclass(frozen=True, slots=True)
+class NodePulse:
+    """One node, as heard last."""
+
+    step: int
+    phase: str
+    budget_s: float
+    heard_at_s: float
+    moved_at_s: float  # when its step or phase was last heard to change
+
+    @property
+    def works_at_s(self) -> float:
+        """The last moment at which this node is known to have done what it should."""
+        if self.phase in HOLD_PHASES:
+            return self.heard_at_s
+        return min(self.heard_at_s, self.moved_at_s + self.budget_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """One region's heartbeats for one run."""
+
+    nodes: Mapping[str, NodePulse] = field(default_factory=dict)
+    nodes_at_s: float = NEVER_S
+    controller_at_s: float = NEVER_S
+
+    @property
+    def works_at_s(self) -> float:
+        """The last moment at which some node is known to have worked."""
+        return max((node.works_at_s for node in self.nodes.values()), default=NEVER_S)
+
+
+def heard(pulse: Pulse, beat: Heartbeat, now_s: float) -> Pulse:
+    """The pulse after one more heartbeat."""
+    if beat.node == CONTROLLER_NODE:
+        return dataclasses.replace(pulse, controller_at_s=now_s)
+    before = pulse.nodes.get(beat.node)
+    moved = before is None or (before.step, before.phase) != (beat.step, beat.phase)
+    moved_at_s = now_s if moved or before is None else before.moved_at_s
+    node = NodePulse(beat.step, beat.phase, beat.budget_s, now_s, moved_at_s)
+    return dataclasses.replace(pulse, nodes={**pulse.nodes, beat.node: node}, nodes_at_s=now_s)
+
+
+def heard_unreadable(pulse: Pulse, now_s: float) -> Pulse:
+    """Somebody beats in a format that we cannot read yet: a sign of life (regions upgrade at different times)."""
+    return dataclasses.replace(pulse, nodes_at_s=now_s)
