@@ -76,6 +76,7 @@ class EventLog(Protocol):
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none, visible to read_committed readers together; FencedError if superseded.
 
+        The first one of a log, also an empty one, fences every older writer of the same transactional id.
         UnknownOutcomeError when the commit was not answered: rebuild from the log before going on.
         """
 
@@ -91,6 +92,9 @@ class EventSource(Protocol):
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
+
+    def position(self, partition: Partition) -> int:
+        """The offset at which an assigned partition is read next: past what was delivered and what was skipped."""
 
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records of the assigned partitions that are not paused, in order per partition; maybe none."""

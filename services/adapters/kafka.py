@@ -16,6 +16,7 @@ from pipelines.ports import Fetched, Message, Partition
 
 CONNECT_MS = 2_000
 DELIVERY_MS = 10_000
+TRANSACTION_MS = 15_000  # one that its writer left open holds back everybody's committed reads for so long
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
 _COMMON = {"bootstrap_timeout_ms": CONNECT_MS, "reconnect_backoff_max_ms": 1_000}
 
@@ -76,6 +77,7 @@ class KafkaLog:
                 delivery_timeout_ms=DELIVERY_MS,
                 request_timeout_ms=DELIVERY_MS // 2,
                 max_block_ms=DELIVERY_MS // 2,
+                transaction_timeout_ms=TRANSACTION_MS,
                 max_request_size=64 * 1024 * 1024,
                 **_COMMON,
             )
@@ -91,6 +93,7 @@ class KafkaSource:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         self._consumer: Any = None
+        self._looking: Any = None  # asks for bounds only
         self._assigned: dict[Any, Partition] = {}
         self._positions: dict[Any, int] = {}
         self._paused: set[Any] = set()
@@ -111,10 +114,14 @@ class KafkaSource:
         )
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
-        """(first offset still there, end offset)."""
+        """(first offset still there, end offset).
+
+        The end counts what is not committed yet: others' open transactions hold back what a read_committed reader is
+        shown, and one that stopped there would take a part of the log for the whole.
+        """
         place = _place(partition)
         try:
-            consumer = self._ready()
+            consumer = self._looking = self._looking or self._consumer_of("read_uncommitted")
             first = consumer.beginning_offsets([place], timeout_ms=DELIVERY_MS)[place]
             return first, consumer.end_offsets([place], timeout_ms=DELIVERY_MS)[place]
         except errors.KafkaError as error:
@@ -125,10 +132,18 @@ class KafkaSource:
         first, end = self.bounds(partition)
         if not first <= offset <= end:
             raise CorruptError(f"{partition.topic}/{partition.number}: offset {offset} is outside {first}..{end}")
+        self._ready()
         place = _place(partition)
         self._assigned[place] = partition
         self._positions[place] = offset
         self._restore()
+
+    def position(self, partition: Partition) -> int:
+        """The offset at which an assigned partition is read next."""
+        try:
+            return int(self._ready().position(_place(partition), timeout_ms=DELIVERY_MS))
+        except errors.KafkaError as error:
+            raise self._lost(error) from error
 
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records of the assigned partitions that are not paused."""
@@ -162,8 +177,9 @@ class KafkaSource:
 
     def close(self) -> None:
         """Drop the consumer; the next call makes another, at the same positions."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
+        open_ones = [one for one in (self._consumer, self._looking) if one is not None]
+        self._consumer = self._looking = None
+        for consumer in open_ones:
             with contextlib.suppress(errors.KafkaError):  # it is being thrown away
                 consumer.close(autocommit=False)
 
@@ -180,17 +196,20 @@ class KafkaSource:
 
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._consumer is None:
-            self._consumer = kafka.KafkaConsumer(
-                bootstrap_servers=self._bootstrap,
-                isolation_level="read_committed",
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                allow_auto_create_topics=False,
-                **_COMMON,
-            )
+            self._consumer = self._consumer_of("read_committed")
             if self._assigned:
                 self._restore()
         return self._consumer
+
+    def _consumer_of(self, isolation_level: str) -> Any:  # noqa: ANN401 - kafka-python has no types
+        return kafka.KafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            isolation_level=isolation_level,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            **_COMMON,
+        )
 
 
 def ensure_topics(bootstrap: str, replication: int, partitions: int = 1) -> None:

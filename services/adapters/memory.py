@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.core.lease import Held
+from pipelines.errors import CorruptError, FencedError
+from pipelines.ports import CopyJob, CopyResult, Fetched, Message, ObjectStore, Partition
+from schemas.codec import digest
 from schemas.records import Lease
 
 
@@ -73,3 +78,144 @@ class MemoryLeaseStore:
                 return False
             self.claims[run, epoch] = body
             return True
+
+
+class MemoryKafka:
+    """One cluster: topics of one partition, made at first use. A commit takes one offset, as Kafka's marker does."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        self.writers: dict[str, int] = {}  # transactional id -> newest writer
+        self._topics: dict[str, list[Message | None]] = {}
+        self._ids: dict[str, int] = {}
+
+    def topic(self, name: str) -> list[Message | None]:
+        """The records of a topic by offset; None is a marker."""
+        self._ids.setdefault(name, 1)
+        return self._topics.setdefault(name, [])
+
+    def create_again(self, name: str) -> None:
+        """Delete a topic and make it anew, under another id."""
+        self._topics[name] = []
+        self._ids[name] = self._ids.get(name, 0) + 1
+
+    def has(self, name: str) -> bool:
+        """Whether the topic exists."""
+        return name in self._topics
+
+    def partition(self, name: str) -> Partition:
+        """The one partition of a topic."""
+        return Partition(self.cluster, f"{name}#{self._ids[name]}", name, 0)
+
+
+class MemoryLog:
+    """Implements EventLog."""
+
+    def __init__(self, kafka: MemoryKafka, transactional_id: str | None = None) -> None:
+        self._kafka = kafka
+        self._id = transactional_id
+        self._writer: int | None = None
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Append."""
+        for message in messages:
+            self._kafka.topic(message.topic).append(message)
+
+    def transaction(self, messages: Sequence[Message]) -> None:
+        """Append all or none; FencedError if a newer log of this id has begun."""
+        if self._id is None:
+            raise ValueError("this log has no transactional id")
+        if self._writer is None:
+            self._writer = self._kafka.writers[self._id] = self._kafka.writers.get(self._id, 0) + 1
+        if self._kafka.writers[self._id] != self._writer:
+            raise FencedError(f"transactional id {self._id}: a newer writer has begun")
+        self.publish(messages)
+        for name in {message.topic for message in messages}:
+            self._kafka.topic(name).append(None)
+
+
+class MemorySource:
+    """Implements EventSource."""
+
+    def __init__(self, kafka: MemoryKafka) -> None:
+        self._kafka = kafka
+        self._positions: dict[Partition, int] = {}
+        self._paused: set[Partition] = set()
+
+    def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
+        """The partitions of these topics as they are now."""
+        return tuple(self._kafka.partition(name) for name in topics if self._kafka.has(name))
+
+    def bounds(self, partition: Partition) -> tuple[int, int]:
+        """(first offset still there, end offset)."""
+        return 0, len(self._kafka.topic(partition.topic))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
+        first, end = self.bounds(partition)
+        if not first <= offset <= end:
+            raise CorruptError(f"{partition.topic}/{partition.number}: offset {offset} is outside {first}..{end}")
+        self._positions = {key: at for key, at in self._positions.items() if key.topic != partition.topic}
+        self._positions[partition] = offset
+
+    def position(self, partition: Partition) -> int:
+        """The offset at which an assigned partition is read next."""
+        return self._positions[partition]
+
+    def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:  # noqa: ARG002 - never waits
+        """The next records of the assigned partitions that are not paused."""
+        found: list[Fetched] = []
+        for partition, offset in self._positions.items():
+            if partition in self._paused:
+                continue
+            at = offset
+            for item in self._kafka.topic(partition.topic)[offset:]:
+                if len(found) == most:
+                    break
+                if item is not None:
+                    found.append(Fetched(partition, at, item.key, item.value, item.headers))
+                at += 1
+            self._positions[partition] = at
+        return tuple(found)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Deliver nothing of these until `resume`."""
+        self._paused.update(partitions)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Undo `pause`."""
+        self._paused.difference_update(partitions)
+
+
+class MemoryTransfers:
+    """Implements Transfers: copies `per_turn` objects at each `finished`, so that a test can look at half a copy."""
+
+    def __init__(self, peers: Mapping[str, ObjectStore], store: ObjectStore, per_turn: int = 1_000) -> None:
+        self.per_turn = per_turn
+        self._peers = peers
+        self._store = store
+        self._waiting: deque[CopyJob] = deque()
+
+    def start(self, job: CopyJob) -> None:
+        """Begin, unless a job of this id is under way."""
+        if all(one.job_id != job.job_id for one in self._waiting):
+            self._waiting.append(job)
+
+    def cancel(self, job_id: str) -> None:
+        """Give up a job."""
+        self._waiting = deque(one for one in self._waiting if one.job_id != job_id)
+
+    def finished(self) -> tuple[CopyResult, ...]:
+        """Copy a few and report them."""
+        count = min(self.per_turn, len(self._waiting))
+        return tuple(self._copy(self._waiting.popleft()) for _ in range(count))
+
+    def _copy(self, job: CopyJob) -> CopyResult:
+        present = self._store.get(job.key)
+        body = self._peers[job.peer].get(job.key) if present is None else present
+        if body is None:
+            return CopyResult(job, error=f"{job.key} is not in the store of {job.peer}", corrupt=True)
+        if len(body) != job.size or digest(body) != job.sha256:
+            return CopyResult(job, error=f"{job.key} is not what its manifest names", corrupt=True)
+        self._store.create(job.key, body)
+        return CopyResult(job, moved_bytes=0 if present is not None else len(body))

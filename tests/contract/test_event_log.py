@@ -1,19 +1,49 @@
+"""Every EventLog and EventSource: in memory, and on the local stack's brokers."""
+
+from __future__ import annotations
+
 import itertools
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
 from infra.local.stack import Stack
+from pipelines import paths
 from pipelines.errors import CorruptError, FencedError
-from pipelines.ports import Fetched, Message
+from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
 
-pytestmark = pytest.mark.servers
-TOPIC = "farside.metrics"
+TOPIC = paths.METRICS
 IDS = itertools.count(1)
+REAL = [pytest.param("memory"), pytest.param("kafka", marks=pytest.mark.servers)]
 
 
-def read_from(source: KafkaSource, count: int) -> list[Fetched]:
+@dataclass
+class _Cluster:
+    """How to write to and read from one cluster."""
+
+    log: Callable[[str | None], EventLog]
+    source: Callable[[], EventSource]
+
+
+@pytest.fixture(params=REAL)
+def cluster(request: pytest.FixtureRequest) -> _Cluster:
+    """A cluster with Farside's topics."""
+    if request.param == "memory":
+        kafka = MemoryKafka("east")
+        for name in paths.TOPICS:
+            kafka.topic(name)
+        return _Cluster(lambda name: MemoryLog(kafka, name), lambda: MemorySource(kafka))
+    stack: Stack = request.getfixturevalue("stack")
+    address = stack.endpoints().regions["east"].kafka_bootstrap
+    ensure_topics(address, replication=1)
+    return _Cluster(lambda name: KafkaLog(address, name), lambda: KafkaSource(address))
+
+
+def _read(source: EventSource, count: int) -> list[Fetched]:
     """Poll until so many records came, or the deadline."""
     found: list[Fetched] = []
     deadline = time.monotonic() + 20
@@ -22,34 +52,120 @@ def read_from(source: KafkaSource, count: int) -> list[Fetched]:
     return found
 
 
-@pytest.fixture
-def bootstrap(stack: Stack) -> str:
-    """A real broker with Farside's topics."""
-    address = stack.endpoints().regions["east"].kafka_bootstrap
-    ensure_topics(address, replication=1)
-    return address
-
-
-def test_what_is_published_is_read_back_from_its_offset(bootstrap: str) -> None:
-    """A record comes back with key, value and headers, and an offset past the end is refused."""
-    source = KafkaSource(bootstrap)
-    (partition,) = source.partitions([TOPIC, "no.such.topic"])
+def _at_end(source: EventSource) -> tuple[Partition, int]:
+    (partition,) = source.partitions([TOPIC])
     _, end = source.bounds(partition)
-    KafkaLog(bootstrap).publish([Message(TOPIC, b"k", b"v", (("h", b"1"),))])
     source.seek(partition, end)
-    (found,) = read_from(source, 1)
+    return partition, end
+
+
+def _message(value: bytes) -> Message:
+    return Message(TOPIC, b"k", value, (("h", b"1"),))
+
+
+def test_what_is_published_is_read_back_from_its_offset(cluster: _Cluster) -> None:
+    """A record comes back with key, value and headers; topics that do not exist are left out."""
+    source = cluster.source()
+    assert source.partitions(["no.such.topic"]) == ()
+    partition, end = _at_end(source)
+    cluster.log(None).publish([_message(b"v")])
+    (found,) = _read(source, 1)
     assert (found.key, found.value, found.headers, found.offset) == (b"k", b"v", (("h", b"1"),), end)
+    assert source.position(partition) == end + 1
+
+
+def test_an_offset_that_is_not_there_is_refused(cluster: _Cluster) -> None:
+    """No reset policy: neither the beginning nor the end is taken instead (6.8)."""
+    source = cluster.source()
+    partition, end = _at_end(source)
     with pytest.raises(CorruptError):
         source.seek(partition, end + 1000)
-    source.close()
 
 
-def test_a_newer_writer_fences_the_older(bootstrap: str) -> None:
-    """After a second log of the same transactional id began, the first one's transaction raises FencedError."""
+def test_reading_to_the_end_passes_the_markers_of_transactions(cluster: _Cluster) -> None:
+    """`position` reaches `bounds`' end although a commit's marker is no record, and is written a little later."""
+    source = cluster.source()
+    partition, _ = _at_end(source)
+    log = cluster.log(f"marked-{next(IDS)}")
+    log.transaction([_message(b"one"), _message(b"two")])
+    _, end = source.bounds(partition)
+    assert [item.value for item in _read(source, 2)] == [b"one", b"two"]
+    deadline = time.monotonic() + 20
+    while source.position(partition) < end and time.monotonic() < deadline:
+        assert source.poll(0.2) == ()
+    assert source.position(partition) >= end
+
+
+def test_a_newer_writer_fences_the_older_with_an_empty_transaction(cluster: _Cluster) -> None:
+    """The replicator's restart: its first, empty transaction fences; nothing of the older's appears."""
     name = f"fence-{next(IDS)}"
-    older, newer = KafkaLog(bootstrap, name), KafkaLog(bootstrap, name)
-    older.transaction([Message(TOPIC, b"k", b"older")])
-    newer.transaction([Message(TOPIC, b"k", b"newer")])
+    source = cluster.source()
+    _at_end(source)
+    older, newer = cluster.log(name), cluster.log(name)
+    older.transaction([_message(b"older")])
+    newer.transaction([])
     with pytest.raises(FencedError):
-        older.transaction([Message(TOPIC, b"k", b"late")])
-    newer.close()
+        older.transaction([_message(b"late")])
+    newer.transaction([_message(b"newer")])
+    assert [item.value for item in _read(source, 2)] == [b"older", b"newer"]
+
+
+def test_a_paused_partition_delivers_nothing_until_it_is_resumed(cluster: _Cluster) -> None:
+    """Polling goes on meanwhile, so that the group and the connections live (design 7)."""
+    source = cluster.source()
+    partition, _ = _at_end(source)
+    cluster.log(None).publish([_message(b"v")])
+    source.pause([partition])
+    assert source.poll(0.5) == ()
+    source.resume([partition])
+    assert [item.value for item in _read(source, 1)] == [b"v"]
+
+
+@pytest.mark.servers
+def test_the_end_counts_what_another_writer_has_not_committed_yet(stack: Stack) -> None:
+    """Else a reader of the ledger would take the part before somebody's open transaction for the whole."""
+    address = stack.endpoints().regions["east"].kafka_bootstrap
+    ensure_topics(address, replication=1)
+    source = KafkaSource(address)
+    partition, before = _at_end(source)
+    busy, log = KafkaLog(address, f"busy-{next(IDS)}"), KafkaLog(address)
+    producer = busy._ready()
+    producer.begin_transaction()
+    busy._send([_message(b"open")])
+    log.publish([_message(b"acknowledged")])
+    assert source.bounds(partition)[1] == before + 2
+    assert source.poll(0.5) == ()
+    assert source.position(partition) == before
+    producer.commit_transaction()
+    assert [item.value for item in _read(source, 2)] == [b"open", b"acknowledged"]
+    for opened in (busy, log, source):
+        opened.close()
+
+
+@pytest.mark.servers
+def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknowledged(stack: Stack) -> None:
+    """Reader and writer go on with the same objects, at the same place."""
+    address = stack.endpoints().regions["west"].kafka_bootstrap
+    ensure_topics(address, replication=1)
+    log, source = KafkaLog(address, f"restart-{next(IDS)}"), KafkaSource(address)
+    _at_end(source)
+    log.transaction([_message(b"before")])
+    stack.restart("kafka-west")
+    deadline = time.monotonic() + 60
+    sent = False
+    while not sent and time.monotonic() < deadline:
+        try:
+            log.transaction([_message(b"after")])
+            sent = True
+        except FencedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the broker is on its way up
+            last = error
+    assert sent, last
+    found: list[bytes] = []
+    while b"after" not in found and time.monotonic() < deadline:
+        found += [item.value for item in source.poll(0.5)]
+    assert found[0] == b"before"
+    assert set(found) == {b"before", b"after"}
+    log.close()
+    source.close()

@@ -1,0 +1,435 @@
+"""The replicator: follows one lane of a peer's Kafka; re-publishes an event once what it names is verified here.
+
+**Effects once (I15), nothing lost (I14).** What an event leads to, its watermark and the position from which to read on
+are one transaction of *our* Kafka. A restart begins with an empty transaction, which fences the replicator before it,
+and then reads the ledger: whatever was published is marked, whatever is not marked is read again. A commit that was not
+answered leads to the same restart.
+
+**Runs do not wait for each other (6.9).** Events queue by run. The position is that of the oldest event that waits, and
+what was published beyond it is known by its watermark.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pipelines import paths
+from pipelines.core.ledger import Arrival, Ledger, Stream, key_of, stream
+from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.transfer import giving_way_to
+from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
+from pipelines.flows.copying import Copying
+from pipelines.ports import (
+    Clock,
+    EventLog,
+    EventSource,
+    Fetched,
+    Journal,
+    Message,
+    ObjectStore,
+    Partition,
+    Signer,
+    Transfers,
+)
+from schemas.codec import Codec, DecodeError, UnknownSchemaError
+from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, Metric, Position
+
+TURN_S = 0.1
+REFRESH_S = 15.0
+LOOK_S = 1.0  # while the peer has no such topic yet
+LOAD_S = 30.0
+QUEUED_MAX = 2_000
+BATCH_MAX = 500
+_KINDS: dict[str, type[Event]] = {"checkpoints": Checkpoint, "metrics": Metric, "data-versions": DataVersion}
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One record of the peer that is not settled."""
+
+    fetched: Fetched
+    event: Event | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one record leads to: at most one message, and the number that it takes."""
+
+    message: Message | None = None
+    takes: tuple[Stream, int] | None = None
+    says: str = ""
+    fields: dict[str, object] = field(default_factory=dict)
+    view: LineageView | None = None  # the lineage on which this rests; looked at again before it is published
+
+
+class Replicate:
+    """One lane from one peer region. One thread turns it; it never commits anything but its own region's log."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        peer: str,
+        lane: str,
+        source: EventSource,
+        own: EventSource,
+        log: EventLog,
+        store: ObjectStore,
+        peer_store: ObjectStore,
+        transfers: Transfers,
+        lineage: Callable[[str], LineageView | None],
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
+        if lane not in paths.REPLICATED_LANES:
+            raise MisconfiguredError(f"lane {lane!r} is not replicated; there are {', '.join(paths.REPLICATED_LANES)}")
+        self._region, self._peer, self._lane = region, peer, lane
+        self._source, self._own, self._log = source, own, log
+        self._store, self._peer_store = store, peer_store
+        self._lineage, self._codec = lineage, codec
+        self._clock, self._journal = clock, journal
+        self._copying = Copying(
+            peer=peer,
+            store=store,
+            peer_store=peer_store,
+            transfers=transfers,
+            signer=signer,
+            codec=codec,
+            clock=clock,
+            journal=journal,
+        )
+        self._ledger: Ledger | None = None
+        self._followed: dict[Partition, int] = {}  # the next offset to queue
+        self._queues: dict[str, deque[_Waiting]] = {}
+        self._refreshed_s = float("-inf")
+        self._paused = False
+        self._counts: dict[str, int] = {}
+        self._seen: dict[str, int] = {}  # newest committed step heard of, per run
+        self._there: dict[str, int] = {}  # newest committed step made visible here, per run
+        self._trouble = ""
+
+    def step(self) -> float:
+        """Read, copy, publish; seconds until the next turn. FencedError: another replicator does this lane now."""
+        try:
+            ledger = self._ledger or self._restart()
+            self._follow(ledger)
+            self._copying.collect()
+            settled = self._settle(ledger)
+        except FencedError:
+            raise
+        except (
+            RetryableError,
+            CorruptError,
+        ) as error:  # corrupt: the place to read from is gone; the ledger knows more
+            self._say_trouble(str(error))
+            self._forget()
+            return TURN_S
+        self._trouble = ""
+        return 0.0 if settled else TURN_S
+
+    def status(self) -> dict[str, object]:
+        """What waits, why, and how far behind we are in steps."""
+        heads = {run: queue[0] for run, queue in self._queues.items() if queue}
+        return {
+            "peer": self._peer,
+            "lane": self._lane,
+            "queued": {run: len(queue) for run, queue in self._queues.items() if queue},
+            "waits": {run: head.why for run, head in heads.items() if head.why},
+            "counts": dict(self._counts),
+            "copies": self._copying.progress(),
+            "link_bytes": self._copying.moved_bytes,
+            "lag_steps": {run: max(0, step - self._there.get(run, 0)) for run, step in self._seen.items()},
+            "trouble": self._trouble,
+        }
+
+    # --- where we stand ---
+
+    def _restart(self) -> Ledger:
+        """Fence whoever did this before us, then learn from the log what is done."""
+        self._log.transaction(())
+        ledger = Ledger()
+        began_s = self._clock.boottime_s()
+        for partition in self._own.partitions([paths.LEDGER]):
+            first, end = self._own.bounds(partition)
+            self._own.seek(partition, first)
+            while self._own.position(partition) < end:
+                for item in self._own.poll(0.2):
+                    ledger.learn(self._codec.decode(item.value))
+                if self._clock.boottime_s() - began_s > LOAD_S:
+                    raise RetryableError(f"{paths.LEDGER} was not read to its end within {LOAD_S:.0f} s")
+        self._ledger = ledger
+        return ledger
+
+    def _forget(self) -> None:
+        self._ledger = None
+        self._followed.clear()
+        self._queues.clear()
+        self._copying.forget()
+        self._refreshed_s = float("-inf")
+        self._paused = False
+
+    def _follow(self, ledger: Ledger) -> None:
+        now_s = self._clock.boottime_s()
+        if now_s - self._refreshed_s >= (REFRESH_S if self._followed else LOOK_S):
+            for partition in self._source.partitions([paths.topic(self._lane)]):
+                if partition not in self._followed:
+                    self._begin_at(partition, ledger)
+            self._refreshed_s = now_s
+        self._hold_back()
+        for item in self._source.poll(TURN_S):
+            expected = self._followed.get(item.partition)
+            if expected is None or item.offset < expected:
+                continue
+            self._followed[item.partition] = item.offset + 1
+            self._queues.setdefault(item.key.decode(errors="replace"), deque()).append(_Waiting(item))
+
+    def _begin_at(self, partition: Partition, ledger: Ledger) -> None:
+        """Read on where the ledger says; what is gone, or another topic of that name, is said (6.8)."""
+        known = ledger.positions.get((partition.cluster, partition.topic_id, partition.number))
+        first, end = self._source.bounds(partition)
+        others = [one for one in ledger.positions.values() if (one.topic, one.partition) == _name(partition)]
+        at = first if known is None else known.offset
+        if known is None and any(one.cluster == partition.cluster for one in others):
+            self._gap(partition, "the topic was deleted and made anew", 0, first)
+        if not first <= at <= end:
+            self._gap(
+                partition, "unread records are gone" if at < first else "the log is shorter than before", at, first
+            )
+            at = first
+        self._source.seek(partition, at)
+        self._source.resume([partition])
+        stale = [one for one in self._followed if _name(one) == _name(partition)]
+        for one in stale:
+            del self._followed[one]
+        self._followed[partition] = at
+
+    def _gap(self, partition: Partition, why: str, begin: int, end: int) -> None:
+        self._count("gap")
+        self._journal.say(
+            "replicate.gap", lane=self._lane, peer=self._peer, topic=partition.topic, why=why, begin=begin, end=end
+        )
+
+    def _hold_back(self) -> None:
+        """Bounded memory: with too much queued the partitions are paused, and polled on."""
+        queued = sum(len(queue) for queue in self._queues.values())
+        if not self._paused and queued >= QUEUED_MAX:
+            self._source.pause(self._followed)
+            self._paused = True
+        elif self._paused and queued < QUEUED_MAX // 2:
+            self._source.resume(self._followed)
+            self._paused = False
+
+    # --- one record after the other ---
+
+    def _settle(self, ledger: Ledger) -> bool:
+        """Publish what is ready, in one transaction; True if anything was settled."""
+        after = ledger.copy()
+        ready: list[tuple[str, _Outcome]] = []
+        for run, queue in self._queues.items():
+            for item in queue:
+                outcome = self._outcome(item, queue, after) if len(ready) < BATCH_MAX else None
+                if outcome is None:
+                    break
+                if outcome.takes is not None:
+                    name, seq = outcome.takes
+                    after.watermarks[name] = max(seq, after.watermarks.get(name, 0))
+                ready.append((run, outcome))
+        if not ready or not self._still_stands(ready):
+            return False
+        taken = {run: sum(1 for of, _ in ready if of == run) for run, _ in ready}
+        self._note_positions(after, taken)
+        messages = [outcome.message for _, outcome in ready if outcome.message is not None]
+        changes = [Message(paths.LEDGER, key_of(one), self._codec.encode(one)) for one in after.changes_since(ledger)]
+        self._log.transaction([*messages, *changes])
+        self._ledger = after
+        for run, outcome in ready:
+            item = self._queues[run].popleft()
+            self._done(run, item, outcome)
+        return True
+
+    def _still_stands(self, ready: Iterable[tuple[str, _Outcome]]) -> bool:
+        """6.2: look at the durable epoch once more, directly before the transaction."""
+        views = {run: outcome.view for run, outcome in ready if outcome.view is not None}
+        return all(self._lineage(run) == view for run, view in views.items())
+
+    def _note_positions(self, after: Ledger, taken: dict[str, int]) -> None:
+        for partition, following in self._followed.items():
+            waiting = [
+                item.fetched.offset
+                for run, queue in self._queues.items()
+                for at, item in enumerate(queue)
+                if at >= taken.get(run, 0) and item.fetched.partition == partition
+            ]
+            after.learn(
+                Position(
+                    cluster=partition.cluster,
+                    topic_id=partition.topic_id,
+                    topic=partition.topic,
+                    partition=partition.number,
+                    offset=min(waiting, default=following),
+                )
+            )
+
+    def _done(self, run: str, item: _Waiting, outcome: _Outcome) -> None:
+        if outcome.says:
+            self._count(outcome.says)
+            self._journal.say(f"replicate.{outcome.says}", run=run, lane=self._lane, peer=self._peer, **outcome.fields)
+        event = item.event
+        if isinstance(event, Checkpoint):
+            self._copying.drop(event)
+            if outcome.says == "published" and event.state == "committed":
+                self._there[event.run] = max(event.step, self._there.get(event.run, 0))
+
+    def _outcome(self, item: _Waiting, queue: deque[_Waiting], ledger: Ledger) -> _Outcome | None:
+        """What becomes of a record now; None: it has to wait, and `item.why` says for what."""
+        try:
+            event = item.event = item.event or self._decode(item.fetched)
+        except UnknownSchemaError as error:
+            item.why = error.reason  # regions upgrade at different times: it waits, it is no dead letter
+            return None
+        except (DecodeError, CorruptError) as error:
+            return self._dead(item, "undecodable", str(error), _numbered(item.fetched))
+        arrival = ledger.arrival(event)
+        if event.region != self._peer or arrival is Arrival.DUPLICATE:
+            return _Outcome()
+        if arrival is Arrival.GAP:
+            self._journal.say("replicate.hole", run=event.run, lane=self._lane, producer=event.producer, seq=event.seq)
+        return self._by_lineage(item, event, queue)
+
+    def _by_lineage(self, item: _Waiting, event: Event, queue: deque[_Waiting]) -> _Outcome | None:
+        view = self._lineage(event.run)
+        place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
+        takes = (stream(event), event.seq)
+        if view is None or place is Standing.UNKNOWN:
+            item.why = f"epoch {event.epoch} is not known here yet"
+            return None
+        if place is Standing.BRANCH:
+            detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
+            return dataclasses.replace(self._dead(item, "branch", detail, takes, says="branch"), view=view)
+        if isinstance(event, Checkpoint) and event.state == "committed":
+            self._seen[event.run] = max(event.step, self._seen.get(event.run, 0))
+        try:
+            if isinstance(event, Checkpoint) and event.state in {"committed", "abandoned"}:
+                newer = self._newer(event, queue, view)
+                if newer is not None:
+                    return self._superseded(item, event, newer, view)
+                if not self._copying.done(event):
+                    item.why = f"step {event.step} is being copied"
+                    return None
+        except CorruptError as error:
+            return self._dead(item, "corrupt", str(error), takes)
+        late = (("farside_late", b"1"),) if event.epoch < view.epoch else ()
+        message = self._again(item.fetched, item.fetched.value, late)
+        fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
+        return _Outcome(message, takes, "published", fields, view)
+
+    def _newer(self, event: Checkpoint, queue: deque[_Waiting], view: LineageView) -> Checkpoint | None:
+        """The checkpoint further back in the queue that can be complete sooner (newest wins)."""
+        others = [
+            other
+            for other in map(self._glance, queue)
+            if other is not None
+            and (other.run, other.region, other.state) == (event.run, self._peer, "committed")
+            and standing(view, other.epoch, other.step) is Standing.CURRENT
+        ]
+        best = giving_way_to(self._copying.candidate(event), [self._copying.candidate(one) for one in others])
+        if best is None:
+            return None
+        return next(one for one in others if (one.epoch, one.lineage_seq) == (best.epoch, best.lineage_seq))
+
+    def _glance(self, item: _Waiting) -> Checkpoint | None:
+        """The checkpoint event of a record further back, if it is one; what is wrong is told when its turn comes."""
+        if item.event is None:
+            try:
+                item.event = self._decode(item.fetched)
+            except (DecodeError, CorruptError):
+                return None
+        return item.event if isinstance(item.event, Checkpoint) else None
+
+    def _superseded(self, item: _Waiting, event: Checkpoint, newer: Checkpoint, view: LineageView) -> _Outcome:
+        """Say under its own identity that it is not coming: its number is filled, and nothing points at it (6.9)."""
+        told = dataclasses.replace(event, state="superseded", reason=f"step {newer.step} can be complete sooner")
+        message = self._again(item.fetched, self._codec.encode(told))
+        fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "newer_step": newer.step}
+        return _Outcome(message, (stream(event), event.seq), "superseded", fields, view)
+
+    def _decode(self, fetched: Fetched) -> Event:
+        """The event, with the writer's schema fetched if we lack it."""
+        try:
+            record = self._codec.decode(fetched.value)
+        except UnknownSchemaError as error:
+            key = paths.schema(error.fingerprint)
+            text = self._store.get(key) or self._peer_store.get(key)
+            if text is None:
+                raise
+            self._store.create(key, text)
+            self._learn(text, fetched)
+            record = self._codec.decode(fetched.value)
+        if not isinstance(record, _KINDS[self._lane]):
+            raise CorruptError(f"a {type(record).__name__} does not belong in the lane {self._lane}")
+        if record.run.encode() != fetched.key:
+            raise CorruptError(f"the key {fetched.key!r} is not the run {record.run!r}")
+        try:
+            paths.check_run(record.run)
+        except MisconfiguredError as error:
+            raise CorruptError(str(error)) from error
+        return record
+
+    def _learn(self, text: bytes, fetched: Fetched) -> None:
+        try:
+            self._codec.learn(text.decode())
+        except Exception as error:  # fastavro raises many kinds on a text that is no schema; all mean the same here
+            raise DecodeError(f"its schema is no schema: {type(error).__name__}: {error}", fetched.value) from error
+
+    def _again(self, fetched: Fetched, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
+        origin = (("farside_from", f"{self._peer}:{fetched.partition.number}:{fetched.offset}".encode()),)
+        return Message(paths.topic(self._lane), fetched.key, value, (*fetched.headers, *origin, *more))
+
+    def _dead(
+        self, item: _Waiting, reason: str, detail: str, takes: tuple[Stream, int] | None, says: str = "dead_letter"
+    ) -> _Outcome:
+        fetched = item.fetched
+        letter = DeadLetter(
+            cluster=fetched.partition.cluster,
+            topic=fetched.partition.topic,
+            partition=fetched.partition.number,
+            offset=fetched.offset,
+            key=fetched.key,
+            value=fetched.value,
+            headers=tuple(Header(key=key, value=value) for key, value in fetched.headers),
+            reason=reason,
+            detail=detail,
+            time_ms=self._clock.wall_ms(),
+        )
+        message = Message(paths.DEAD_LETTERS, fetched.key, self._codec.encode(letter))
+        return _Outcome(message, takes, says, {"reason": reason, "detail": detail, "offset": fetched.offset})
+
+    def _count(self, what: str) -> None:
+        self._counts[what] = self._counts.get(what, 0) + 1
+
+    def _say_trouble(self, text: str) -> None:
+        if text != self._trouble:
+            self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=text)
+        self._trouble = text
+
+
+def _name(place: Partition | Position) -> tuple[str, int]:
+    return (place.topic, place.number if isinstance(place, Partition) else place.partition)
+
+
+def _numbered(fetched: Fetched) -> tuple[Stream, int] | None:
+    """The place in its sequence that an undecodable record fills, by its headers."""
+    found = {name: value.decode(errors="replace") for name, value in fetched.headers}
+    wanted = ("farside_run", "farside_epoch", "farside_producer", "farside_lane", "farside_seq")
+    if any(name not in found for name in wanted):
+        return None
+    run, epoch, producer, lane, seq = (found[name] for name in wanted)
+    if not epoch.isdecimal() or not seq.isdecimal():
+        return None
+    return ((run, int(epoch), producer, lane), int(seq))
