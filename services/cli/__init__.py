@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import stack
+from services.cli import operate, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -16,6 +16,10 @@ app = typer.Typer(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.ps)
+app.command()(operate.status)
+app.command()(operate.failover)
+for _service in serve.PARTS:
+    app.command(_service)(serve.command(_service))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from infra.local import detached
 from infra.local.errors import StackError, StackNotRunning
 from infra.local.layout import LinkShape
-from infra.local.stack import ServerState, states
+from infra.local.stack import ServerState, running_layout, states
 
 DEVELOPMENT_ONLY = (
     "For development only: one broker a region holds no second copy, and the witness (versitygw) does not fsync."
@@ -38,6 +38,10 @@ def up(
     try:
         with Console(stderr=True).status("starting the local stack"):
             fresh = detached.up(where, ("east", "west"), LinkShape(latency_ms, bandwidth_mbit_s))
+        if fresh:
+            from services import local_config  # noqa: PLC0415 - boto3 takes most of a second
+
+            local_config.write(running_layout(where))
         found = states(where)
     except StackError as error:
         _fail(error)

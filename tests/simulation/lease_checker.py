@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from schemas.records import GENESIS, Lease
-from tests.simulation.lease_world import Claim
+from tests.simulation.claims import Claim
 
 
 def overlaps(claims: Sequence[Claim]) -> list[tuple[Claim, Claim]]:

@@ -15,6 +15,7 @@ from pipelines.core import lease as core
 from pipelines.core.lease import Belief, Fork, LeaseProfile
 from schemas.records import Lease
 from services.adapters.memory import MemoryLeaseStore
+from tests.simulation.claims import Claim
 
 PROFILE = LeaseProfile(name="simulated", lease_s=60.0, renew_s=10.0, poll_s=5.0, rho=0.01, margin_s=1.0)
 RUN = "gpt"
@@ -29,15 +30,6 @@ class Protocol:
     may_try_at_s: Callable[[Belief], float] = lambda belief: belief.may_try_at_s(PROFILE)
     unanswered: Callable[[Belief, Lease, float], Belief] = lambda belief, _lease, _now_s: belief
     sent_at_s: Callable[[float, float], float] = lambda before_s, _after_s: before_s
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A region believed itself valid from one true instant to another."""
-
-    region: str
-    begin_s: float
-    end_s: float
 
 
 @dataclass

@@ -1,0 +1,82 @@
+"""Signs that a controller's own region works: a Kafka acknowledgement and a store write, a few seconds apart (6.7).
+
+On a thread of its own: a broker that does not answer must not hold up the lease. What the controller has to publish
+goes through here too; it is in the lease record already, and is kept until it is acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pipelines import paths
+from pipelines.core.lease import NEVER_S
+from pipelines.core.pulse import CONTROLLER_NODE
+from pipelines.errors import RetryableError
+from pipelines.flows.publish import headers_of
+from pipelines.ports import Clock, Entropy, EventLog, Message, ObjectStore
+from schemas.codec import Codec
+from schemas.records import EpochChange, Heartbeat
+
+PROBE_S = 1.0
+
+
+class Attest:
+    """One region and run. The times are replaced whole, so another thread may read them."""
+
+    def __init__(
+        self, *, region: str, run: str, log: EventLog, store: ObjectStore, codec: Codec, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._region, self._run = region, run
+        self._log, self._store, self._codec, self._clock = log, store, codec, clock
+        self._producer = f"controller-{region}-{entropy.new_id()[:16]}"
+        self._seq = 0
+        self.log_ack_at_s = NEVER_S
+        self.store_put_at_s = NEVER_S
+        self.trouble = ""
+        self.outbox: deque[EpochChange] = deque()
+        self.epoch = 0
+
+    def step(self) -> float:
+        """Probe both; seconds until the next turn."""
+        troubles = []
+        try:
+            self._store.put(paths.health("controller", self._region), str(self._clock.wall_ms()).encode())
+            self.store_put_at_s = self._clock.boottime_s()
+        except RetryableError as error:
+            troubles.append(str(error))
+        try:
+            self._publish()
+            self.log_ack_at_s = self._clock.boottime_s()
+        except RetryableError as error:
+            troubles.append(str(error))
+        self.trouble = "; ".join(troubles)
+        return PROBE_S
+
+    def _publish(self) -> None:
+        beat = self._heartbeat()
+        changes = list(self.outbox)
+        messages = [
+            Message(paths.topic(event.lane), self._run.encode(), self._codec.encode(event), headers_of(event, kind))
+            for event, kind in [(beat, "heartbeat"), *((change, "epoch_change") for change in changes)]
+        ]
+        self._log.publish(messages)
+        for _ in changes:
+            self.outbox.popleft()
+
+    def _heartbeat(self) -> Heartbeat:
+        self._seq += 1
+        return Heartbeat(
+            event_id=f"{self._run}/{self.epoch}/{self._producer}/heartbeats/{self._seq}",
+            run=self._run,
+            region=self._region,
+            epoch=self.epoch,
+            attempt=0,
+            producer=self._producer,
+            seq=self._seq,
+            step=0,
+            time_ms=self._clock.wall_ms(),
+            node=CONTROLLER_NODE,
+            phase="idle",
+            budget_s=0.0,
+            last_seqs=(),
+        )

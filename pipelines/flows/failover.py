@@ -1,0 +1,418 @@
+"""The controller of one run in one region: reads the witness, lets the core decide, writes, and answers agents.
+
+`step` is turned by one thread, which does nothing but the lease: heartbeats and probes come from flows of their own
+(`listen`, `attest`), as values. `grant` and `status` may be called from another thread: they read values and leave
+wishes, and only `step` writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+from pipelines.core import lease as core
+from pipelines.core.decide import Action, Decision, Reason, RunView, decide, policy_of
+from pipelines.core.lease import Author, Belief, Fork, Held, LeaseProfile
+from pipelines.core.lineage import view_of
+from pipelines.errors import RetryableError, UnknownOutcomeError
+from pipelines.flows.attest import Attest
+from pipelines.flows.launches import Launch, fix, recall, starting_from
+from pipelines.flows.lineages import Lineages
+from pipelines.flows.listen import Listen
+from pipelines.flows.recoverable import Recoverable, Recovered
+from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
+from schemas.codec import Codec
+from schemas.records import EpochChange, EpochEntry, Lease
+
+TURN_S = 0.1
+LOOK_S = 1.0  # how often the region's recoverable step is looked up
+OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
+
+
+class Control:
+    """Who may write for a run, as far as this region has a say in it."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        run: str,
+        first_region: str,
+        candidate: bool,
+        leases: LeaseStore,
+        listeners: Mapping[str, Listen],
+        attest: Attest,
+        store: ObjectStore,
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        profile: LeaseProfile,
+    ) -> None:
+        profile.check()
+        self._region, self._run = region, run
+        self._first_region, self._candidate = first_region, candidate
+        self._leases, self._listeners, self._attest, self._store = leases, listeners, attest, store
+        self._codec, self._clock, self._entropy, self._journal = codec, clock, entropy, journal
+        self._profile, self._policy = profile, policy_of(profile)
+        self._lineages = Lineages(store)
+        self._recoverable = Recoverable(store, signer, codec)
+        self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
+        self._producer = f"controller-{region}-{self._belief.incarnation}"
+        self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
+        self._unclaimed: EpochEntry | None = None
+        self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
+        self._read_since_stall = False
+        self._was_holder = False
+        self._stood_down = False
+        self._turned_at_s = clock.boottime_s()
+        self._asked_witness_s = core.NEVER_S
+        self._recovered: Recovered | None = None
+        self._looked_s = core.NEVER_S
+        self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
+        self._silent = False
+        self._launches: dict[str, Launch] = {}
+        self._wanted: dict[str, None] = {}
+        self._unknown: set[str] = set()
+        self._committed_step = -1
+        self._operator: tuple[str, float] | None = None
+        self._troubles: dict[str, str] = {}
+
+    # --- what others ask ---
+
+    def grant(self, launch: str, committed_step: int) -> GrantReply:
+        """The standing of a launch (6.5). A new one in the primary is wished for, and granted at a later ask."""
+        held, now_s = self._belief.held, self._clock.boottime_s()
+        if held is None:
+            return GrantReply("wait", reason="the lease record has not been read yet")
+        lease = held.lease
+        forks = view_of(lease.lineage).forks
+        known = self._launches.get(launch)
+        if known is None:
+            if launch not in self._unknown or lease.holder == self._region:
+                self._wanted[launch] = None
+            return GrantReply(
+                "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
+            )
+        if (known.epoch, known.attempt) != (lease.epoch, lease.attempt) or lease.holder != self._region:
+            reason = f"{lease.holder} holds epoch {lease.epoch}, attempt {lease.attempt}"
+            return GrantReply("superseded", epoch=lease.epoch, attempt=lease.attempt, forks=forks, reason=reason)
+        self._committed_step = max(self._committed_step, committed_step)
+        return GrantReply(
+            "granted",
+            epoch=known.epoch,
+            attempt=known.attempt,
+            valid_s=max(0.0, self._belief.valid_until_s(self._profile) - now_s),
+            start_step=known.start_step,
+            start_manifest_key=known.start_manifest_key,
+            start_manifest_digest=known.start_manifest_digest,
+            start_lineage_seq=known.start_lineage_seq,
+            forks=forks,
+        )
+
+    def ask_takeover(self, actor: str) -> None:
+        """A person asks for this region; it passes the same gates but the detectors, through the same write."""
+        waits_s = self._profile.challenger_wait_s + OPERATOR_WAITS_S
+        self._operator = (actor, self._clock.boottime_s() + waits_s)
+        self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor)
+
+    def preview(self) -> Decision:
+        """What a person's wish would meet now."""
+        view = dataclasses.replace(self._view(), operator=True)
+        return decide(view, self._clock.boottime_s(), self._policy)
+
+    def status(self) -> dict[str, object]:
+        """What this controller believes, and why it does what it does."""
+        belief, decision, now_s = self._belief, self._decision, self._clock.boottime_s()
+        lease = None if belief.held is None else belief.held.lease
+        left_s = belief.valid_until_s(self._profile) - now_s
+        found = self._recovered
+        readiness = self._listeners[self._region].readiness
+        return {
+            "run": self._run,
+            "region": self._region,
+            "profile": self._profile.name,
+            "primary": None if lease is None else lease.holder,
+            "epoch": 0 if lease is None else lease.epoch,
+            "attempt": 0 if lease is None else lease.attempt,
+            "committed_step": None if lease is None else max(lease.committed_step, self._committed_step),
+            "is_holder": belief.is_holder,
+            "valid_s": max(0.0, left_s) if math.isfinite(left_s) else 0.0,
+            "recoverable_step": None if found is None else found.manifest.step,
+            "recoverable_epoch": None if found is None else found.manifest.epoch,
+            "action": decision.action.value,
+            "reason": decision.reason.value,
+            "gates": [gate.plain() for gate in decision.gates],
+            "operator_pending": self._operator is not None,
+            "witness_age_s": _finite(now_s - belief.read_at_s),
+            "regions": {name: self._heard(one, now_s) for name, one in self._listeners.items()},
+            "readiness": None
+            if readiness is None
+            else {
+                "step": readiness.step,
+                "proof": readiness.proof,
+                "grade": readiness.grade,
+                "predicted_rto_s": readiness.predicted_rto_s,
+            },
+            "forks": [] if lease is None else [list(fork) for fork in view_of(lease.lineage).forks],
+            "troubles": dict(self._troubles)
+            | ({"attest": self._attest.trouble} if self._attest.trouble else {})
+            | {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble},
+        }
+
+    def _heard(self, one: Listen, now_s: float) -> dict[str, object]:
+        steps = [node.step for node in one.pulse.nodes.values()]
+        return {
+            "heard_age_s": _finite(now_s - one.pulse.nodes_at_s),
+            "step": max(steps, default=None),
+            "phases": sorted({node.phase for node in one.pulse.nodes.values()}),
+        }
+
+    # --- the loop ---
+
+    def step(self) -> float:
+        """One turn; seconds until the next."""
+        now_s = self._clock.boottime_s()
+        if now_s - self._turned_at_s > self._profile.poll_s + TURN_S:
+            self._read_since_stall = False  # we stood still: what we believe may be long over (6.4)
+        self._turned_at_s = now_s
+        if not self._read_since_stall or now_s - self._asked_witness_s >= self._profile.poll_s:
+            self._try("witness", self._read)
+        self._try("epochs", self._remember)
+        self._try("recoverable", self._look)
+        decision = decide(self._view(), self._clock.boottime_s(), self._policy)
+        self._tell(decision)
+        self._decision = decision
+        self._try("act", lambda: self._act(decision))
+        if self._belief.is_holder and not self._was_holder:
+            self._was_holder, self._stood_down = True, False
+        self._announce()
+        self._try("claim", self._claim)
+        self._try("launches", self._serve)
+        return TURN_S
+
+    def _try(self, name: str, part: Callable[[], object]) -> None:
+        """A dependency that is away stops this part of this turn only, and is shown."""
+        try:
+            part()
+        except RetryableError as error:
+            if name not in self._troubles:
+                self._journal.say("control.waits", run=self._run, part=name, error=str(error))
+            self._troubles[name] = str(error)
+        else:
+            self._troubles.pop(name, None)
+
+    def _read(self) -> None:
+        self._asked_witness_s = self._clock.boottime_s()
+        held = self._leases.read(self._run)
+        now_s = self._clock.boottime_s()
+        self._belief = (
+            core.was_missing(self._belief, now_s) if held is None else core.was_read(self._belief, held, now_s)
+        )
+        self._read_since_stall = True
+
+    def _remember(self) -> None:
+        """The highest epoch seen is written down here before anything rests on it (6.1)."""
+        if self._durable_epoch is None:
+            newest = self._lineages.newest(self._run)
+            self._durable_epoch = 0 if newest is None else newest.view.epoch
+            self._belief = dataclasses.replace(self._belief, epoch_max=max(self._belief.epoch_max, self._durable_epoch))
+        held = self._belief.held
+        if held is not None and held.lease.epoch > self._durable_epoch:
+            self._lineages.remember(held.lease)
+            self._durable_epoch = self._attest.epoch = held.lease.epoch
+
+    def _look(self) -> None:
+        now_s, held = self._clock.boottime_s(), self._belief.held
+        if held is not None and now_s - self._looked_s >= LOOK_S:
+            self._recovered = self._recoverable.newest(self._run, view_of(held.lease.lineage))
+            self._looked_s = now_s
+
+    def _view(self) -> RunView:
+        held, own = self._belief.held, self._listeners[self._region]
+        holder = None if held is None else self._listeners.get(held.lease.holder)
+        known = self._durable_epoch is not None and (held is None or held.lease.epoch <= self._durable_epoch)
+        readiness = own.readiness
+        return RunView(
+            belief=self._belief,
+            candidate=self._candidate,
+            may_create=self._region == self._first_region,
+            epochs_known=known or self._belief.gone_backwards,
+            read_since_stall=self._read_since_stall,
+            was_holder=self._was_holder,
+            stood_down=self._stood_down,
+            heard_at_s=core.NEVER_S if holder is None else holder.nodes_at_s,
+            works_at_s=own.pulse.works_at_s,
+            log_ack_at_s=self._attest.log_ack_at_s,
+            store_put_at_s=self._attest.store_put_at_s,
+            recoverable_step=None if self._recovered is None else self._recovered.manifest.step,
+            pool_ready=readiness is not None and readiness.proof != "",
+            operator=self._operator is not None,
+        )
+
+    def _tell(self, decision: Decision) -> None:
+        """Journal what changed; a person reads these lines at 3 a.m."""
+        gates = {gate.name: gate for gate in decision.gates}
+        silence = gates.get("heartbeat_silence_s")
+        silent = silence is not None and silence.open
+        if silent and not self._silent and silence is not None:
+            self._journal.say("failover.silent", run=self._run, region=self._region, silence_s=round(silence.value, 3))
+        self._silent = silent
+        if (decision.action, decision.reason) == (self._decision.action, self._decision.reason):
+            return
+        event = "failover.alarm" if decision.action is Action.ALARM else "failover.decided"
+        closed = [gate.text for gate in decision.closed]
+        self._journal.say(
+            event, run=self._run, action=decision.action.value, reason=decision.reason.value, closed=closed
+        )
+
+    def _act(self, decision: Decision) -> None:
+        if self._operator is not None and self._clock.boottime_s() > self._operator[1]:
+            self._journal.say("failover.refused", run=self._run, closed=[gate.text for gate in decision.closed])
+            self._operator = None
+        if decision.action is Action.STAND_DOWN:
+            self._was_holder, self._stood_down = False, decision.reason is Reason.REPLACED
+            self._journal.say("failover.stood_down", run=self._run, region=self._region, reason=decision.reason.value)
+        held, reason = self._belief.held, decision.reason.value
+        if decision.action is Action.CREATE:
+            self._seek(core.first(self._run, self._author(reason), self._profile), None, decision)
+        elif held is not None and decision.action is Action.RENEW:
+            self._write(core.renewal(held.lease, self._author(reason), self._committed_step), held)
+        elif held is not None and decision.action is Action.TAKE_OVER:
+            self._take_over(held, decision)
+
+    def _take_over(self, held: Held, decision: Decision) -> None:
+        """The fork point is looked up at the last moment; the conditional write fixes it (6.6, I9)."""
+        found = self._recoverable.newest(self._run, view_of(held.lease.lineage))
+        if found is None and held.lease.committed_step >= 0:
+            return
+        fork = Fork() if found is None else Fork(found.manifest.step, found.digest, found.manifest.lineage_seq)
+        actor = "controller" if self._operator is None else self._operator[0]
+        author = self._author(decision.reason.value, actor)
+        self._seek(core.takeover(held.lease, author, fork, self._profile), held, decision)
+
+    def _seek(self, lease: Lease, replaced: Held | None, decision: Decision) -> None:
+        before = "" if replaced is None else replaced.lease.holder
+        self._sought[lease.epoch] = (before, tuple(gate.text for gate in decision.gates))
+        self._write(lease, replaced)
+
+    def _write(self, lease: Lease, replaced: Held | None) -> bool:
+        """One conditional write; True if we are told that it won. Without an answer it stays pending (6.3)."""
+        expected = None if replaced is None else replaced.etag
+        self._belief = core.sent(self._belief, lease, expected, self._clock.boottime_s())
+        try:
+            etag = self._leases.write(lease, expected)
+        except UnknownOutcomeError:
+            self._asked_witness_s = core.NEVER_S
+            raise
+        except RetryableError:
+            self._belief = core.answered(self._belief, lease, None, self._clock.boottime_s())
+            raise
+        self._belief = core.answered(self._belief, lease, etag, self._clock.boottime_s())
+        if etag is None:
+            self._asked_witness_s = core.NEVER_S
+            return False
+        return True
+
+    def _announce(self) -> None:
+        """An epoch that we sought is ours, by the write's answer or by a read that showed it (I4, I12)."""
+        held = self._belief.held
+        if held is None or not self._belief.is_holder or held.lease.epoch not in self._sought:
+            return
+        lease, entry = held.lease, held.lease.lineage[-1]
+        before, gates = self._sought.pop(lease.epoch)
+        self._sought.clear()
+        self._unclaimed, self._operator = entry, None
+        self._committed_step = lease.committed_step
+        self._journal.say(
+            "failover.promoted" if before else "run.created",
+            run=self._run,
+            region=self._region,
+            epoch=lease.epoch,
+            fork_step=entry.fork_step,
+            holder_before=before,
+            reason=entry.reason,
+            actor=entry.actor,
+        )
+        self._attest.outbox.append(self._change(lease, entry, before, gates))
+
+    def _change(self, lease: Lease, entry: EpochEntry, before: str, gates: tuple[str, ...]) -> EpochChange:
+        """I12: who, why, which gates were seen."""
+        return EpochChange(
+            event_id=f"{self._run}/{lease.epoch}/{self._producer}/control/1",
+            run=self._run,
+            region=self._region,
+            epoch=lease.epoch,
+            attempt=0,
+            producer=self._producer,
+            seq=1,
+            step=max(0, entry.fork_step),
+            time_ms=lease.time_ms,
+            parent_epoch=entry.parent_epoch,
+            fork_step=entry.fork_step,
+            fork_manifest_digest=entry.fork_manifest_digest,
+            holder=self._region,
+            holder_before=before,
+            reason=entry.reason,
+            actor=entry.actor,
+            gates=gates,
+        )
+
+    def _claim(self) -> None:
+        """Leave the epoch's create-only copy at the witness, which shows a record that was put back later."""
+        if self._unclaimed is not None and self._belief.held is not None:
+            lease = self._belief.held.lease
+            if lease.epoch == self._unclaimed.epoch:
+                self._leases.claim(self._run, lease.epoch, self._codec.encode(lease))
+            self._unclaimed = None
+
+    # --- launches ---
+
+    def _serve(self) -> None:
+        """Settle the launches that agents asked about: recall them, or make them a new attempt if we may."""
+        for name in list(self._wanted):
+            del self._wanted[name]
+            known = recall(self._store, self._run, name)
+            if known is None and self._may_write():
+                known = self._new_attempt(name)
+            if known is None:
+                self._unknown.add(name)
+            else:
+                self._unknown.discard(name)
+                self._launches[name] = known
+
+    def _may_write(self) -> bool:
+        held, now_s = self._belief.held, self._clock.boottime_s()
+        durable = held is not None and held.lease.epoch == self._durable_epoch
+        return durable and now_s < self._belief.valid_until_s(self._profile)
+
+    def _new_attempt(self, name: str) -> Launch | None:
+        held = self._belief.held
+        if held is None:
+            return None
+        if held.lease.launch != name:  # else: won before, by us or by the controller before us, and not written down
+            author = self._author("launch")
+            if not self._write(core.new_attempt(held.lease, author, name), held):
+                return None
+        lease = self._belief.held.lease if self._belief.held is not None else held.lease
+        start = self._recoverable.newest(self._run, view_of(lease.lineage))
+        launch = fix(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
+        self._journal.say(
+            "launch.granted",
+            run=self._run,
+            launch=name,
+            epoch=launch.epoch,
+            attempt=launch.attempt,
+            step=launch.start_step,
+        )
+        return launch
+
+    def _author(self, reason: str, actor: str = "controller") -> Author:
+        write_id = self._entropy.new_id()
+        return Author(self._region, self._belief.incarnation, write_id, reason, actor, self._clock.wall_ms())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,59 @@
+"""The agent of a training node: settings -> wiring -> loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.flows.publish import Publish
+from pipelines.ports import GrantReply
+from schemas.codec import Codec
+from services.adapters.arena import Arena, fetch_index_folder
+from services.adapters.grants_http import HttpGrants
+from services.adapters.kafka import KafkaLog
+from services.adapters.spool import NodeSpool
+from services.ops import HOST
+from services.parts import Parts
+from services.process import Process
+from services.settings import Settings
+
+
+def run(settings: Settings, region: str) -> int:
+    """Serve one node until told to stop; the exit code."""
+    parts = Parts(settings, region, "agent")
+    parts.prepare()
+    here, store = parts.here, parts.store()
+    spool = NodeSpool(here.node_dir, parts.journal)
+    arenas = {name: Arena(here.arena_dir / name) for name in settings.runs}
+
+    def locate(manifest_digest: str) -> str | None:
+        found = (arena.folder(manifest_digest) for arena in arenas.values())
+        return next((str(folder) for folder in found if folder is not None), None)
+
+    def fetch(reply: GrantReply) -> str:
+        target = here.node_dir / "agent" / "fetched" / reply.start_manifest_digest
+        return str(fetch_index_folder(store, parts.signer, Codec(), reply.start_manifest_key, Path(target)))
+
+    log = KafkaLog(here.kafka)
+    flow = Publish(
+        region=region,
+        node=here.node,
+        spool=spool,
+        store=store,
+        log=log,
+        grants=HttpGrants(f"http://{HOST}:{here.ports.controller}"),
+        signer=parts.signer,
+        codec=Codec(),
+        clock=parts.clock,
+        entropy=parts.entropy,
+        journal=parts.journal,
+        locate=locate,
+        fetch=fetch,
+    )
+    process = Process(
+        clock=parts.clock,
+        journal=parts.journal,
+        registry=parts.registry,
+        port=here.ports.agent,
+        status=flow.status,
+    )
+    return process.run({"publish": flow.step}, [log.close])

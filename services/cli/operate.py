@@ -1,0 +1,217 @@
+"""`farside status` and `farside failover`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.serve import Config
+from services.settings import Settings, load
+
+WATCH_S = 1.0
+GIVES_UP_S = 120.0
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def status(
+    config: Config = None,
+    *,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again each second until Ctrl-C.")] = False,
+) -> None:
+    """Show each run: primary, epoch, step, recoverable step and lag of each region, standby readiness.
+
+    Works with a region dead: says what it cannot see, and since when.
+
+    Exit codes: 0 a primary holds every run, 1 some run has none that can be seen, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+    seen: dict[str, float] = _seen(settings)
+    for found in _again(settings, seen, watch=watch):
+        if as_json:
+            typer.echo(json.dumps(found))
+        else:
+            _show(found)
+        if not watch:
+            held = all(run["primary"] and run["valid_s"] for run in found["runs"].values())
+            raise typer.Exit(0 if held else FAILED)
+
+
+def _again(settings: Settings, seen: dict[str, float], *, watch: bool) -> Iterator[dict[str, Any]]:
+    yield gather(settings, seen)
+    while watch:
+        time.sleep(WATCH_S)  # noqa: TID251 - the terminal's own pace
+        yield gather(settings, seen)
+
+
+def gather(settings: Settings, seen: dict[str, float]) -> dict[str, Any]:
+    """Everything that the services say of every run; `seen` remembers when each region answered last."""
+    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
+
+    answers = {name: ask(region.ports.controller, "/status") for name, region in settings.regions.items()}
+    lags = {name: ask(region.ports.replicator, "/status") for name, region in settings.regions.items()}
+    warm = {name: ask(region.ports.warmer, "/status") for name, region in settings.regions.items()}
+    now_s = time.time()  # noqa: TID251 - for people: since when a region is not seen
+    for name, answer in answers.items():
+        if answer is not None:
+            seen[name] = now_s
+    _keep(settings, seen)
+    runs = {run: _run_of(run, answers, lags, warm, seen, now_s) for run in settings.runs}
+    return {"runs": runs}
+
+
+def _run_of(
+    run: str,
+    answers: dict[str, dict[str, Any] | None],
+    lags: dict[str, dict[str, Any] | None],
+    warm: dict[str, dict[str, Any] | None],
+    seen: dict[str, float],
+    now_s: float,
+) -> dict[str, Any]:
+    views = {name: answer[run] for name, answer in answers.items() if answer is not None and run in answer}
+    best = max(views.values(), key=lambda one: (one["epoch"], one["is_holder"]), default=None)
+    regions = {}
+    for name in answers:
+        view = views.get(name)
+        flows = (lags[name] or {}).values()
+        regions[name] = {
+            "visible": view is not None,
+            "not_seen_for_s": None if view is not None or name not in seen else round(now_s - seen[name], 1),
+            "recoverable_step": None if view is None else view["recoverable_step"],
+            "lag_steps": max((flow["lag_steps"].get(run, 0) for flow in flows), default=None),
+            "dead_letters": sum(flow["counts"].get("dead_letter", 0) for flow in flows),
+            "branch_events": sum(flow["counts"].get("branch", 0) for flow in flows),
+            "action": None if view is None else view["action"],
+            "reason": None if view is None else view["reason"],
+            "standby": warm[name],
+            "troubles": {} if view is None else view["troubles"],
+        }
+    holder = next((one for one in views.values() if one["is_holder"]), None)
+    steps = [] if best is None else [one["step"] for one in best["regions"].values() if one["step"] is not None]
+    return {
+        "primary": None if best is None else best["primary"],
+        "epoch": None if best is None else best["epoch"],
+        "attempt": None if best is None else best["attempt"],
+        "step": max(steps, default=None),
+        "committed_step": None if best is None else best["committed_step"],
+        "valid_s": None if holder is None else round(holder["valid_s"], 2),
+        "regions": regions,
+    }
+
+
+def _seen_file(settings: Settings) -> Path:
+    return settings.state_dir / "seen.json"
+
+
+def _seen(settings: Settings) -> dict[str, float]:
+    try:
+        found: dict[str, float] = json.loads(_seen_file(settings).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _keep(settings: Settings, seen: dict[str, float]) -> None:
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    _seen_file(settings).write_text(json.dumps(seen), encoding="utf-8")
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only for people
+    from rich.table import Table  # noqa: PLC0415 - only for people
+
+    for run, one in found["runs"].items():
+        valid = "no holder seen" if one["valid_s"] is None else f"valid {one['valid_s']:.1f} s"
+        title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}"
+        table = Table(
+            "region", "recoverable", "lag", "does", "why", "standby", "predicted RTO", "set aside", title=title
+        )
+        for name, region in one["regions"].items():
+            if not region["visible"]:
+                since = region["not_seen_for_s"]
+                table.add_row(
+                    name, "-", "-", "not seen", "never" if since is None else f"for {since:.0f} s", "", "", ""
+                )
+                continue
+            standby = region["standby"] or {}
+            staged, rto = standby.get("staged_step"), standby.get("predicted_rto_s")
+            table.add_row(
+                name,
+                str(region["recoverable_step"]),
+                "-" if region["lag_steps"] is None else f"{region['lag_steps']} steps",
+                region["action"],
+                region["reason"],
+                "-" if staged is None else f"step {staged} {standby['proof']}",
+                "-" if rto is None else f"{rto:.1f} s",
+                f"{region['dead_letters']} dead, {region['branch_events']} branch",
+            )
+        Console().print(table)
+
+
+def failover(
+    run: Annotated[str, typer.Option(help="The run to move.")],
+    to: Annotated[str, typer.Option(help="The region that takes it over.")],
+    config: Config = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Promote a region by hand: the detectors are skipped, every safety gate and the lease's one write are not.
+
+    Exit codes: 0 the region holds the run, 1 refused or not confirmed, 2 misconfigured.
+    """
+    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
+
+    with misconfigured_exits():
+        settings = load(config)
+        port, _ = settings.region(to).ports.controller, settings.run(run)
+    before = (ask(port, "/status") or {}).get(run)
+    preview = ask(port, f"/v1/preview?run={run}")
+    if before is None or preview is None:
+        typer.echo(f"farside: the controller of {to} does not answer on port {port}: start it first", err=True)
+        raise typer.Exit(FAILED)
+    typer.echo(f"before: {before['primary']} holds epoch {before['epoch']}", err=True)
+    typer.echo(f"after:  {to} holds epoch {before['epoch'] + 1}, from step {before['recoverable_step']}", err=True)
+    for gate in preview["gates"]:
+        if not gate["open"]:
+            word = "noted " if gate["advisory"] else "CLOSED"
+            typer.echo(f"  {word} {gate['name']}={gate['value']} limit={gate['limit']}", err=True)
+    if before["primary"] == to:
+        typer.echo(f"{to} holds it already", err=True)
+        raise typer.Exit(0)
+    if not yes and not typer.confirm(f"Let {to} take {run} over?", err=True):
+        raise typer.Exit(FAILED)
+    if ask(port, "/v1/failover", {"run": run, "actor": getpass.getuser()}) is None:
+        typer.echo(f"farside: the controller of {to} did not take the request", err=True)
+        raise typer.Exit(FAILED)
+    after = _outcome(port, run, to)
+    done = after is not None and after["primary"] == to
+    if as_json:
+        typer.echo(json.dumps({"promoted": done, "before": before, "after": after}))
+    else:
+        typer.echo(
+            f"{to} holds epoch {after['epoch']}" if done and after is not None else "refused: nothing was changed"
+        )
+    raise typer.Exit(0 if done else FAILED)
+
+
+def _outcome(port: int, run: str, to: str) -> dict[str, Any] | None:
+    """The controller's status once the wish is settled."""
+    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
+
+    deadline_s = time.monotonic() + GIVES_UP_S  # noqa: TID251 - a command's own patience
+    found: dict[str, Any] | None = None
+    while time.monotonic() < deadline_s:  # noqa: TID251 - as above
+        found = (ask(port, "/status") or {}).get(run) or found
+        if found is not None and (found["primary"] == to or not found["operator_pending"]):
+            return found
+        time.sleep(0.2)  # noqa: TID251 - as above
+    return found

@@ -1,0 +1,111 @@
+"""Settings, keys and buckets for the local stack, so that every command works on it without a word of configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from infra.local.layout import Layout
+from infra.local.ports import PortClaims
+from services.adapters.s3 import connect, ensure_bucket
+from services.adapters.signer import generate_keypair
+from services.settings import credentials
+
+BUCKET, WITNESS_BUCKET = "farside", "farside-witness"
+SERVICES = ("agent", "controller", "replicator", "warmer")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the arena belongs there; the folder below is the stack's own
+
+
+def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
+    """Write `farside.toml` and what it names beside a running stack's data; returns its path.
+
+    Keys are kept when they are there already: what was signed with them must stay readable.
+    """
+    folder = layout.folder
+    keys = folder / "keys"
+    keys.mkdir(mode=0o700, exist_ok=True)
+    stores = json.loads(layout.credentials_file.read_text(encoding="utf-8"))
+    for store, user in stores.items():
+        _private(keys / f"{store}.json", json.dumps(user))
+    for region in layout.regions:
+        if not (keys / f"{region}.key.pem").exists():
+            generate_keypair(keys, region)
+    ends = layout.endpoints()
+    user = credentials(keys / "s3-witness.json")
+    client = connect(endpoint=ends.witness_endpoint, access_key=user.access_key, secret_key=user.secret_key)
+    ensure_bucket(client, WITNESS_BUCKET)
+    path = folder / "farside.toml"
+    path.write_text(_text(layout, keys, run, profile), encoding="utf-8")
+    return path
+
+
+def arena_of(folder: Path, region: str) -> Path:
+    """Where a local region's arena lies: in shared memory if there is any."""
+    name = f"farside-{folder.name}-{abs(hash_of(folder))}-{region}"
+    return (SHARED_MEMORY if SHARED_MEMORY.is_dir() else folder) / name
+
+
+def hash_of(folder: Path) -> int:
+    """A number that tells two stacks' folders apart, the same in every process."""
+    return int.from_bytes(str(folder.absolute()).encode()[-12:], "big") % 10**9
+
+
+def _private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
+    first, *others = layout.regions
+    lines = [
+        "# Written by `farside up` for the local stack.",
+        f"profile = {_q(profile)}  # a lease of a few seconds; `default` is slower, and safe for real networks",
+        f"state_dir = {_q(layout.folder / 'state')}",
+        "",
+        f"[runs.{run}]",
+        f"first_region = {_q(first)}",
+        f"standby = {json.dumps(others)}",
+        "",
+        "[witness]",
+        f"bucket = {_q(WITNESS_BUCKET)}",
+        f"credentials_file = {_q(keys / 's3-witness.json')}",
+    ]
+    claims = PortClaims()
+    ends = layout.endpoints()
+    for region in layout.regions:
+        own = ends.regions[region]
+        lines += [
+            "",
+            f"[regions.{region}]",
+            f"kafka = {_q(own.kafka_bootstrap)}",
+            f"s3 = {_q(own.s3_endpoint)}",
+            f"witness = {_q(own.witness_endpoint)}",
+            f"bucket = {_q(BUCKET)}",
+            f"credentials_file = {_q(keys / f's3-{region}.json')}",
+            f"signing_key_file = {_q(keys / f'{region}.key.pem')}",
+            f"public_key_file = {_q(keys / f'{region}.pub.pem')}",
+            f"node = {_q(f'{region}-n0')}",
+            f"node_dir = {_q(layout.folder / 'nodes' / region)}",
+            f"arena_dir = {_q(arena_of(layout.folder, region))}",
+            "replication = 1  # one broker: for development only",
+            "",
+            f"[regions.{region}.ports]",
+            *(f"{service} = {claims.claim([])}" for service in SERVICES),
+        ]
+        for other in layout.regions:
+            if other != region:
+                link = ends.links[region, other]
+                lines += [
+                    "",
+                    f"[regions.{region}.links.{other}]",
+                    f"kafka = {_q(link.kafka_bootstrap)}",
+                    f"s3 = {_q(link.s3_endpoint)}",
+                    f"bucket = {_q(BUCKET)}",
+                    f"credentials_file = {_q(keys / f's3-{other}.json')}",
+                ]
+    claims.release()
+    return "\n".join(lines) + "\n"
+
+
+def _q(value: str | Path) -> str:
+    return json.dumps(str(value))

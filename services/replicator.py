@@ -1,0 +1,64 @@
+"""The replicator of a region: one flow for each peer and lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import Gauge
+
+from pipelines import paths
+from pipelines.flows.replicate import Replicate
+from schemas.codec import Codec
+from services.adapters.kafka import KafkaLog, KafkaSource
+from services.adapters.transfers import ThreadTransfers
+from services.parts import Parts
+from services.process import Process
+from services.settings import Settings
+
+
+def run(settings: Settings, region: str) -> int:
+    """Serve one region until told to stop; the exit code."""
+    parts = Parts(settings, region, "replicator")
+    parts.prepare()
+    flows: dict[str, Replicate] = {}
+    closing: list[Callable[[], None]] = []
+    for peer in parts.peers():
+        for lane in paths.REPLICATED_LANES:
+            source, own = KafkaSource(parts.link(peer).kafka), KafkaSource(parts.here.kafka)
+            log = KafkaLog(parts.here.kafka, f"farside-replicator-{region}-{peer}-{lane}")
+            transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=parts.store())
+            closing += [source.close, own.close, log.close, transfers.close]
+            flows[f"{peer}/{lane}"] = Replicate(
+                region=region,
+                peer=peer,
+                lane=lane,
+                source=source,
+                own=own,
+                log=log,
+                store=parts.store(),
+                peer_store=parts.peer_store(peer),
+                transfers=transfers,
+                lineage=parts.lineages(),
+                signer=parts.signer,
+                codec=Codec(),
+                clock=parts.clock,
+                journal=parts.journal,
+            )
+    lag = Gauge("farside_lag_steps", "Steps that this region is behind.", ["peer", "run"], registry=parts.registry)
+
+    def status() -> dict[str, object]:
+        found: dict[str, Any] = {name: flow.status() for name, flow in flows.items()}
+        for one in found.values():
+            for name, steps in one["lag_steps"].items():
+                lag.labels(one["peer"], name).set(steps)
+        return found
+
+    process = Process(
+        clock=parts.clock,
+        journal=parts.journal,
+        registry=parts.registry,
+        port=parts.here.ports.replicator,
+        status=status,
+    )
+    return process.run({name: flow.step for name, flow in flows.items()}, closing)

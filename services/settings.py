@@ -1,0 +1,163 @@
+"""Settings: one TOML file, overridden by variables `FARSIDE_<KEY>__<KEY>`; frozen, read once, no secrets in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.errors import MisconfiguredError
+
+PREFIX = "FARSIDE_"
+_PLAIN_KEYS = frozenset({"profile", "state_dir"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunSettings(_Part):
+    """Where a run begins and who stands by."""
+
+    first_region: str
+    standby: tuple[str, ...] = ()
+
+
+class WitnessSettings(_Part):
+    """The witness's bucket; each region reaches it by its own address."""
+
+    bucket: str
+    credentials_file: Path
+
+
+class Ports(_Part):
+    """Where the services' health, metrics and status are served on loopback; 0: any free port."""
+
+    agent: int = Field(default=0, ge=0, le=65_535)
+    controller: int = Field(default=0, ge=0, le=65_535)
+    replicator: int = Field(default=0, ge=0, le=65_535)
+    warmer: int = Field(default=0, ge=0, le=65_535)
+
+
+class LinkSettings(_Part):
+    """How a region reads another; the credentials need no more than reading."""
+
+    kafka: str
+    s3: str
+    bucket: str
+    credentials_file: Path
+
+
+class RegionSettings(_Part):
+    """One region, by the addresses that hold inside it."""
+
+    kafka: str
+    s3: str
+    witness: str
+    bucket: str
+    credentials_file: Path
+    signing_key_file: Path
+    public_key_file: Path
+    node: str = "n0"
+    node_dir: Path
+    arena_dir: Path
+    replication: int = Field(default=3, ge=1)
+    ports: Ports = Ports()
+    links: dict[str, LinkSettings] = {}
+
+
+class Settings(_Part):
+    """Everything that a service is told."""
+
+    profile: Literal["fast", "default"] = "default"
+    state_dir: Path
+    runs: dict[str, RunSettings]
+    witness: WitnessSettings
+    regions: dict[str, RegionSettings]
+
+    def region(self, name: str) -> RegionSettings:
+        """One region's; MisconfiguredError if there is none of that name."""
+        if name not in self.regions:
+            raise MisconfiguredError(f"region {name!r} is not in the settings; there are {', '.join(self.regions)}")
+        return self.regions[name]
+
+    def run(self, name: str) -> RunSettings:
+        """One run's; MisconfiguredError if there is none of that name."""
+        if name not in self.runs:
+            raise MisconfiguredError(f"run {name!r} is not in the settings; there are {', '.join(self.runs)}")
+        return self.runs[name]
+
+
+def load(config: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings; MisconfiguredError with one line for each key that is wrong."""
+    path = config or find(environment)
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MisconfiguredError(
+            f"settings file {path}: {error.strerror}: name one with --config or FARSIDE_CONFIG"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"settings file {path} is not TOML: {error}") from error
+    origins = _override(plain, environment)
+    try:
+        return Settings.model_validate(plain)
+    except ValidationError as error:
+        lines = []
+        for one in error.errors():
+            key = ".".join(str(part) for part in one["loc"])
+            lines.append(f"{key}: {one['msg']} (from {origins.get(key, path)})")
+        raise MisconfiguredError("\n".join(lines)) from error
+
+
+def find(environment: Mapping[str, str]) -> Path:
+    """FARSIDE_CONFIG, else ./farside.toml, else the local stack's."""
+    if environment.get("FARSIDE_CONFIG"):
+        return Path(environment["FARSIDE_CONFIG"])
+    here = Path("farside.toml")
+    if here.exists():
+        return here
+    from infra.local.detached import default_folder  # noqa: PLC0415 - only where nothing else was named
+
+    return default_folder() / "farside.toml"
+
+
+class Credentials(NamedTuple):
+    """One store's user."""
+
+    access_key: str
+    secret_key: str
+
+
+def credentials(path: Path) -> Credentials:
+    """`access_key` and `secret_key` from a JSON file; MisconfiguredError, which never shows what is in it."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return Credentials(str(plain["access_key"]), str(plain["secret_key"]))
+    except OSError as error:
+        raise MisconfiguredError(f"credentials file {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        raise MisconfiguredError(f"credentials file {path} is no JSON object with access_key and secret_key") from None
+
+
+def _override(plain: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """Put the variables' values in place; which variable each key came from."""
+    origins = {}
+    for name in sorted(environment):
+        keys = name.removeprefix(PREFIX).lower().split("__")
+        if not name.startswith(PREFIX) or (len(keys) == 1 and keys[0] not in _PLAIN_KEYS):
+            continue  # FARSIDE_NODE_DIR and its like belong to other parts
+        place = plain
+        for key in keys[:-1]:
+            inner = place.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise MisconfiguredError(f"{'.'.join(keys)}: {key} is no table (from {name})")
+            place = inner
+        place[keys[-1]] = environment[name]
+        origins[".".join(keys)] = name
+    return origins

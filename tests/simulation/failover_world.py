@@ -1,0 +1,258 @@
+"""The real controllers in a simulated world: greenlets that give way before and after every port call.
+
+Time, the witness, the link and the processes are simulated; `pipelines.flows.failover.Control` and what it rests on are
+the ones that ship. Faults live here, `failover_checker.py` judges.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import greenlet
+
+from pipelines.core.lease import Held, LeaseProfile
+from pipelines.core.pulse import NodePulse, Pulse
+from pipelines.errors import RetryableError, UnknownOutcomeError
+from pipelines.flows.attest import Attest
+from pipelines.flows.failover import Control
+from pipelines.flows.listen import Listen
+from pipelines.ports import Message
+from schemas.codec import Codec
+from schemas.records import Lease
+from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore, MemorySource
+from services.adapters.signer import Ed25519Signer, generate_keypair
+from tests.simulation.claims import Claim
+
+PROFILE = LeaseProfile(name="simulated", lease_s=20.0, renew_s=4.0, poll_s=2.0, rho=0.01, margin_s=1.0)
+RUN = "gpt"
+REGIONS = ("east", "west")
+
+
+def signer_in(folder: Path) -> Ed25519Signer:
+    """One key for all simulated regions; signatures are not what is simulated."""
+    private, public = generate_keypair(folder, "sim")
+    return Ed25519Signer(key_id="sim", private_key_path=private, trusted={"sim": public})
+
+
+@dataclass
+class World:
+    """True time, who runs when, what is cut, and what each controller claimed."""
+
+    seed: int
+    signer: Ed25519Signer
+    length_s: float = 400.0
+    faults: bool = True
+    east_dies_at_s: float | None = None
+    drift: float = PROFILE.rho
+    now_s: float = 0.0
+    trace: list[str] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Derive everything from the seed."""
+        self.random = random.Random(self.seed)
+        self.witness = MemoryLeaseStore()
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
+        self._number = 0
+        self.regions = {name: Region(self, name, random.Random(self.random.random())) for name in REGIONS}
+
+    def at(self, delay_s: float, act: Callable[[], object]) -> None:
+        """Let something happen later, in an order that the seed alone decides."""
+        self._number += 1
+        heapq.heappush(self._queue, (self.now_s + delay_s, self._number, act))
+
+    def say(self, text: str) -> None:
+        """One line of the trace."""
+        self.trace.append(f"{self.now_s:9.3f} {text}")
+
+    def run(self) -> World:
+        """Until the end of time."""
+        for region in self.regions.values():
+            region.begin()
+        if self.east_dies_at_s is not None:
+            self.at(self.east_dies_at_s, self.regions["east"].die)
+        while self._queue and self.now_s < self.length_s:
+            self.now_s, _, act = heapq.heappop(self._queue)
+            act()
+        for region in self.regions.values():
+            region.close_claim()
+        return self
+
+
+class Region:
+    """One region: its clock, its store, its controller process, and how it reaches the witness."""
+
+    def __init__(self, world: World, name: str, generator: random.Random) -> None:
+        self.world, self.name, self.random = world, name, generator
+        self.rate = generator.choice([1 - world.drift, 1 + world.drift, 1.0])
+        self.offset_s = generator.uniform(0, 1e6)
+        self.store = MemoryObjectStore()
+        self.kafka = MemoryKafka(name)
+        self.dead = False
+        self.cut_until_s = 0.0
+        self.deaf_until_s = 0.0
+        self.incarnations = 0
+        self.writes = 0
+        self.control: Control | None = None
+        self._actor: greenlet.greenlet | None = None
+        self._claimed: tuple[float, float] | None = None
+
+    # --- the ports ---
+
+    def boottime_s(self) -> float:
+        """Implements Clock: this region's own."""
+        return self.offset_s + self.rate * self.world.now_s
+
+    def wall_ms(self) -> int:
+        """Implements Clock."""
+        return int(self.world.now_s * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        """Implements Clock: give way."""
+        self.pause(seconds)
+
+    def new_id(self) -> str:
+        """Implements Entropy."""
+        self.writes += 1
+        return f"{self.name}{self.writes:027d}"
+
+    def say(self, event: str, **fields: object) -> None:
+        """Implements Journal."""
+        self.world.say(f"{self.name} {event} {fields}")
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Implements EventLog."""
+        self.pause(self.random.uniform(0.001, 0.05))
+        for message in messages:
+            self.kafka.topic(message.topic).append(message)
+
+    transaction = publish
+
+    def read(self, run: str) -> Held | None:
+        """Implements LeaseStore over a link that may be cut."""
+        self._reach()
+        held = self.world.witness.read(run)
+        self._reach()
+        return held
+
+    def write(self, lease: Lease, expected_etag: str | None) -> str | None:
+        """Implements LeaseStore: a write may be lost, land late, or win without an answer."""
+        fate = self.random.random() if self.world.faults else 1.0
+        if self.world.now_s < self.cut_until_s or fate < 0.05:
+            self.pause(1.0)
+            raise UnknownOutcomeError("never arrived")
+        if fate < 0.12:
+            self.world.at(self.random.uniform(0, 60), lambda: self._land(lease, expected_etag))
+            self.pause(1.0)
+            raise UnknownOutcomeError("arrives late")
+        self.pause(self.random.uniform(0.01, 0.3))
+        etag = self._land(lease, expected_etag)
+        self.pause(self.random.uniform(0.01, 0.3))
+        if fate < 0.2:
+            raise UnknownOutcomeError("the answer was lost")
+        return etag
+
+    def claim(self, run: str, epoch: int, body: bytes) -> bool:
+        """Implements LeaseStore."""
+        self._reach()
+        return self.world.witness.claim(run, epoch, body)
+
+    def _land(self, lease: Lease, expected: str | None) -> str | None:
+        etag = self.world.witness.write(lease, expected)
+        if etag is not None:
+            self.world.say(f"{self.name} wrote epoch {lease.epoch} renewal {lease.renew_seq} ({lease.reason})")
+        return etag
+
+    def _reach(self) -> None:
+        self.pause(self.random.uniform(0.01, 0.3))
+        if self.world.now_s < self.cut_until_s:
+            raise RetryableError("the witness does not answer")
+
+    # --- the process ---
+
+    def begin(self) -> None:
+        """Start a controller process: a new incarnation with nothing but what is durable."""
+        self._actor = greenlet.greenlet(self._live)
+        self._actor.switch()
+
+    def die(self) -> None:
+        """The region is lost, for good."""
+        self.world.say(f"{self.name} dies")
+        self.dead = True
+
+    def pause(self, seconds: float) -> None:
+        """Give way; a process may also stand still, wherever it is."""
+        if self.world.faults and self.random.random() < 0.001:
+            seconds += self.random.uniform(0, 60)
+        actor = greenlet.getcurrent()
+        self.world.at(seconds, lambda: None if self.dead else actor.switch())
+        if actor.parent is not None:
+            actor.parent.switch()
+
+    def _live(self) -> None:
+        self.incarnations += 1
+        listeners = {
+            name: Listen(region=name, run=RUN, source=MemorySource(MemoryKafka(name)), codec=Codec(), clock=self)
+            for name in REGIONS
+        }
+        attest = Attest(region=self.name, run=RUN, log=self, store=self.store, codec=Codec(), clock=self, entropy=self)
+        self.control = control = Control(
+            region=self.name,
+            run=RUN,
+            first_region="east",
+            candidate=True,
+            leases=self,
+            listeners=listeners,
+            attest=attest,
+            store=self.store,
+            signer=self.world.signer,
+            codec=Codec(),
+            clock=self,
+            entropy=self,
+            journal=self,
+            profile=PROFILE,
+        )
+        while True:
+            self._surroundings(listeners, attest)
+            before = control._belief
+            self._sleep_and_claim(control.step(), before)
+
+    def _surroundings(self, listeners: dict[str, Listen], attest: Attest) -> None:
+        """Probes answer; living regions are heard unless this one is deaf."""
+        now_s = self.boottime_s()
+        attest.log_ack_at_s = attest.store_put_at_s = now_s
+        if self.world.faults and self.random.random() < 0.002:
+            self.cut_until_s = self.world.now_s + self.random.uniform(0, 60)
+        if self.world.faults and self.random.random() < 0.002:
+            self.deaf_until_s = self.world.now_s + self.random.uniform(0, 80)
+        for name, listener in listeners.items():
+            other = self.world.regions[name]
+            if not other.dead and (name == self.name or self.world.now_s >= self.deaf_until_s):
+                node = NodePulse(int(self.world.now_s), "train", 5.0, now_s, now_s)
+                listener.pulse = Pulse({"n0": node}, now_s)
+
+    def _sleep_and_claim(self, seconds: float, before: object) -> None:
+        assert self.control is not None
+        if self.control._belief is not before:
+            self.close_claim()
+        until_s = self.control._belief.valid_until_s(PROFILE)
+        if self._claimed is None and until_s > self.boottime_s():
+            self._claimed = (self.world.now_s, (until_s - self.offset_s) / self.rate)
+        self.pause(seconds)
+
+    def close_claim(self) -> None:
+        """What was claimed ends now, unless it had ended before."""
+        if self._claimed is not None:
+            begin_s, end_s = self._claimed
+            self.world.claims.append(Claim(self.name, begin_s, min(end_s, self.world.now_s)))
+            self._claimed = None
+
+    def grant(self, launch: str) -> Any:  # noqa: ANN401 - the controller's own answer
+        """Ask as an agent does."""
+        assert self.control is not None
+        return self.control.grant(launch, -1)
