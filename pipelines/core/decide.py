@@ -40,6 +40,7 @@ class Reason(enum.Enum):
     LOST = "lost"  # another region has taken over
     NEW_INCARNATION = "new_incarnation"
     NO_EVIDENCE = "no_evidence"  # we hold the lease, but cannot show that our region works
+    NODES_SILENT = "nodes_silent"  # its controller is heard, its nodes are not: nothing trains there
     NOT_CANDIDATE = "not_candidate"
     OPERATOR = "operator"
     PRIMARY_SILENT = "primary_silent"
@@ -135,6 +136,7 @@ class RunView:
     was_holder: bool = False  # until a turn ago
     stood_down: bool = False  # gave way to another controller of this region
     heard_at_s: float = NEVER_S  # the holder's nodes; the listener's start, if never
+    controller_at_s: float = NEVER_S  # the holder's controller was heard: its Kafka and the link work
     works_at_s: float = NEVER_S  # our own nodes
     log_ack_at_s: float = NEVER_S
     store_put_at_s: float = NEVER_S
@@ -216,6 +218,8 @@ def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
 
 def _while_leased(view: RunView, now_s: float, policy: FailoverPolicy, gates: tuple[Gate, ...]) -> Decision:
     """Silence under a lease that has not run out: the link is lost if renewals were seen since (6.7)."""
+    if now_s - view.controller_at_s < policy.silence_s:
+        return Decision(Action.WAIT, Reason.NODES_SILENT, gates)
     renews = now_s - view.belief.seen_at_s < policy.renewals_seen_s
     if renews and view.belief.seen_at_s > view.heard_at_s:
         return Decision(Action.ALARM, Reason.LINK_LOST, gates)

@@ -244,6 +244,7 @@ class Control:
             was_holder=self._was_holder,
             stood_down=self._stood_down,
             heard_at_s=core.NEVER_S if holder is None else holder.nodes_at_s,
+            controller_at_s=core.NEVER_S if holder is None else holder.pulse.controller_at_s,
             works_at_s=own.pulse.works_at_s,
             log_ack_at_s=self._attest.log_ack_at_s,
             store_put_at_s=self._attest.store_put_at_s,
@@ -260,7 +261,7 @@ class Control:
         if silent and not self._silent and silence is not None:
             self._journal.say("failover.silent", run=self._run, region=self._region, silence_s=round(silence.value, 3))
         self._silent = silent
-        if (decision.action, decision.reason) == (self._decision.action, self._decision.reason):
+        if _kind(decision) == _kind(self._decision):
             return
         event = "failover.alarm" if decision.action is Action.ALARM else "failover.decided"
         closed = [gate.text for gate in decision.closed]
@@ -412,6 +413,13 @@ class Control:
     def _author(self, reason: str, actor: str = "controller") -> Author:
         write_id = self._entropy.new_id()
         return Author(self._region, self._belief.incarnation, write_id, reason, actor, self._clock.wall_ms())
+
+
+def _kind(decision: Decision) -> object:
+    """What makes a decision worth a line: a holder that renews every second is not."""
+    if decision.reason in {Reason.HOLDING, Reason.RENEWAL_DUE}:
+        return Reason.HOLDING
+    return (decision.action, decision.reason)
 
 
 def _finite(value: float) -> float | None:

@@ -58,6 +58,7 @@ def test_a_silent_region_whose_lease_ran_out_is_taken_over() -> None:
         ({"heard_at_s": NOW_S - 1}, Action.ALARM, Reason.HOLDER_NOT_RENEWING),
         ({"belief": belief_of("west", NOW_S - 1)}, Action.ALARM, Reason.LINK_LOST),
         ({"belief": belief_of("west", NOW_S - 3.5), "heard_at_s": NOW_S - 3.2}, Action.WAIT, Reason.PRIMARY_SILENT),
+        ({"belief": belief_of("west", NOW_S - 1), "controller_at_s": NOW_S - 1}, Action.WAIT, Reason.NODES_SILENT),
         ({"belief": belief_of("west", NOW_S - 1), "heard_at_s": NOW_S - 1}, Action.WAIT, Reason.PRIMARY_WELL),
         ({"belief": belief_of("west", NOW_S - 60, NOW_S - 50)}, Action.WAIT, Reason.WITNESS_UNREACHABLE),
         ({"recoverable_step": None}, Action.WAIT, Reason.REFUSED),
