@@ -3,12 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
+SEED ?= 7
+STEPS ?= 70
+REPORT ?= demo-report
 
-.PHONY: bootstrap test check lint lock up down simulate clean
+.PHONY: demo bootstrap test check lint lock up down simulate clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
 	@$(PYTHON) infra/local/bootstrap.py
+
+demo: bootstrap
+	@$(BIN)/farside demo --seed $(SEED) --steps $(STEPS) --report $(REPORT)
 
 lint: bootstrap
 	$(RUN)/ruff check .

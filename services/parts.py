@@ -52,7 +52,7 @@ class Parts:
 
     def store(self) -> S3ObjectStore:
         """A client of this region's bucket; each flow has its own."""
-        return _store(self.here.s3, self.here.bucket, self.here.credentials_file)
+        return store_of(self.here)
 
     def peer_store(self, peer: str) -> S3ObjectStore:
         """A client of another region's bucket, through the link."""
@@ -99,6 +99,11 @@ class Parts:
                 self.clock.sleep(0.5)
             else:
                 return
+
+
+def store_of(region: RegionSettings) -> S3ObjectStore:
+    """A client of a region's own bucket."""
+    return _store(region.s3, region.bucket, region.credentials_file)
 
 
 def _store(endpoint: str, bucket: str, credentials_file: Path) -> S3ObjectStore:

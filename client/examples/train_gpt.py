@@ -162,7 +162,7 @@ def note_loss(out: Path | None, step: int, loss: float) -> None:
     """One line a step."""
     if out is not None:
         with (out / "losses.jsonl").open("a") as stream:
-            stream.write(json.dumps({"step": step, "loss": loss}) + "\n")
+            stream.write(json.dumps({"step": step, "loss": loss, "time_ms": time.time_ns() // 1_000_000}) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -179,6 +179,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--corpus-bytes", type=int, default=4_000_000)
     parser.add_argument("--min-step-s", type=float, default=0.0, help="slow down to this pace")
+    parser.add_argument("--on-superseded", choices=("exit", "warn"), default="exit")
     parser.add_argument("--out", type=Path, help="where rank 0 writes losses.jsonl and final.json")
     return parser.parse_args()
 
@@ -199,7 +200,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     checkpoint_group: Any = dist.new_group(backend="gloo")  # its collectives run beside DDP's, in a thread
     saving: Any = None  # the save under way: at most one
 
-    run = farside.Run.attach()
+    run = farside.Run.attach(on_superseded=args.on_superseded)
     run.data_version("python-stdlib", corpus.digest, corpus.shards, "uniform-windows", args.seed)
     start = run.start(mode="exact")
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
@@ -207,6 +208,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         dcp.load(state, storage_reader=start.reader, process_group=checkpoint_group)
     if start.rank_state:
         farside.rng.restore(start.rank_state)
+    logging.getLogger("train").info("resumed step=%d", start.step)
 
     for step in range(start.step + 1, args.steps + 1):
         begun = time.perf_counter()

@@ -315,6 +315,15 @@ class Control:
         if etag is None:
             self._asked_witness_s = core.NEVER_S
             return False
+        self._journal.say(
+            "lease.written",
+            run=self._run,
+            epoch=lease.epoch,
+            renew_seq=lease.renew_seq,
+            reason=lease.reason,
+            from_s=self._belief.won_at_s,
+            until_s=self._belief.valid_until_s(self._profile),
+        )
         return True
 
     def _announce(self) -> None:

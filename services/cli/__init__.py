@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import operate, serve, stack
+from services.cli import demo, operate, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -13,6 +13,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo.demo)
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.ps)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
 
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.serve import Config
@@ -81,7 +83,7 @@ def _run_of(
     regions = {}
     for name in answers:
         view = views.get(name)
-        flows = (lags[name] or {}).values()
+        flows = list((lags[name] or {}).values())
         regions[name] = {
             "visible": view is not None,
             "not_seen_for_s": None if view is not None or name not in seen else round(now_s - seen[name], 1),
@@ -92,6 +94,7 @@ def _run_of(
             "action": None if view is None else view["action"],
             "reason": None if view is None else view["reason"],
             "standby": warm[name],
+            "copies": [copy for flow in flows for copy in flow["copies"] if copy["run"] == run],
             "troubles": {} if view is None else view["troubles"],
         }
     holder = next((one for one in views.values() if one["is_holder"]), None)
@@ -126,34 +129,40 @@ def _keep(settings: Settings, seen: dict[str, float]) -> None:
 
 def _show(found: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415 - only for people
-    from rich.table import Table  # noqa: PLC0415 - only for people
 
+    Console().print(tables(found))
+
+
+def tables(found: dict[str, Any]) -> Group:
+    """A table for each run."""
+    shown = []
     for run, one in found["runs"].items():
         valid = "no holder seen" if one["valid_s"] is None else f"valid {one['valid_s']:.1f} s"
         title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}"
-        table = Table(
-            "region", "recoverable", "lag", "does", "why", "standby", "predicted RTO", "set aside", title=title
-        )
+        table = Table("region", "recoverable", "lag", "does", "standby", "RTO", "copying", "set aside", title=title)
         for name, region in one["regions"].items():
-            if not region["visible"]:
-                since = region["not_seen_for_s"]
-                table.add_row(
-                    name, "-", "-", "not seen", "never" if since is None else f"for {since:.0f} s", "", "", ""
-                )
-                continue
-            standby = region["standby"] or {}
-            staged, rto = standby.get("staged_step"), standby.get("predicted_rto_s")
-            table.add_row(
-                name,
-                str(region["recoverable_step"]),
-                "-" if region["lag_steps"] is None else f"{region['lag_steps']} steps",
-                region["action"],
-                region["reason"],
-                "-" if staged is None else f"step {staged} {standby['proof']}",
-                "-" if rto is None else f"{rto:.1f} s",
-                f"{region['dead_letters']} dead, {region['branch_events']} branch",
-            )
-        Console().print(table)
+            table.add_row(name, *_row(region))
+        shown.append(table)
+    return Group(*shown)
+
+
+def _row(region: dict[str, Any]) -> list[str]:
+    if not region["visible"]:
+        since = region["not_seen_for_s"]
+        return ["-", "-", "not seen" if since is None else f"not seen for {since:.0f} s", "-", "-", "-", "-"]
+    standby = region["standby"] or {}
+    staged, rto = standby.get("staged_step"), standby.get("predicted_rto_s")
+    copies = [f"{one['step']}: {one['moved_bytes'] * 100 // max(1, one['size_bytes'])} %" for one in region["copies"]]
+    step = region["recoverable_step"]
+    return [
+        "-" if step is None else f"step {step}",
+        "-" if region["lag_steps"] is None else f"{region['lag_steps']} steps",
+        f"{region['action']}: {region['reason']}",
+        "-" if staged is None else f"{staged} {standby['proof']}",
+        "-" if rto is None else f"{rto:.1f} s",
+        ", ".join(copies) or "-",
+        f"{region['dead_letters']} dead, {region['branch_events']} branch",
+    ]
 
 
 def failover(

@@ -1,0 +1,1 @@
+"""`farside demo`: a region is killed under real training, and the run goes on."""

@@ -1,0 +1,122 @@
+"""The processes of the story: services and trainers, each with its log, none of which outlives the demo."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.local.ports import PortClaims
+from infra.local.processes import spawn, tail, wait_for
+from pipelines.errors import RetryableError
+
+TRAINER = Path("client/examples/train_gpt.py")
+RANKS = 2
+END_S = 10.0
+
+
+class Failed(RetryableError):  # noqa: N818 - reads as what happened
+    """The story cannot go on; says what was waited for."""
+
+
+class Actors:
+    """Starts, kills and ends processes by name."""
+
+    def __init__(self, folder: Path, config: Path, taken: Iterable[int]) -> None:
+        # `taken`: ports that the settings give to services, which bind them later.
+        self._folder, self._config, self._taken = folder, config, set(taken)
+        self._logs = folder / "logs"
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._claims = PortClaims()
+
+    def service(self, name: str, region: str) -> None:
+        """Start one service of a region."""
+        argv = [sys.executable, "-m", "services.cli", name, "--region", region, "--config", str(self._config)]
+        self._start(f"{name}-{region}", argv, {})
+
+    def trainer(self, name: str, out: Path, args: list[str], farside: Mapping[str, str]) -> None:
+        """Start `torchrun` with two ranks of the example script."""
+        argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(RANKS)]
+        argv += ["--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(self._free_port())]
+        argv += [str(TRAINER.absolute()), "--out", str(out), *args]
+        self._start(name, argv, {"OMP_NUM_THREADS": "1", **farside})
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL processes with all their children, at once."""
+        pids = [pid for name in names for pid in _family(self._running[name].pid)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for name in names:
+            self._running.pop(name).wait()
+
+    def stop(self) -> None:
+        """End everything: SIGTERM, then SIGKILL for what does not listen, ranks included."""
+        families = {pid for child in self._running.values() for pid in _family(child.pid)}
+        for child in self._running.values():
+            if child.poll() is None:
+                child.terminate()
+        for child in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(END_S)
+        for pid in families:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for child in self._running.values():
+            child.wait()
+        self._running.clear()
+        self._claims.release()
+
+    def names(self) -> list[str]:
+        """What runs."""
+        return list(self._running)
+
+    def wait(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
+        """Wait for something; Failed if it does not come, or a process ended badly meanwhile."""
+        failed: list[str] = []
+
+        def looked() -> bool:
+            failed[:] = [name for name, child in self._running.items() if child.poll() not in {None, 0}]
+            return bool(failed) or condition()
+
+        came = wait_for(looked, deadline_s)
+        if failed:
+            name = failed[0]
+            code = self._running[name].returncode
+            raise Failed(f"{name} ended with {code} while waiting for {what}:\n{tail(self._logs / f'{name}.log')}")
+        if not came:
+            raise Failed(f"{what} did not happen within {deadline_s:.0f} s; logs in {self._logs}")
+
+    def _free_port(self) -> int:
+        while (port := self._claims.claim([])) in self._taken:
+            continue
+        return port
+
+    def _start(self, name: str, argv: list[str], more: Mapping[str, str]) -> None:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        self._running[name] = spawn(argv, {**env, **more}, Path.cwd(), self._logs / f"{name}.log")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole JSON lines of a file that is being written; empty if it is not there."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for at in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{at}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
+    return found

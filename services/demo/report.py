@@ -1,0 +1,129 @@
+"""`report.json`, `timeline.jsonl`, the picture and the table of one told story."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from services.demo import figures, picture
+from services.demo.story import EAST, WEST, Story
+
+_WHEN = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) INFO resumed step=(\d+)", re.MULTILINE)
+
+
+def write(story: Story, folder: Path) -> dict[str, Any]:
+    """Write everything into a folder; the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    timeline = story.timeline()
+    report = make(story, timeline)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    entries = sorted([*timeline, *story.all_events], key=lambda one: int(one["time_ms"]))
+    lines = "".join(json.dumps(one, default=str) + "\n" for one in entries)
+    (folder / "timeline.jsonl").write_text(lines, encoding="utf-8")
+    picture.draw(
+        folder / "loss.png",
+        primary=story.losses(EAST),
+        standby=story.losses(WEST),
+        control=story.losses("control"),
+        killed_at=report["killed_at_step"],
+        resumed_from=report["resumed_from_step"],
+    )
+    return report
+
+
+def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures."""
+    facts = story.facts
+    silent = figures.first_of(timeline, "failover.silent", at=WEST, run="gpt")
+    promoted = figures.first_of(timeline, "failover.promoted", at=WEST)
+    if promoted is None or silent is None:
+        raise RuntimeError("the timeline has no promotion: there is nothing to report")
+    silences = [one for one in timeline if one["event"] == "failover.silent" and one["at"] == WEST]
+    silent = [one for one in silences if one["time_ms"] <= promoted["time_ms"]][-1]
+    last_beat_ms = silent["time_ms"] - 1000 * silent["silence_s"]
+    resumed_ms = _resumed_ms(story.folder / "logs" / "trainer-west.log")
+    first_ms = story.losses(WEST)[0]["time_ms"]
+    parts = {
+        "detect": silent["time_ms"] - last_beat_ms,
+        "fence": promoted["time_ms"] - silent["time_ms"],
+        "restore": resumed_ms - promoted["time_ms"],
+        "first_step": first_ms - resumed_ms,
+    }
+    final, control = story.final(WEST) or {}, story.final("control") or {}
+    sizes = [one["size_bytes"] for one in timeline if one["event"] == "replicate.copied"]
+    return {
+        "seed": story.seed,
+        "steps": story.steps,
+        "killed_at_step": facts.killed_at_step,
+        "recoverable_step_at_loss": facts.recoverable_at_loss,
+        "resumed_from_step": promoted["fork_step"],
+        "rpo_steps": facts.killed_at_step - promoted["fork_step"],
+        "rto_s": round((first_ms - last_beat_ms) / 1000, 3),
+        "rto_parts_s": {name: round(ms / 1000, 3) for name, ms in parts.items()},
+        "rto_predicted_s": facts.predicted_rto_s,
+        "epoch_before": 1,
+        "epoch_after": promoted["epoch"],
+        "events": story.events.plain(),
+        "link_bytes": facts.link_bytes,
+        "checkpoint_bytes": max(sizes, default=0),
+        "final_digest": final.get("digest"),
+        "control_digest": control.get("digest"),
+        "bit_identical": final.get("digest") is not None and final.get("digest") == control.get("digest"),
+        "zombie_set_aside": facts.zombie_set_aside,
+        "holders_overlap_s": round(figures.overlap_s(timeline), 3),
+        "warm_ready_before_loss": facts.warm_before_loss,
+        "versions": versions(),
+    }
+
+
+def passed(report: dict[str, Any]) -> bool:
+    """Bit-identical, nothing lost, the zombie set aside, the lease never held twice."""
+    return bool(
+        report["bit_identical"]
+        and report["events"]["lost"] == 0
+        and report["zombie_set_aside"]
+        and report["holders_overlap_s"] == 0
+    )
+
+
+def table(report: dict[str, Any]) -> Table:
+    """For people."""
+    parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report["rto_parts_s"].items())
+    predicted = report["rto_predicted_s"]
+    events = report["events"]
+    lost_at, overlap = report["killed_at_step"], report["holders_overlap_s"]
+    rows = {
+        "RPO": f"{report['rpo_steps']} steps (lost at {lost_at}, resumed from {report['resumed_from_step']})",
+        "RTO": f"{report['rto_s']:.2f} s ({parts})",
+        "RTO predicted": "-" if predicted is None else f"{predicted:.2f} s",
+        "events": ", ".join(f"{count} {name}" for name, count in events.items()),
+        "over the link": f"{report['link_bytes'] / 1e6:.0f} MB; one checkpoint {report['checkpoint_bytes'] / 1e6:.1f}",
+        "epochs": f"{report['epoch_before']} -> {report['epoch_after']}, held twice for {overlap} s",
+        "bit-identical": "yes" if report["bit_identical"] else "NO",
+        "zombie set aside": "yes" if report["zombie_set_aside"] else "NO",
+    }
+    found = Table("what", "figure", title="Region east was lost")
+    for name, text in rows.items():
+        found.add_row(name, text)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What this ran on."""
+    names = ("torch", "kafka-python", "boto3", "fastavro", "farside-server")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _resumed_ms(log: Path) -> float:
+    """When west's first rank had its state: the trainer's own log line."""
+    found = _WHEN.search(log.read_text(encoding="utf-8", errors="replace"))
+    if found is None:
+        raise RuntimeError(f"{log} does not say when the state was loaded")
+    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").astimezone().timestamp() * 1000 + int(found[2])
