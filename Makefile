@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 SEED ?= 7
-STEPS ?= 70
+STEPS ?= 60
 REPORT ?= demo-report
 
 .PHONY: demo bootstrap test check lint lock up down simulate clean

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import Gauge
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from pipelines import paths
 from pipelines.flows.replicate import Replicate
@@ -54,11 +57,20 @@ def run(settings: Settings, region: str) -> int:
                 lag.labels(one["peer"], name).set(steps)
         return found
 
+    async def replay(request: Request) -> Response:
+        asked = await request.json()
+        flow = flows.get(f"{asked['peer']}/{asked['lane']}")
+        if flow is None:
+            return JSONResponse({"error": f"no such flow; there are {', '.join(flows)}"}, status_code=404)
+        flow.rewind()
+        return JSONResponse({"asked": True})
+
     process = Process(
         clock=parts.clock,
         journal=parts.journal,
         registry=parts.registry,
         port=parts.here.ports.replicator,
         status=status,
+        routes=[Route("/v1/replay", replay, methods=["POST"])],
     )
     return process.run({name: flow.step for name, flow in flows.items()}, closing)

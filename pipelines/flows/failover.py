@@ -189,6 +189,7 @@ class Control:
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
         self._announce()
+        self._try("epochs", self._remember)  # at once: launches wait for it
         self._try("claim", self._claim)
         self._try("launches", self._serve)
         return TURN_S

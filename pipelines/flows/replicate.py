@@ -22,6 +22,7 @@ from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.transfer import giving_way_to
 from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
 from pipelines.flows.copying import Copying
+from pipelines.flows.replay import read_ledger
 from pipelines.ports import (
     Clock,
     EventLog,
@@ -40,7 +41,6 @@ from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, 
 TURN_S = 0.1
 REFRESH_S = 15.0
 LOOK_S = 1.0  # while the peer has no such topic yet
-LOAD_S = 30.0
 QUEUED_MAX = 2_000
 BATCH_MAX = 500
 _KINDS: dict[str, type[Event]] = {"checkpoints": Checkpoint, "metrics": Metric, "data-versions": DataVersion}
@@ -113,6 +113,11 @@ class Replicate:
         self._seen: dict[str, int] = {}  # newest committed step heard of, per run
         self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
+        self._rewind = False
+
+    def rewind(self) -> None:
+        """Read the lane again from its beginning, at the next turn; may be called from another thread (I15)."""
+        self._rewind = True
 
     def step(self) -> float:
         """Read, copy, publish; seconds until the next turn. FencedError: another replicator does this lane now."""
@@ -153,16 +158,7 @@ class Replicate:
     def _restart(self) -> Ledger:
         """Fence whoever did this before us, then learn from the log what is done."""
         self._log.transaction(())
-        ledger = Ledger()
-        began_s = self._clock.boottime_s()
-        for partition in self._own.partitions([paths.LEDGER]):
-            first, end = self._own.bounds(partition)
-            self._own.seek(partition, first)
-            while self._own.position(partition) < end:
-                for item in self._own.poll(0.2):
-                    ledger.learn(self._codec.decode(item.value))
-                if self._clock.boottime_s() - began_s > LOAD_S:
-                    raise RetryableError(f"{paths.LEDGER} was not read to its end within {LOAD_S:.0f} s")
+        ledger = read_ledger(self._own, self._codec, self._clock)
         self._ledger = ledger
         return ledger
 
@@ -181,6 +177,8 @@ class Replicate:
                 if partition not in self._followed:
                     self._begin_at(partition, ledger)
             self._refreshed_s = now_s
+        if self._rewind:
+            self._read_again()
         self._hold_back()
         for item in self._source.poll(TURN_S):
             expected = self._followed.get(item.partition)
@@ -208,6 +206,17 @@ class Replicate:
         for one in stale:
             del self._followed[one]
         self._followed[partition] = at
+
+    def _read_again(self) -> None:
+        """From the beginning: what is done is known by its watermark, and nothing happens twice."""
+        self._rewind = False
+        self._queues.clear()
+        self._copying.forget()
+        for partition in self._followed:
+            first, _ = self._source.bounds(partition)
+            self._source.seek(partition, first)
+            self._followed[partition] = first
+        self._journal.say("replicate.replayed", lane=self._lane, peer=self._peer)
 
     def _gap(self, partition: Partition, why: str, begin: int, end: int) -> None:
         self._count("gap")

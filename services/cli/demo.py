@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_SEED, DEFAULT_STEPS, LEAST_STEPS = 7, 70, 60
+DEFAULT_SEED, DEFAULT_STEPS, LEAST_STEPS = 7, 60, 60
 REFRESH_S = 1.0
 
 

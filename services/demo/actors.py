@@ -73,9 +73,9 @@ class Actors:
         self._running.clear()
         self._claims.release()
 
-    def names(self) -> list[str]:
-        """What runs."""
-        return list(self._running)
+    def pids(self, name: str) -> list[int]:
+        """A process and its children."""
+        return _family(self._running[name].pid)
 
     def wait(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Wait for something; Failed if it does not come, or a process ended badly meanwhile."""

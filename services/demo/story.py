@@ -66,7 +66,7 @@ class Story:
         self.authority: Authority | None = None
         self.events = figures.Events(0, 0, 0, 0)
         self.all_events: list[dict[str, Any]] = []
-        self._loss_at = random.Random(seed).randint(THIRD_CHECKPOINT + 3, max(THIRD_CHECKPOINT + 4, steps - 25))  # noqa: S311 - a story's die
+        self._loss_at = random.Random(seed).randint(THIRD_CHECKPOINT + 3, steps - 15)  # noqa: S311 - a story's die
         self._settings: Settings | None = None
         self._seen: dict[str, float] = {}
 
@@ -156,8 +156,6 @@ class Story:
         self._say(f"west won epoch {promoted['epoch']}, forked at step {promoted['fork_step']}")
         actors.wait("west's first step", lambda: bool(self.losses(WEST)), START_S)
         self._say(f"west's first new step: {self.losses(WEST)[0]['step']}")
-        actors.wait("the run's end in west", lambda: self.final(WEST) is not None, TRAIN_S)
-        self._say(f"west finished step {self.steps} under epoch {promoted['epoch']}")
 
     def _bring_back(self, actors: Actors, stack: Stack) -> None:
         """East's disks, servers and services are back, and a trainer that still believes in epoch 1."""
@@ -166,16 +164,20 @@ class Story:
         self._forge()
         for name in ("controller", "agent", "replicator"):
             actors.service(name, EAST)
+        self._say("east's disks are back: Kafka, store, agent, controller")
+        actors.wait("the run's end in west", lambda: self.final(WEST) is not None, TRAIN_S)
+        self._say(f"west finished step {self.steps}")
         wanted = ["--on-superseded", "warn", "--steps", str(self.facts.zombie_step)]
         actors.trainer("zombie", self._out("zombie"), self._args(*wanted), self._farside(EAST, "zombie-1"))
         actors.trainer("control", self._out("control"), self._args(), {})
-        self._say(f"east is back, with a trainer that goes on to step {self.facts.zombie_step} under its old grant")
+        self._say(f"in east a trainer wakes up and goes on to step {self.facts.zombie_step} under its old grant")
         actors.wait("the zombie's branch", self._is_set_aside, TRAIN_S)
         self.facts.zombie_set_aside = True
         self._say(
             f"east's step {self.facts.zombie_step} is a branch: kept in east, set aside in west, chosen by nobody"
         )
         actors.wait("the control run", lambda: self.final("control") is not None, TRAIN_S)
+        self._say("the control run, never interrupted, has finished")
 
     def _settle(self, actors: Actors, stack: Stack) -> None:
         """Wait until what was in flight has arrived late, then count."""

@@ -12,8 +12,9 @@ import pytest
 from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
-from pipelines.errors import FencedError, UnknownOutcomeError
+from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
 from pipelines.flows.publish import headers_of
+from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
@@ -446,3 +447,40 @@ def test_a_topic_made_anew_is_said_and_read_from_its_beginning(signer: Ed25519Si
     assert [fields["why"] for name, fields in world.said if name == "replicate.gap"] == [
         "the topic was deleted and made anew"
     ]
+
+
+def test_I15_a_replay_is_planned_first_and_executed_it_changes_nothing(signer: Ed25519Signer) -> None:
+    """Every event is told as done; read again, none of them has an effect, and a missed one would be made up for."""
+    world = _World(signer)
+    event = world.commit(10, 1)
+    replicator = world.replicator()
+    _turn(world, replicator)
+
+    def planned() -> Plan:
+        return plan(
+            run="gpt",
+            peer="east",
+            lane="checkpoints",
+            source=MemorySource(world.east),
+            ledger=read_ledger(MemorySource(world.west), Codec(), SystemClock()),
+            lineage=lambda _run: world.view,
+            codec=Codec(),
+            clock=SystemClock(),
+        )
+
+    assert (planned().done, planned().new, planned().steps) == (1, 0, (10, 10))
+    objects_before = dict(world.west_store.objects)
+    replicator.rewind()
+    _turn(world, replicator)
+    assert world.visible() == [event]
+    assert world.west_store.objects == objects_before
+    assert any(name == "replicate.replayed" for name, _ in world.said)
+    world.commit(20, 2)
+    assert (planned().done, planned().new) == (1, 1)
+
+
+@pytest.mark.parametrize("lane", ["heartbeats", "control", "nonsense"])
+def test_I10_heartbeats_and_control_are_not_replayable(lane: str) -> None:
+    """An old sign of life is none (6.11)."""
+    with pytest.raises(MisconfiguredError, match="cannot be replayed"):
+        check_lane(lane)

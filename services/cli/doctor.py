@@ -1,0 +1,170 @@
+"""`farside doctor`: settings, Kafka, stores, clocks, the witness; `farside doctor determinism`: the training."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.operate import Json
+from services.cli.serve import Config
+
+if TYPE_CHECKING:
+    from services.settings import RegionSettings, Settings
+
+SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durations only
+RUNS_S = 300.0
+
+app = typer.Typer(help="Check what Farside rests on.", invoke_without_command=True, add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check."""
+
+    what: str
+    passed: bool
+    detail: str
+
+
+@app.callback()
+def doctor(context: typer.Context, config: Config = None, *, as_json: Json = False) -> None:
+    """Check settings, Kafka, stores and clocks of each region, and probe the witness's conditional writes.
+
+    A store that fails the probe cannot be a witness.
+
+    Exit codes: 0 all is well, 1 something is not, 2 misconfigured.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from services.settings import load  # noqa: PLC0415 - `farside --help` must be quick
+
+    with misconfigured_exits():
+        settings = load(config)
+        found = [Finding("settings", passed=True, detail=f"{len(settings.runs)} runs, {len(settings.regions)} regions")]
+        for name, region in settings.regions.items():
+            found += _region(name, region)
+        found += _witness(settings)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found]))
+    else:
+        for one in found:
+            typer.echo(f"{'ok  ' if one.passed else 'FAIL'} {one.what}: {one.detail}")
+    raise typer.Exit(0 if all(one.passed for one in found) else FAILED)
+
+
+def _try(what: str, check: Callable[[], str]) -> Finding:
+    from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
+
+    try:
+        return Finding(what, passed=True, detail=check())
+    except FarsideError as error:
+        return Finding(what, passed=False, detail=str(error))
+
+
+def _region(name: str, region: RegionSettings) -> list[Finding]:
+    from pipelines import paths  # noqa: PLC0415 - as above
+    from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
+    from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
+    from services.parts import store_of  # noqa: PLC0415 - as above
+
+    def kafka() -> str:
+        source = KafkaSource(region.kafka)
+        missing = set(paths.TOPICS) - {one.topic for one in source.partitions(paths.TOPICS)}
+        return f"{region.kafka} answers" + (f"; not made yet: {', '.join(sorted(missing))}" if missing else "")
+
+    def store() -> str:
+        store_of(region).put(paths.health("doctor", name), b"doctor")
+        return f"{region.s3} takes a write"
+
+    def durable() -> str:
+        if region.replication < 3:  # noqa: PLR2004 - the design's number for production
+            raise MisconfiguredError("replication is below 3: for development only")
+        return f"replication {region.replication}"
+
+    found = [_try(f"{name} Kafka", kafka), _try(f"{name} store", store), _try(f"{name} clock", lambda: _clock(region))]
+    noted = _try(f"{name} topics", durable)
+    return [*found, Finding(noted.what, passed=True, detail=noted.detail)]
+
+
+def _clock(region: RegionSettings) -> str:
+    from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
+    from services.adapters.s3 import connect, mapped_errors  # noqa: PLC0415 - as above
+    from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
+    from services.settings import credentials  # noqa: PLC0415 - as above
+
+    keys = credentials(region.credentials_file)
+    client = connect(endpoint=region.s3, access_key=keys.access_key, secret_key=keys.secret_key)
+    with mapped_errors("the store's clock"):
+        told = client.list_buckets()["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    if not told:
+        return "the store does not tell the time"
+    skew_s = SystemClock().wall_ms() / 1000 - parsedate_to_datetime(told).timestamp()
+    if abs(skew_s) > SKEW_S_MAX:
+        raise MisconfiguredError(f"{skew_s:+.1f} s against the store's: put the clocks right (NTP)")
+    return f"{skew_s:+.1f} s against the store's"
+
+
+def _witness(settings: Settings) -> list[Finding]:
+    from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
+    from services.adapters.conformance import probe  # noqa: PLC0415 - as above
+    from services.adapters.s3 import connect  # noqa: PLC0415 - as above
+    from services.adapters.system_clock import SystemEntropy  # noqa: PLC0415 - as above
+    from services.settings import credentials  # noqa: PLC0415 - as above
+
+    keys = credentials(settings.witness.credentials_file)
+    found = []
+    for name, region in settings.regions.items():
+        client = connect(endpoint=region.witness, access_key=keys.access_key, secret_key=keys.secret_key, attempts=1)
+        try:
+            checks = probe(client, settings.witness.bucket, SystemEntropy())
+        except FarsideError as error:
+            found.append(Finding(f"witness from {name}", passed=False, detail=str(error)))
+            continue
+        found += [Finding(f"witness from {name}: {one.name}", one.passed, one.detail) for one in checks]
+    return found
+
+
+@app.command()
+def determinism(
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each run.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of both runs.")] = 7,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Train K steps twice on this machine and compare the parameters: `exact` rests on it.
+
+    Exit codes: 0 bit-identical, 1 not, or it did not run.
+    """
+    from pipelines.errors import RetryableError  # noqa: PLC0415 - as above
+    from services.demo.actors import Actors  # noqa: PLC0415 - as above
+
+    with tempfile.TemporaryDirectory(prefix="farside-doctor-") as name:
+        folder = Path(name)
+        (folder / "logs").mkdir()
+        actors = Actors(folder, folder / "none.toml", ())
+        try:
+            for run in ("first", "second"):
+                actors.trainer(run, folder / run, ["--steps", str(steps), "--seed", str(seed)], {})
+                actors.wait(f"the {run} run", (folder / run / "final.json").exists, RUNS_S)
+        except RetryableError as error:
+            typer.echo(f"farside: {error}", err=True)
+            raise typer.Exit(FAILED) from error
+        finally:
+            actors.stop()
+        digests = [json.loads((folder / run / "final.json").read_text())["digest"] for run in ("first", "second")]
+    same = digests[0] == digests[1]
+    if as_json:
+        typer.echo(json.dumps({"steps": steps, "seed": seed, "digests": digests, "bit_identical": same}))
+    else:
+        typer.echo(
+            f"{steps} steps twice: {'bit-identical' if same else 'DIFFERENT'} ({digests[0][:12]}, {digests[1][:12]})"
+        )
+    raise typer.Exit(0 if same else FAILED)

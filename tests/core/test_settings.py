@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import MisconfiguredError
+from services.settings import load
+
+GOOD = """
+profile = "fast"
+state_dir = "state"
+[runs.gpt]
+first_region = "east"
+standby = ["west"]
+[witness]
+bucket = "w"
+credentials_file = "w.json"
+[regions]
+"""
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "farside.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
+    """The environment wins over the file, key by key."""
+    found = load(_file(tmp_path, GOOD), {"FARSIDE_WITNESS__BUCKET": "other", "FARSIDE_NODE_DIR": "ignored"})
+    assert (found.profile, found.witness.bucket) == ("fast", "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "key", "origin"),
+    [
+        (GOOD.replace("profile", "profil"), {}, "profil", "farside.toml"),
+        (GOOD.replace('bucket = "w"', ""), {}, "witness.bucket", "farside.toml"),
+        (GOOD, {"FARSIDE_PROFILE": "slow"}, "profile", "FARSIDE_PROFILE"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_key_and_origin(
+    tmp_path: Path, text: str, environment: dict[str, str], key: str, origin: str
+) -> None:
+    """An unknown key, a missing value and a bad value each name their key and where it came from."""
+    with pytest.raises(MisconfiguredError) as refused:
+        load(_file(tmp_path, text), environment)
+    line = str(refused.value)
+    assert "\n" not in line
+    assert line.startswith(f"{key}: ")
+    assert origin in line
