@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from infra.local.layout import Layout
@@ -31,9 +32,12 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
         if not (keys / f"{region}.key.pem").exists():
             generate_keypair(keys, region)
     ends = layout.endpoints()
-    user = credentials(keys / "s3-witness.json")
-    client = connect(endpoint=ends.witness_endpoint, access_key=user.access_key, secret_key=user.secret_key)
-    ensure_bucket(client, WITNESS_BUCKET)
+    buckets = {"s3-witness": (ends.witness_endpoint, WITNESS_BUCKET)}
+    buckets |= {f"s3-{region}": (ends.regions[region].s3_endpoint, BUCKET) for region in layout.regions}
+    for store, (endpoint, bucket) in buckets.items():
+        user = credentials(keys / f"{store}.json")
+        client = connect(endpoint=endpoint, access_key=user.access_key, secret_key=user.secret_key)
+        ensure_bucket(client, bucket)
     path = folder / "farside.toml"
     path.write_text(_text(layout, keys, run, profile), encoding="utf-8")
     return path
@@ -43,6 +47,13 @@ def arena_of(folder: Path, region: str) -> Path:
     """Where a local region's arena lies: in shared memory if there is any."""
     name = f"farside-{folder.name}-{abs(hash_of(folder))}-{region}"
     return (SHARED_MEMORY if SHARED_MEMORY.is_dir() else folder) / name
+
+
+def clean(folder: Path) -> None:
+    """Remove what a stopped stack left in shared memory."""
+    pattern = arena_of(folder, "*").name
+    for arena in SHARED_MEMORY.glob(pattern) if SHARED_MEMORY.is_dir() else ():
+        shutil.rmtree(arena, ignore_errors=True)
 
 
 def hash_of(folder: Path) -> int:

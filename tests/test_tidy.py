@@ -65,3 +65,10 @@ def test_tests_wait_for_conditions_and_not_for_time() -> None:
     tests = [path for path in _python() if "tests" in path.relative_to(ROOT).parts]
     found = [path.name for path in tests if FIXED_WAIT.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_every_invariant_has_a_test_that_claims_it() -> None:
+    """The design's I1 to I16, by the tests' names."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    claimed = {int(number) for name in re.findall(r"def (test_\w+)", text) for number in re.findall(r"_I(\d+)", name)}
+    assert claimed >= set(range(1, 17)), f"unclaimed: {sorted(set(range(1, 17)) - claimed)}"

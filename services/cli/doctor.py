@@ -44,14 +44,17 @@ def doctor(context: typer.Context, config: Config = None, *, as_json: Json = Fal
     """
     if context.invoked_subcommand is not None:
         return
-    from services.settings import load  # noqa: PLC0415 - `farside --help` must be quick
+    from rich.console import Console  # noqa: PLC0415 - `farside --help` must be quick
+
+    from services.settings import load  # noqa: PLC0415 - as above
 
     with misconfigured_exits():
         settings = load(config)
         found = [Finding("settings", passed=True, detail=f"{len(settings.runs)} runs, {len(settings.regions)} regions")]
-        for name, region in settings.regions.items():
-            found += _region(name, region)
-        found += _witness(settings)
+        with Console(stderr=True).status("asking every region, and racing for keys at the witness"):
+            for name, region in settings.regions.items():
+                found += _region(name, region)
+            found += _witness(settings)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found]))
     else:

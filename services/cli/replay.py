@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.operate import Json
 from services.cli.serve import Config
+
+if TYPE_CHECKING:
+    from pipelines.flows.replay import Plan
+    from services.settings import Settings
 
 
 def replay(
@@ -29,51 +33,55 @@ def replay(
 
     Exit codes: 0 planned, or asked for; 1 something does not answer; 2 misconfigured, or not replayable.
     """
+    from services.cli.ask import ask  # noqa: PLC0415 - `farside --help` must be quick
+    from services.settings import load  # noqa: PLC0415 - as above
+
+    with misconfigured_exits():
+        settings = load(config)
+        wanted = settings.run(run)
+        region, peer = region or next(iter(wanted.standby), ""), peer or wanted.first_region
+        found = _plan(settings, run=run, lane=lane, begin=begin, region=region, peer=peer)
+    port = settings.region(region).ports.replicator
+    if execute and ask(port, "/v1/replay", {"peer": peer, "lane": lane}) is None:
+        typer.echo(f"farside: the replicator of {region} does not answer on port {port}", err=True)
+        raise typer.Exit(FAILED)
+    if as_json:
+        typer.echo(json.dumps({"run": run, "region": region, "peer": peer, "executed": execute, **found.plain()}))
+        return
+    typer.echo(f"{lane} of {peer} into the handlers of {region}: {found.records} records, {found.size_bytes} bytes")
+    typer.echo(f"  steps {found.steps}, epochs {sorted(found.epochs)}")
+    typer.echo(f"  new {found.new}, already done {found.done}, branch {found.branch}, undecodable {found.undecodable}")
+    typer.echo("asked: they are being read again" if execute else "a plan: nothing was done; --execute does it")
+
+
+def _plan(settings: Settings, *, run: str, lane: str, begin: str, region: str, peer: str) -> Plan:
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - `farside --help` must be quick
     from pipelines.flows import replay as flow  # noqa: PLC0415 - as above
     from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - as above
     from schemas.codec import Codec  # noqa: PLC0415 - as above
     from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
-    from services.cli.ask import ask  # noqa: PLC0415 - as above
     from services.parts import store_of  # noqa: PLC0415 - as above
-    from services.settings import load  # noqa: PLC0415 - as above
 
-    with misconfigured_exits():
-        settings = load(config)
-        flow.check_lane(lane)
-        if begin != "earliest":
-            raise MisconfiguredError(f"--from {begin!r}: only `earliest` is there yet")
-        wanted = settings.run(run)
-        region = region or next(iter(wanted.standby), "")
-        peer = peer or wanted.first_region
-        here = settings.region(region)
-        if peer not in here.links:
-            raise MisconfiguredError(f"regions.{region}.links.{peer} is missing: {peer} cannot be reached")
-        source, own = KafkaSource(here.links[peer].kafka), KafkaSource(here.kafka)
-        clock, codec = SystemClock(), Codec()
-        try:
-            found = flow.plan(
-                run=run,
-                peer=peer,
-                lane=lane,
-                source=source,
-                ledger=flow.read_ledger(own, codec, clock),
-                lineage=Lineages(store_of(here)),
-                codec=codec,
-                clock=clock,
-            )
-        finally:
-            source.close()
-            own.close()
-    plain = {"run": run, "region": region, "peer": peer, "executed": execute, **found.plain()}
-    if execute and ask(here.ports.replicator, "/v1/replay", {"peer": peer, "lane": lane}) is None:
-        typer.echo(f"farside: the replicator of {region} does not answer on port {here.ports.replicator}", err=True)
-        raise typer.Exit(FAILED)
-    if as_json:
-        typer.echo(json.dumps(plain))
-        return
-    typer.echo(f"{lane} of {peer} into the handlers of {region}: {found.records} records, {found.size_bytes} bytes")
-    typer.echo(f"  steps {found.steps}, epochs {sorted(found.epochs)}")
-    typer.echo(f"  new {found.new}, already done {found.done}, branch {found.branch}, undecodable {found.undecodable}")
-    typer.echo("asked: they are being read again" if execute else "a plan: nothing was done; --execute does it")
+    flow.check_lane(lane)
+    if begin != "earliest":
+        raise MisconfiguredError(f"--from {begin!r}: only `earliest` is there yet")
+    here = settings.region(region)
+    if peer not in here.links:
+        raise MisconfiguredError(f"regions.{region}.links.{peer} is missing: {peer} cannot be reached")
+    source, own = KafkaSource(here.links[peer].kafka), KafkaSource(here.kafka)
+    clock, codec = SystemClock(), Codec()
+    try:
+        return flow.plan(
+            run=run,
+            peer=peer,
+            lane=lane,
+            source=source,
+            ledger=flow.read_ledger(own, codec, clock),
+            lineage=Lineages(store_of(here)),
+            codec=codec,
+            clock=clock,
+        )
+    finally:
+        source.close()
+        own.close()

@@ -58,6 +58,9 @@ def down(folder: Folder = None) -> None:
     where = folder or detached.default_folder()
     try:
         ran = detached.down(where)
+        from services import local_config  # noqa: PLC0415 - boto3 takes most of a second
+
+        local_config.clean(where)
     except StackError as error:
         _fail(error)
     Console().print(f"stopped {where}" if ran else f"no stack runs in {where}", highlight=False)

@@ -484,3 +484,15 @@ def test_I10_heartbeats_and_control_are_not_replayable(lane: str) -> None:
     """An old sign of life is none (6.11)."""
     with pytest.raises(MisconfiguredError, match="cannot be replayed"):
         check_lane(lane)
+
+
+def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer: Ed25519Signer) -> None:
+    """What is here stays as it is; the event that wants other bytes there is a dead letter."""
+    world = _World(signer)
+    key = CheckpointId("gpt", 1, 1, 10).manifest
+    world.west_store.create(key, b"somebody else's")
+    world.commit(10, 1)
+    _turn(world, world.replicator())
+    assert world.west_store.objects[key] == b"somebody else's"
+    assert world.visible() == []
+    assert "I6" in world.dead()[0].detail

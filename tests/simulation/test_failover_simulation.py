@@ -72,6 +72,19 @@ def test_a_lost_region_is_taken_over_within_the_bound_that_is_printed(signer: Ed
         assert ("gpt", 2) in world.witness.claims, "I12: the epoch's audit copy is there"
 
 
+def test_I12_a_takeover_is_told_with_who_why_and_every_gate(signer: Ed25519Signer) -> None:
+    """The event that west publishes, the lease record and the audit copy agree."""
+    world = World(2, signer, faults=False, east_dies_at_s=100.0).run()
+    control = world.regions["west"].control
+    assert control is not None
+    (change,) = control._attest.outbox
+    assert (change.holder_before, change.holder, change.epoch) == ("east", "west", 2)
+    assert (change.reason, change.actor) == ("region_lost", "controller")
+    assert {text.partition("=")[0] for text in change.gates} >= {"lease_left_s", "heartbeat_silence_s", "epoch"}
+    entry = world.witness.history[-1].lineage[-1]
+    assert (entry.reason, entry.actor, entry.epoch) == (change.reason, change.actor, change.epoch)
+
+
 def test_a_lost_region_is_taken_over_although_replies_are_lost(signer: Ed25519Signer) -> None:
     """Decision 2: a pending write is repeated, or one lost request would leave the run without a primary."""
     for seed in range(8):
