@@ -16,6 +16,7 @@ from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.lease_s3 import S3LeaseStore
 from services.adapters.s3 import connect
+from services.ops import asked
 from services.parts import Parts
 from services.process import Flow, Process
 from services.settings import Settings, credentials
@@ -106,19 +107,19 @@ def _routes(controls: dict[str, Control]) -> list[Route]:
         return JSONResponse({"error": f"run {name!r} is not served here"}, status_code=404)
 
     async def grant(request: Request) -> Response:
-        asked = await request.json()
-        control = controls.get(asked["run"])
+        wish = await asked(request, run=str, launch=str, committed_step=int)
+        control = controls.get(wish["run"])
         if control is None:
-            return unknown(asked["run"])
-        reply = control.grant(str(asked["launch"]), int(asked["committed_step"]))
+            return unknown(wish["run"])
+        reply = control.grant(wish["launch"], wish["committed_step"])
         return JSONResponse({name: getattr(reply, name) for name in reply.__slots__})
 
     async def failover(request: Request) -> Response:
-        asked = await request.json()
-        control = controls.get(asked["run"])
+        wish = await asked(request, run=str, actor=str)
+        control = controls.get(wish["run"])
         if control is None:
-            return unknown(asked["run"])
-        control.ask_takeover(str(asked["actor"]))
+            return unknown(wish["run"])
+        control.ask_takeover(wish["actor"])
         return JSONResponse({"asked": True})
 
     async def preview(request: Request) -> Response:

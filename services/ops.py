@@ -8,10 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -22,6 +24,18 @@ from pipelines.ports import Clock
 HOST = "127.0.0.1"
 STUCK_S = 30.0
 START_S = 10.0
+
+
+async def asked(request: Request, **wanted: type) -> dict[str, Any]:
+    """The request's JSON object with the wanted fields; HTTPException 400 says which one is missing or wrong."""
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise HTTPException(400, f"the body is no JSON: {error}") from error
+    for name, kind in wanted.items():
+        if not isinstance(body, dict) or not isinstance(body.get(name), kind):
+            raise HTTPException(400, f"{name}: a {kind.__name__} is wanted; send {', '.join(wanted)} as JSON")
+    return dict(body)
 
 
 @dataclass(slots=True)

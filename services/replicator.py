@@ -15,6 +15,7 @@ from pipelines.flows.replicate import Replicate
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
+from services.ops import asked
 from services.parts import Parts
 from services.process import Process
 from services.settings import Settings
@@ -58,8 +59,8 @@ def run(settings: Settings, region: str) -> int:
         return found
 
     async def replay(request: Request) -> Response:
-        asked = await request.json()
-        flow = flows.get(f"{asked['peer']}/{asked['lane']}")
+        wish = await asked(request, peer=str, lane=str)
+        flow = flows.get(f"{wish['peer']}/{wish['lane']}")
         if flow is None:
             return JSONResponse({"error": f"no such flow; there are {', '.join(flows)}"}, status_code=404)
         flow.rewind()

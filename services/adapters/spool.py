@@ -11,6 +11,8 @@ from pipelines.errors import CorruptError
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Journal, SpoolRecord
 
+UNREADABLE = "unreadable"
+
 
 class NodeSpool:
     """Implements Spool; positions lie in `<node_dir>/agent/positions/<run>/<producer>`.
@@ -139,7 +141,20 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 
 def _record(producer: str, entry: dict[str, Any], end: int) -> SpoolRecord:
+    """The record; one with other fields than ours goes on as `unreadable`, to end as a dead letter with its content."""
     try:
         return SpoolRecord(producer=producer, end=end, **entry)
     except TypeError as error:
-        raise CorruptError(f"record of {producer} that ends at {end}: {error}") from error
+        return SpoolRecord(
+            producer=producer,
+            lane=UNREADABLE,
+            seq=0,
+            kind=UNREADABLE,
+            run=str(entry.get("run", "")),
+            epoch=0,
+            attempt=0,
+            step=0,
+            time_ms=0,
+            body={"record": entry, "why": str(error)},
+            end=end,
+        )

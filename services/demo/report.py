@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from infra.local.tools import KAFKA_VERSION
 from services.demo import figures, picture
 from services.demo.story import EAST, WEST, Story
 
@@ -56,6 +57,7 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
         "restore": resumed_ms - promoted["time_ms"],
         "first_step": first_ms - resumed_ms,
     }
+    before = [one for one in timeline if one["event"] == "lease.written" and one["at"] == EAST][-1]
     final, control = story.final(WEST) or {}, story.final("control") or {}
     sizes = [one["size_bytes"] for one in timeline if one["event"] == "replicate.copied"]
     return {
@@ -68,7 +70,7 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
         "rto_s": round((first_ms - last_beat_ms) / 1000, 3),
         "rto_parts_s": {name: round(ms / 1000, 3) for name, ms in parts.items()},
         "rto_predicted_s": facts.predicted_rto_s,
-        "epoch_before": 1,
+        "epoch_before": before["epoch"],
         "epoch_after": promoted["epoch"],
         "events": story.events.plain(),
         "link_bytes": facts.link_bytes,
@@ -118,7 +120,11 @@ def table(report: dict[str, Any]) -> Table:
 def versions() -> dict[str, str]:
     """What this ran on."""
     names = ("torch", "kafka-python", "boto3", "fastavro", "farside-server")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    return {
+        "python": platform.python_version(),
+        "kafka": KAFKA_VERSION,
+        **{name: importlib.metadata.version(name) for name in names},
+    }
 
 
 def _resumed_ms(log: Path) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farside import _spool
-from services.adapters.spool import NodeSpool
+from services.adapters.spool import UNREADABLE, NodeSpool
 
 
 def test_I14_what_the_client_accepted_the_agent_reads_and_the_position_survives_a_restart(tmp_path: Path) -> None:
@@ -29,3 +29,19 @@ def test_I14_what_the_client_accepted_the_agent_reads_and_the_position_survives_
     assert again.position("gpt", producer) == first.end
     assert again.read("gpt", producer, first.end) == (second,)
     writer.close()
+
+
+def test_a_whole_record_with_other_fields_goes_on_as_unreadable_and_does_not_hold_up_the_log(tmp_path: Path) -> None:
+    """A newer client may write what this agent does not know: it keeps its content and the next record follows."""
+    producer = "r00000-0123456789abcdef"
+    folder = _spool.producer_folder(tmp_path, "gpt", producer)
+    writer = _spool.SpoolWriter(folder, "gpt")
+    writer.append("metrics", "metric", epoch=1, attempt=1, step=1, body={"values": {"loss": 0.5}})
+    writer.sync()
+    writer.close()
+    log = _spool.log_path(folder)
+    known = log.read_bytes()
+    log.write_bytes(_spool.encode_frame({"from_the_future": 1}) + known)
+    strange, record = NodeSpool(tmp_path).read("gpt", producer, 0)
+    assert (strange.lane, strange.body["record"]) == (UNREADABLE, {"from_the_future": 1})
+    assert (record.lane, record.step) == ("metrics", 1)
