@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from pipelines import paths
 from pipelines.core.lease import PROFILES, LeaseProfile
-from pipelines.errors import MisconfiguredError, RetryableError
+from pipelines.errors import MisconfiguredError
 from pipelines.flows.lineages import Lineages
 from services.adapters.kafka import ensure_topics
 from services.adapters.s3 import S3ObjectStore, connect, ensure_bucket
@@ -16,6 +16,7 @@ from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock, SystemEntropy
 from services.journal import ServiceJournal
 from services.settings import LinkSettings, RegionSettings, Settings, credentials
+from services.wrappers.retrying import retrying
 
 PREPARE_S = 60.0
 
@@ -87,18 +88,14 @@ class Parts:
         """
         keys = credentials(self.here.credentials_file)
         client = connect(endpoint=self.here.s3, access_key=keys.access_key, secret_key=keys.secret_key)
-        deadline_s = self.clock.boottime_s() + PREPARE_S
-        while True:
-            try:
-                ensure_bucket(client, self.here.bucket)
-                ensure_topics(self.here.kafka, replication=self.here.replication)
-            except RetryableError as error:
-                if self.clock.boottime_s() >= deadline_s:
-                    raise
-                self.journal.say("service.waits", why=str(error))
-                self.clock.sleep(0.5)
-            else:
-                return
+
+        def make() -> None:
+            ensure_bucket(client, self.here.bucket)
+            ensure_topics(self.here.kafka, replication=self.here.replication)
+
+        retrying(
+            make, clock=self.clock, deadline_s=PREPARE_S, waits=lambda why: self.journal.say("service.waits", why=why)
+        )
 
 
 def store_of(region: RegionSettings) -> S3ObjectStore:

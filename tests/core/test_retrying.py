@@ -1,0 +1,64 @@
+"""Trying again, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.errors import FencedError, RetryableError
+from services.wrappers.retrying import WAIT_S_MAX, retrying
+
+
+class _Clock:
+    """Implements Clock: waiting is what moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.waits_s: list[float] = []
+
+    def boottime_s(self) -> float:
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        return 0
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.waits_s.append(seconds)
+
+
+def test_it_goes_on_until_it_works_and_waits_longer_each_time() -> None:
+    """Each wait is told with its reason."""
+    clock, told, left = _Clock(), list[str](), [RetryableError("away"), RetryableError("still away")]
+
+    def call() -> str:
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    assert retrying(call, clock=clock, deadline_s=60.0, waits=told.append) == "done"
+    assert told == ["away", "still away"]
+    assert clock.waits_s == sorted(clock.waits_s)
+
+
+def test_it_gives_up_when_the_time_is_over_with_the_last_reason() -> None:
+    """By the port's clock, in simulated time."""
+    clock = _Clock()
+
+    def call() -> str:
+        raise RetryableError("away")
+
+    with pytest.raises(RetryableError, match="away"):
+        retrying(call, clock=clock, deadline_s=60.0, waits=lambda _why: None)
+    assert 60.0 <= clock.now_s <= 60.0 + WAIT_S_MAX
+
+
+def test_what_is_not_retryable_is_raised_at_once() -> None:
+    """A fenced writer must stop."""
+    clock = _Clock()
+
+    def call() -> str:
+        raise FencedError("newer")
+
+    with pytest.raises(FencedError):
+        retrying(call, clock=clock, deadline_s=60.0, waits=lambda _why: None)
+    assert clock.waits_s == []
