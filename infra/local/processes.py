@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.local.errors import StackError
 
-_TETHER = Path(__file__).with_name("tether.py")
+TETHER = Path(__file__).with_name("tether.py")
 _POLL_S = 0.02
 # The parent-death signal comes when the *thread* that forked dies, so all servers are started by one thread that
 # lives as long as the interpreter does.
@@ -77,7 +77,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) 
     def start() -> "subprocess.Popen[bytes]":
         with log.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *argv],
+                [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *argv],
                 env=dict(env),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.ports import PortClaims
-from infra.local.processes import spawn, tail, wait_for
+from infra.local.processes import TETHER, spawn, tail, wait_for
 from pipelines.errors import RetryableError
 
 TRAINER = Path("client/examples/train_gpt.py")
@@ -44,7 +44,9 @@ class Actors:
         """Start `torchrun` with two ranks of the example script."""
         argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(RANKS)]
         argv += ["--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(self._free_port())]
-        argv += [str(TRAINER.absolute()), "--out", str(out), *args]
+        # Ranks die with torchrun, and torchrun with us: it would leave them behind, were it killed.
+        argv += ["--no-python", sys.executable, "-I", "-S", str(TETHER), "0"]
+        argv += [sys.executable, str(TRAINER.absolute()), "--out", str(out), *args]
         self._start(name, argv, {"OMP_NUM_THREADS": "1", **farside})
 
     def kill(self, *names: str) -> None:
