@@ -1,7 +1,7 @@
 """Runs a program that dies with the process that started it.
 
-Used as ``python -I -S tether.py PARENT_PID PROGRAM ARGUMENT...`` (0: whoever started it). Linux keeps the parent-death signal across
-``execv``, so the program itself needs to know nothing of it. A small program of its own rather than
+Used as ``python -I -S tether.py PARENT_PID PROGRAM ARGUMENT...`` (0: whoever started it). Linux keeps the parent-death
+signal across ``execv``, so the program itself needs to know nothing of it. A small program of its own rather than
 ``preexec_fn``, which runs Python between fork and exec and may deadlock when the parent has threads.
 """
 
