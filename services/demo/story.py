@@ -12,7 +12,7 @@ from typing import Any
 
 from farside import _spool
 from infra.local.layout import LinkShape
-from infra.local.stack import Stack
+from infra.local.stack import Stack, remove
 from infra.local.tools import Tools
 from pipelines.flows.lineages import Authority, Lineages
 from pipelines.flows.recoverable import Recoverable
@@ -79,7 +79,7 @@ class Story:
 
     def play(self) -> None:
         """All scenes; whatever happens, nothing is left running."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         self.folder.mkdir(parents=True)
         with Stack(self.folder, Tools.cached(), (EAST, WEST), LinkShape()) as stack:
             stack.start()
