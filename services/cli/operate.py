@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
@@ -66,11 +67,11 @@ def gather(settings: Settings, seen: dict[str, float]) -> dict[str, Any]:
         if answer is not None:
             seen[name] = now_s
     _keep(settings, seen)
-    runs = {run: _run_of(run, answers, lags, warm, seen, now_s) for run in settings.runs}
+    runs = {run: run_of(run, answers, lags, warm, seen, now_s) for run in settings.runs}
     return {"runs": runs}
 
 
-def _run_of(
+def run_of(
     run: str,
     answers: dict[str, dict[str, Any] | None],
     lags: dict[str, dict[str, Any] | None],
@@ -78,17 +79,19 @@ def _run_of(
     seen: dict[str, float],
     now_s: float,
 ) -> dict[str, Any]:
+    """One run, from what each region's services answered; the newest epoch speaks."""
     views = {name: answer[run] for name, answer in answers.items() if answer is not None and run in answer}
     best = max(views.values(), key=lambda one: (one["epoch"], one["is_holder"]), default=None)
     regions = {}
     for name in answers:
         view = views.get(name)
         flows = list((lags[name] or {}).values())
+        leads = best is not None and best["primary"] == name  # it follows nobody; the other's branch is not its lag
         regions[name] = {
             "visible": view is not None,
             "not_seen_for_s": None if view is not None or name not in seen else round(now_s - seen[name], 1),
             "recoverable_step": None if view is None else view["recoverable_step"],
-            "lag_steps": max((flow["lag_steps"].get(run, 0) for flow in flows), default=None),
+            "lag_steps": None if leads else max((flow["lag_steps"].get(run, 0) for flow in flows), default=None),
             "dead_letters": sum(flow["counts"].get("dead_letter", 0) for flow in flows),
             "branch_events": sum(flow["counts"].get("branch", 0) for flow in flows),
             "action": None if view is None else view["action"],
@@ -97,7 +100,7 @@ def _run_of(
             "copies": [copy for flow in flows for copy in flow["copies"] if copy["run"] == run],
             "troubles": {} if view is None else view["troubles"],
         }
-    holder = next((one for one in views.values() if one["is_holder"]), None)
+    holder = best if best is not None and best["is_holder"] else None
     steps = [] if best is None else [one["step"] for one in best["regions"].values() if one["step"] is not None]
     return {
         "primary": None if best is None else best["primary"],
@@ -134,12 +137,15 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def tables(found: dict[str, Any]) -> Group:
-    """A table for each run."""
+    """A table for each run. Safe: the recoverable step; aside: dead letters / branch events."""
     shown = []
     for run, one in found["runs"].items():
         valid = "no holder seen" if one["valid_s"] is None else f"valid {one['valid_s']:.1f} s"
         title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}"
-        table = Table("region", "recoverable", "lag", "does", "standby", "RTO", "copying", "set aside", title=title)
+        table = Table("region", "safe", "lag", "does", "standby", "RTO", "copying", "aside", title=title)
+        table.box, table.title_justify = SIMPLE_HEAD, "left"
+        for column in table.columns:
+            column.no_wrap = True
         for name, region in one["regions"].items():
             table.add_row(name, *_row(region))
         shown.append(table)
@@ -149,19 +155,19 @@ def tables(found: dict[str, Any]) -> Group:
 def _row(region: dict[str, Any]) -> list[str]:
     if not region["visible"]:
         since = region["not_seen_for_s"]
-        return ["-", "-", "not seen" if since is None else f"not seen for {since:.0f} s", "-", "-", "-", "-"]
+        return ["-", "-", "not seen" if since is None else f"unseen {since:.0f} s", "-", "-", "-", "-"]
     standby = region["standby"] or {}
     staged, rto = standby.get("staged_step"), standby.get("predicted_rto_s")
     copies = [f"{one['step']}: {one['moved_bytes'] * 100 // max(1, one['size_bytes'])} %" for one in region["copies"]]
     step = region["recoverable_step"]
     return [
-        "-" if step is None else f"step {step}",
+        "-" if step is None else str(step),
         "-" if region["lag_steps"] is None else f"{region['lag_steps']} steps",
-        f"{region['action']}: {region['reason']}",
+        str(region["reason"]),
         "-" if staged is None else f"{staged} {standby['proof']}",
         "-" if rto is None else f"{rto:.1f} s",
         ", ".join(copies) or "-",
-        f"{region['dead_letters']} dead, {region['branch_events']} branch",
+        f"{region['dead_letters']}/{region['branch_events']}",
     ]
 
 

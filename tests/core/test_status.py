@@ -1,0 +1,61 @@
+"""What `farside status` makes of the services' answers, also when a region gives none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from services.cli.operate import run_of, tables
+
+WEST: dict[str, Any] = {
+    "epoch": 2,
+    "attempt": 1,
+    "primary": "west",
+    "is_holder": True,
+    "valid_s": 3.2,
+    "committed_step": 40,
+    "recoverable_step": 40,
+    "action": "wait",
+    "reason": "holding",
+    "regions": {"east": {"step": None}, "west": {"step": 47}},
+    "troubles": {},
+}
+FLOWS: dict[str, Any] = {
+    "east/checkpoints": {"lag_steps": {"gpt": 10}, "counts": {"branch": 4, "dead_letter": 1}, "copies": []}
+}
+
+
+def _found(east: dict[str, Any] | None) -> dict[str, Any]:
+    answers = {"east": east, "west": {"gpt": WEST}}
+    lags = {"east": None, "west": FLOWS}
+    return run_of("gpt", answers, lags, {"east": None, "west": None}, {"east": 100.0}, 112.0)
+
+
+def test_a_dead_region_is_shown_with_since_when_it_is_not_seen() -> None:
+    """The rest is told by the region that lives."""
+    found = _found(None)
+    assert (found["primary"], found["epoch"], found["step"], found["valid_s"]) == ("west", 2, 47, 3.2)
+    assert (found["regions"]["east"]["visible"], found["regions"]["east"]["not_seen_for_s"]) == (False, 12.0)
+    assert found["regions"]["west"]["lag_steps"] is None, "a primary follows nobody"
+    assert (found["regions"]["west"]["dead_letters"], found["regions"]["west"]["branch_events"]) == (1, 4)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_a_terminal(width: int) -> None:
+    """No figure is cut off at 80 columns."""
+    console = Console(width=width, record=True, file=None, force_terminal=False)
+    with console.capture() as shown:
+        console.print(tables({"runs": {"gpt": _found(None)}}))
+    text = shown.get()
+    assert "…" not in text
+    assert "unseen 12 s" in text
+    assert "1/4" in text
+
+
+def test_the_newest_epoch_speaks_for_the_run() -> None:
+    """A zombie that still believes in its own epoch does not change what is shown."""
+    zombie = {**WEST, "epoch": 1, "primary": "east", "is_holder": True, "valid_s": 0.0}
+    found = _found({"gpt": zombie})
+    assert (found["primary"], found["epoch"]) == ("west", 2)
