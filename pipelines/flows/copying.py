@@ -130,7 +130,24 @@ class Copying:
             for one in self._copies.values()
         ]
 
+    def trusted(self, event: Checkpoint) -> bool:
+        """Whether the event's manifest is what it says; nothing gives way to one that is not."""
+        try:
+            self._open(event)
+        except CorruptError:
+            return False
+        return True
+
     def _begin(self, event: Checkpoint) -> _Copy:
+        envelope, wanted = self._open(event)
+        copy = _Copy(event, envelope, {one.key: one for one in wanted}, self._clock.boottime_s())
+        self._copies[event] = copy
+        for one in wanted:
+            self._start(event, one)
+        return copy
+
+    def _open(self, event: Checkpoint) -> tuple[bytes, tuple[Named, ...]]:
+        """The signed manifest and what it names; CorruptError if it is not the event's."""
         own = manifests.check_event(event)
         envelope = self._peer_store.get(event.manifest_key)
         if envelope is None:
@@ -148,11 +165,7 @@ class Copying:
             wanted = manifests.objects(record)
         elif not isinstance(record, Abandoned):
             raise CorruptError(f"{event.manifest_key} holds a {type(record).__name__}")
-        copy = _Copy(event, envelope, {one.key: one for one in wanted}, self._clock.boottime_s())
-        self._copies[event] = copy
-        for one in wanted:
-            self._start(event, one)
-        return copy
+        return envelope, wanted
 
     def _start(self, event: Checkpoint, one: Named) -> None:
         self._transfers.start(CopyJob(_job_id(event, one.key), self._peer, one.key, one.size, one.sha256))

@@ -350,7 +350,8 @@ class Replicate:
         best = giving_way_to(self._copying.candidate(event), [self._copying.candidate(one) for one in others])
         if best is None:
             return None
-        return next(one for one in others if (one.epoch, one.lineage_seq) == (best.epoch, best.lineage_seq))
+        newer = next(one for one in others if (one.epoch, one.lineage_seq) == (best.epoch, best.lineage_seq))
+        return newer if self._copying.trusted(newer) else None
 
     def _glance(self, item: _Waiting) -> Checkpoint | None:
         """The checkpoint event of a record further back, if it is one; what is wrong is told when its turn comes."""

@@ -401,6 +401,16 @@ def test_newest_wins_and_the_older_one_says_so_under_its_own_number(signer: Ed25
     assert world.visible() == [_gave_way(older), newer]
 
 
+def test_nothing_gives_way_to_a_newer_checkpoint_that_cannot_be_trusted(signer: Ed25519Signer) -> None:
+    """The older one is the newest good one: it is copied, and the newer becomes a dead letter."""
+    world = _World(signer)
+    older = world.commit(10, 1)
+    world.commit(20, 2, spoil=lambda key, body: b"x" if "manifest" in key else body)
+    _turn(world, world.replicator())
+    assert world.visible() == [older]
+    assert [letter.reason for letter in world.dead()] == ["corrupt"]
+
+
 def test_a_second_replicator_fences_the_first(signer: Ed25519Signer) -> None:
     """One that wakes up late cannot publish (6.2)."""
     world = _World(signer)
