@@ -71,9 +71,10 @@ class Node:
         return [record for log in logs for _, record in _spool.scan(log).entries]
 
     def beat(self, rank: int = 0) -> dict[str, Any]:
-        """A rank's newest beat."""
-        (path,) = _spool.producers_folder(self.folder, "gpt").glob(f"r{rank:05d}-*/beat.json")
-        return _spool.read_json(path) or {}
+        """A rank's newest beat; empty before its first one, which a thread writes, is there."""
+        paths = list(_spool.producers_folder(self.folder, "gpt").glob(f"r{rank:05d}-*/beat.json"))
+        assert len(paths) <= 1
+        return (_spool.read_json(paths[0]) or {}) if paths else {}
 
 
 @pytest.fixture
