@@ -3,9 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
-SEED ?= 7
-STEPS ?= 60
-REPORT ?= demo-report
 
 .PHONY: demo bootstrap test check lint lock up down simulate clean
 
@@ -14,7 +11,7 @@ bootstrap:
 	@$(PYTHON) infra/local/bootstrap.py
 
 demo: bootstrap
-	@$(BIN)/farside demo --seed $(SEED) --steps $(STEPS) --report $(REPORT)
+	@$(BIN)/farside demo $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(REPORT),--report $(REPORT))
 
 lint: bootstrap
 	$(RUN)/ruff check .

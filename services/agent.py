@@ -11,10 +11,8 @@ from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.grants_http import HttpGrants
 from services.adapters.kafka import KafkaLog
 from services.adapters.spool import NodeSpool
-from services.ops import HOST
 from services.parts import Parts
-from services.process import Process
-from services.settings import Settings
+from services.settings import HOST, Settings
 
 
 def run(settings: Settings, region: str) -> int:
@@ -49,11 +47,4 @@ def run(settings: Settings, region: str) -> int:
         locate=locate,
         fetch=fetch,
     )
-    process = Process(
-        clock=parts.clock,
-        journal=parts.journal,
-        registry=parts.registry,
-        port=here.ports.agent,
-        status=flow.status,
-    )
-    return process.run({"publish": flow.step}, [log.close])
+    return parts.serve({"publish": flow.step}, status=flow.status, close=[log.close])

@@ -15,11 +15,11 @@ from pipelines.flows.listen import Listen
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.lease_s3 import S3LeaseStore
-from services.adapters.s3 import connect
+from services.clients import client_of
 from services.ops import asked
 from services.parts import Parts
-from services.process import Flow, Process
-from services.settings import Settings, credentials
+from services.process import Flow
+from services.settings import Settings
 
 LEASE_TIMEOUT_S = 2.0
 
@@ -41,15 +41,7 @@ def run(settings: Settings, region: str) -> int:
             valid.labels(name).set(float(str(one["valid_s"])))
         return dict(found)
 
-    process = Process(
-        clock=parts.clock,
-        journal=parts.journal,
-        registry=parts.registry,
-        port=parts.here.ports.controller,
-        status=status,
-        routes=_routes(controls),
-    )
-    return process.run(flows, closing)
+    return parts.serve(flows, status=status, close=closing, routes=_routes(controls))
 
 
 def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Callable[[], None]]) -> Control:
@@ -73,15 +65,8 @@ def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Call
     )
     flows[f"{name}/attest"] = attest.step
     wanted = settings.run(name)
-    keys = credentials(settings.witness.credentials_file)
     # One attempt a request: the SDK's own retry turns a lost reply into a false refusal (6.3).
-    witness = connect(
-        endpoint=here.witness,
-        attempts=1,
-        timeout_s=LEASE_TIMEOUT_S,
-        access_key=keys.access_key,
-        secret_key=keys.secret_key,
-    )
+    witness = client_of(here.witness, settings.witness.credentials_file, attempts=1, timeout_s=LEASE_TIMEOUT_S)
     control = Control(
         region=region,
         run=name,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from infra.local.layout import Layout
 from infra.local.ports import PortClaims
-from services.adapters.s3 import connect, ensure_bucket
+from schemas.codec import digest
+from services.adapters.s3 import ensure_bucket
 from services.adapters.signer import generate_keypair
-from services.settings import credentials
+from services.clients import client_of
 
 BUCKET, WITNESS_BUCKET = "farside", "farside-witness"
 SERVICES = ("agent", "controller", "replicator", "warmer")
@@ -35,9 +36,7 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
     buckets = {"s3-witness": (ends.witness_endpoint, WITNESS_BUCKET)}
     buckets |= {f"s3-{region}": (ends.regions[region].s3_endpoint, BUCKET) for region in layout.regions}
     for store, (endpoint, bucket) in buckets.items():
-        user = credentials(keys / f"{store}.json")
-        client = connect(endpoint=endpoint, access_key=user.access_key, secret_key=user.secret_key)
-        ensure_bucket(client, bucket)
+        ensure_bucket(client_of(endpoint, keys / f"{store}.json"), bucket)
     path = folder / "farside.toml"
     path.write_text(_text(layout, keys, run, profile), encoding="utf-8")
     return path
@@ -45,7 +44,7 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
 
 def arena_of(folder: Path, region: str) -> Path:
     """Where a local region's arena lies: in shared memory if there is any."""
-    name = f"farside-{folder.name}-{abs(hash_of(folder))}-{region}"
+    name = f"farside-{folder.name}-{digest(str(folder.absolute()).encode())[:12]}-{region}"
     return (SHARED_MEMORY if SHARED_MEMORY.is_dir() else folder) / name
 
 
@@ -54,11 +53,6 @@ def clean(folder: Path) -> None:
     pattern = arena_of(folder, "*").name
     for arena in SHARED_MEMORY.glob(pattern) if SHARED_MEMORY.is_dir() else ():
         shutil.rmtree(arena, ignore_errors=True)
-
-
-def hash_of(folder: Path) -> int:
-    """A number that tells two stacks' folders apart, the same in every process."""
-    return int.from_bytes(str(folder.absolute()).encode()[-12:], "big") % 10**9
 
 
 def _private(path: Path, text: str) -> None:

@@ -20,8 +20,8 @@ from starlette.routing import BaseRoute, Route
 
 from pipelines.errors import MisconfiguredError
 from pipelines.ports import Clock
+from services.settings import HOST
 
-HOST = "127.0.0.1"
 STUCK_S = 30.0
 START_S = 10.0
 

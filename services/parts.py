@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
+from starlette.routing import BaseRoute
 
 from pipelines import paths
 from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.lineages import Lineages
 from services.adapters.kafka import ensure_topics
-from services.adapters.s3 import S3ObjectStore, connect, ensure_bucket
+from services.adapters.s3 import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock, SystemEntropy
+from services.clients import client_of, store_of
 from services.journal import ServiceJournal
-from services.settings import LinkSettings, RegionSettings, Settings, credentials
+from services.process import Flow, Process
+from services.settings import LinkSettings, RegionSettings, Settings
 from services.wrappers.retrying import retrying
 
 PREPARE_S = 60.0
@@ -27,6 +30,7 @@ class Parts:
     def __init__(self, settings: Settings, region: str, service: str) -> None:
         self.settings = settings
         self.region = region
+        self.service = service
         self.here: RegionSettings = settings.region(region)
         self.clock = SystemClock()
         self.entropy = SystemEntropy()
@@ -38,11 +42,7 @@ class Parts:
             clock=self.clock,
             registry=self.registry,
         )
-        self.signer = Ed25519Signer(
-            key_id=region,
-            private_key_path=self.here.signing_key_file,
-            trusted={name: one.public_key_file for name, one in settings.regions.items()},
-        )
+        self.signer = signer_of(settings, region)
         for run in settings.runs:
             paths.check_run(run)
 
@@ -58,13 +58,11 @@ class Parts:
     def peer_store(self, peer: str) -> S3ObjectStore:
         """A client of another region's bucket, through the link."""
         link = self.link(peer)
-        return _store(link.s3, link.bucket, link.credentials_file)
+        return S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
 
     def link(self, peer: str) -> LinkSettings:
         """How this region reaches another; MisconfiguredError if it is not said."""
-        if peer not in self.here.links:
-            raise MisconfiguredError(f"regions.{self.region}.links.{peer} is missing: {peer} cannot be reached")
-        return self.here.links[peer]
+        return self.settings.link(self.region, peer)
 
     def peers(self) -> tuple[str, ...]:
         """The other regions."""
@@ -86,8 +84,7 @@ class Parts:
         Raises:
             RetryableError: they did not answer in time.
         """
-        keys = credentials(self.here.credentials_file)
-        client = connect(endpoint=self.here.s3, access_key=keys.access_key, secret_key=keys.secret_key)
+        client = client_of(self.here.s3, self.here.credentials_file)
 
         def make() -> None:
             ensure_bucket(client, self.here.bucket)
@@ -97,12 +94,30 @@ class Parts:
             make, clock=self.clock, deadline_s=PREPARE_S, waits=lambda why: self.journal.say("service.waits", why=why)
         )
 
+    def serve(
+        self,
+        flows: Mapping[str, Flow],
+        *,
+        status: Callable[[], Mapping[str, object]],
+        close: Sequence[Callable[[], None]],
+        routes: Sequence[BaseRoute] = (),
+    ) -> int:
+        """Turn the flows and serve on the service's own port until the end; the exit code."""
+        process = Process(
+            clock=self.clock,
+            journal=self.journal,
+            registry=self.registry,
+            port=getattr(self.here.ports, self.service),
+            status=status,
+            routes=routes,
+        )
+        return process.run(flows, close)
 
-def store_of(region: RegionSettings) -> S3ObjectStore:
-    """A client of a region's own bucket."""
-    return _store(region.s3, region.bucket, region.credentials_file)
 
-
-def _store(endpoint: str, bucket: str, credentials_file: Path) -> S3ObjectStore:
-    keys = credentials(credentials_file)
-    return S3ObjectStore(connect(endpoint=endpoint, access_key=keys.access_key, secret_key=keys.secret_key), bucket)
+def signer_of(settings: Settings, region: str) -> Ed25519Signer:
+    """A region's signer, which trusts every region of the settings."""
+    return Ed25519Signer(
+        key_id=region,
+        private_key_path=settings.region(region).signing_key_file,
+        trusted={name: one.public_key_file for name, one in settings.regions.items()},
+    )

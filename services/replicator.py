@@ -17,7 +17,6 @@ from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
 from services.ops import asked
 from services.parts import Parts
-from services.process import Process
 from services.settings import Settings
 
 
@@ -66,12 +65,5 @@ def run(settings: Settings, region: str) -> int:
         flow.rewind()
         return JSONResponse({"asked": True})
 
-    process = Process(
-        clock=parts.clock,
-        journal=parts.journal,
-        registry=parts.registry,
-        port=parts.here.ports.replicator,
-        status=status,
-        routes=[Route("/v1/replay", replay, methods=["POST"])],
-    )
-    return process.run({name: flow.step for name, flow in flows.items()}, closing)
+    routes = [Route("/v1/replay", replay, methods=["POST"])]
+    return parts.serve({name: flow.step for name, flow in flows.items()}, status=status, close=closing, routes=routes)

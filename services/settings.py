@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.errors import MisconfiguredError
 
 PREFIX = "FARSIDE_"
+HOST = "127.0.0.1"  # where the services serve, and are asked
 _PLAIN_KEYS = frozenset({"profile", "state_dir"})
 
 
@@ -85,6 +86,17 @@ class Settings(_Part):
         if name not in self.regions:
             raise MisconfiguredError(f"region {name!r} is not in the settings; there are {', '.join(self.regions)}")
         return self.regions[name]
+
+    def link(self, region: str, peer: str) -> LinkSettings:
+        """How a region reaches another; MisconfiguredError if it is not said."""
+        links = self.region(region).links
+        if peer not in links:
+            raise MisconfiguredError(f"regions.{region}.links.{peer} is missing: {peer} cannot be reached")
+        return links[peer]
+
+    def service_ports(self) -> frozenset[int]:
+        """Every port that some service has or will bind."""
+        return frozenset(port for one in self.regions.values() for port in one.ports.model_dump().values())
 
     def run(self, name: str) -> RunSettings:
         """One run's; MisconfiguredError if there is none of that name."""

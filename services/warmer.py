@@ -10,7 +10,6 @@ from services.adapters.kafka import KafkaLog
 from services.adapters.spool import NodeSpool
 from services.adapters.standby_torch import TorchStandbyPool
 from services.parts import Parts
-from services.process import Process
 from services.settings import Settings
 
 RETRY_S = 1.0
@@ -60,11 +59,7 @@ def run(settings: Settings, region: str) -> int:
         said.clear()
         return wait_s
 
-    process = Process(
-        clock=parts.clock,
-        journal=parts.journal,
-        registry=parts.registry,
-        port=here.ports.warmer,
-        status=lambda: flow.status() | {"trouble": "".join(said)},
-    )
-    return process.run({"warm": turn}, [log.close])
+    def status() -> dict[str, object]:
+        return flow.status() | {"trouble": "".join(said)}
+
+    return parts.serve({"warm": turn}, status=status, close=[log.close])

@@ -71,6 +71,19 @@ def own_id() -> ProcessId:
     return ProcessId(os.getpid(), ticks)
 
 
+def family(pid: int) -> list[int]:
+    """A process and its descendants, as they are now."""
+    found = [pid]
+    for at in found:
+        try:
+            tasks = list(Path(f"/proc/{at}/task").iterdir())
+            children = [(task / "children").read_text(encoding="utf-8").split() for task in tasks]
+        except OSError:
+            continue  # it ended meanwhile
+        found += [int(child) for of_task in children for child in of_task]
+    return found
+
+
 def spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> "subprocess.Popen[bytes]":
     """Starts a server that dies with this process, its output appended to a log, deaf to the terminal's Ctrl-C."""
 

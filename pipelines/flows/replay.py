@@ -7,18 +7,19 @@ control cannot be replayed: an old sign of life is none (6.11, I10).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.errors import MisconfiguredError, RetryableError
-from pipelines.ports import Clock, EventSource
+from pipelines.ports import Clock, EventSource, Fetched
 from schemas.codec import Codec, DecodeError
 from schemas.records import Event
 
 READ_S = 60.0
+POLL_S = 0.2
 
 
 @dataclass(slots=True)
@@ -51,18 +52,27 @@ def check_lane(lane: str) -> None:
         raise MisconfiguredError(f"lane {lane!r} cannot be replayed; these can: {', '.join(paths.REPLAYABLE_LANES)}")
 
 
+def to_end(source: EventSource, topics: Sequence[str], clock: Clock) -> Iterator[Fetched]:
+    """Every record of some topics, from the first that is still there to the end seen when each one's turn comes.
+
+    Raises:
+        RetryableError: an end was not reached in time.
+    """
+    deadline_s = clock.boottime_s() + READ_S
+    for partition in source.partitions(topics):
+        first, end = source.bounds(partition)
+        source.seek(partition, first)
+        while source.position(partition) < end:
+            if clock.boottime_s() > deadline_s:
+                raise RetryableError(f"{partition.topic} was not read to its end within {READ_S:.0f} s")
+            yield from source.poll(POLL_S)
+
+
 def read_ledger(own: EventSource, codec: Codec, clock: Clock) -> Ledger:
     """What a region has done, from its own log; RetryableError if its end is not reached in time."""
     ledger = Ledger()
-    began_s = clock.boottime_s()
-    for partition in own.partitions([paths.LEDGER]):
-        first, end = own.bounds(partition)
-        own.seek(partition, first)
-        while own.position(partition) < end:
-            for item in own.poll(0.2):
-                ledger.learn(codec.decode(item.value))
-            if clock.boottime_s() - began_s > READ_S:
-                raise RetryableError(f"{paths.LEDGER} was not read to its end within {READ_S:.0f} s")
+    for item in to_end(own, [paths.LEDGER], clock):
+        ledger.learn(codec.decode(item.value))
     return ledger
 
 
@@ -81,20 +91,15 @@ def plan(
     check_lane(lane)
     found = Plan(lane)
     view = lineage(run)
-    deadline_s = clock.boottime_s() + READ_S
     for partition in source.partitions([paths.topic(lane)]):
         found.begin, found.end = source.bounds(partition)
-        source.seek(partition, found.begin)
-        while source.position(partition) < found.end:
-            if clock.boottime_s() > deadline_s:
-                raise RetryableError(f"{partition.topic} was not read to its end within {READ_S:.0f} s")
-            for item in source.poll(0.2):
-                found.records += 1
-                found.size_bytes += len(item.value)
-                try:
-                    _sort(found, codec.decode(item.value), run, peer, ledger, view)
-                except DecodeError:
-                    found.undecodable += 1
+    for item in to_end(source, [paths.topic(lane)], clock):
+        found.records += 1
+        found.size_bytes += len(item.value)
+        try:
+            _sort(found, codec.decode(item.value), run, peer, ledger, view)
+        except DecodeError:
+            found.undecodable += 1
     return found
 
 

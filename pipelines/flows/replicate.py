@@ -20,7 +20,7 @@ from pipelines import paths
 from pipelines.core.ledger import Arrival, Ledger, Stream, key_of, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.transfer import giving_way_to
-from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
+from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.copying import Copying
 from pipelines.flows.replay import read_ledger
 from pipelines.ports import (
@@ -114,6 +114,7 @@ class Replicate:
         self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
         self._rewind = False
+        self._views: dict[str, LineageView | None] = {}  # of this turn
 
     def rewind(self) -> None:
         """Read the lane again from its beginning, at the next turn; may be called from another thread (I15)."""
@@ -126,12 +127,8 @@ class Replicate:
             self._follow(ledger)
             self._copying.collect()
             settled = self._settle(ledger)
-        except FencedError:
-            raise
-        except (
-            RetryableError,
-            CorruptError,
-        ) as error:  # corrupt: the place to read from is gone; the ledger knows more
+        except (RetryableError, CorruptError) as error:
+            # Corrupt: the place to read from is gone; what the ledger says about it is told at the next turn.
             self._say_trouble(str(error))
             self._forget()
             return TURN_S
@@ -158,9 +155,8 @@ class Replicate:
     def _restart(self) -> Ledger:
         """Fence whoever did this before us, then learn from the log what is done."""
         self._log.transaction(())
-        ledger = read_ledger(self._own, self._codec, self._clock)
-        self._ledger = ledger
-        return ledger
+        self._ledger = read_ledger(self._own, self._codec, self._clock)
+        return self._ledger
 
     def _forget(self) -> None:
         self._ledger = None
@@ -238,6 +234,7 @@ class Replicate:
 
     def _settle(self, ledger: Ledger) -> bool:
         """Publish what is ready, in one transaction; True if anything was settled."""
+        self._views.clear()
         after = ledger.copy()
         ready: list[tuple[str, _Outcome]] = []
         for run, queue in self._queues.items():
@@ -312,7 +309,7 @@ class Replicate:
         return self._by_lineage(item, event, queue)
 
     def _by_lineage(self, item: _Waiting, event: Event, queue: deque[_Waiting]) -> _Outcome | None:
-        view = self._lineage(event.run)
+        view = self._view_of(event.run)
         place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
         takes = (stream(event), event.seq)
         if view is None or place is Standing.UNKNOWN:
@@ -337,6 +334,12 @@ class Replicate:
         message = self._again(item.fetched, item.fetched.value, late)
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return _Outcome(message, takes, "published", fields, view)
+
+    def _view_of(self, run: str) -> LineageView | None:
+        """The lineage as it was at this turn's first look: one question to the store, however many events wait."""
+        if run not in self._views:
+            self._views[run] = self._lineage(run)
+        return self._views[run]
 
     def _newer(self, event: Checkpoint, queue: deque[_Waiting], view: LineageView) -> Checkpoint | None:
         """The checkpoint further back in the queue that can be complete sooner (newest wins)."""

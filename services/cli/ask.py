@@ -7,7 +7,7 @@ import json
 import urllib.request
 from typing import Any
 
-from services.ops import HOST
+from services.settings import HOST
 
 TIMEOUT_S = 2.0
 

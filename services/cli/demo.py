@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from services.demo.story import Story
 
 DEFAULT_SEED, DEFAULT_STEPS, LEAST_STEPS = 7, 60, 60
 REFRESH_S = 1.0
@@ -29,20 +34,24 @@ def demo(
 
     Exit codes: 0 bit-identical, nothing lost, the zombie set aside, the lease never held twice; 1 otherwise.
     """
-    from rich.console import Console  # noqa: PLC0415 - `farside --help` must be quick
+    from rich import console as terminal  # noqa: PLC0415 - `farside --help` must be quick
 
     from infra.local.errors import StackError  # noqa: PLC0415 - as above
     from infra.local.tools import cache_folder  # noqa: PLC0415 - as above
+    from pipelines.core.lease import DEFAULT, FAST  # noqa: PLC0415 - as above
     from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
     from services.demo import report as reports  # noqa: PLC0415 - as above
-    from services.demo.story import Story  # noqa: PLC0415 - as above
+    from services.demo import story as stories  # noqa: PLC0415 - as above
 
-    console = Console(stderr=True)
-    story = Story(folder or cache_folder() / "demo", seed, steps, lambda text: console.print(f"[bold]•[/] {text}"))
-    console.print(
-        f"seed {seed}, {steps} steps. The lease has the fast profile, a few seconds. The default one is slower:"
+    console = terminal.Console(stderr=True)
+    story = stories.Story(
+        folder or cache_folder() / "demo", seed, steps, lambda text: console.print(f"[bold]•[/] {text}")
     )
-    console.print("60 s, so that a link that fails for half a minute moves nothing, and real networks' delays fit in.")
+    console.print(
+        f"seed {seed}, {steps} steps. The lease has the {FAST.name} profile, {FAST.lease_s:.0f} s. The "
+        f"{DEFAULT.name} one is slower: {DEFAULT.lease_s:.0f} s, so that a link lost for half a minute moves nothing.",
+        highlight=False,
+    )
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(story, console, ended), daemon=True)
     if console.is_terminal:
@@ -58,21 +67,17 @@ def demo(
     if as_json:
         typer.echo(json.dumps(found))
     else:
-        Console().print(reports.table(found))
-        Console().print(f"{report}/report.json, timeline.jsonl, loss.png", highlight=False)
+        terminal.Console().print(reports.table(found))
+        terminal.Console().print(f"{report}/report.json, timeline.jsonl, loss.png", highlight=False)
     raise typer.Exit(0 if reports.passed(found) else 1)
 
 
-def _watch(story: object, console: object, ended: threading.Event) -> None:
+def _watch(story: Story, console: Console, ended: threading.Event) -> None:
     """The live view: both regions, step, lag, copies, holder and epoch."""
-    from rich.console import Console  # noqa: PLC0415 - only for people
     from rich.live import Live  # noqa: PLC0415 - only for people
 
     from services.cli.operate import tables  # noqa: PLC0415 - only for people
-    from services.demo.story import Story  # noqa: PLC0415 - only for people
 
-    if not isinstance(story, Story) or not isinstance(console, Console):
-        raise TypeError("a story and a console are wanted")
     with Live(console=console, transient=True, refresh_per_second=2) as live:
         while not ended.wait(REFRESH_S):
             found = story.status()

@@ -61,15 +61,13 @@ def _plan(settings: Settings, *, run: str, lane: str, begin: str, region: str, p
     from schemas.codec import Codec  # noqa: PLC0415 - as above
     from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
-    from services.parts import store_of  # noqa: PLC0415 - as above
+    from services.clients import store_of  # noqa: PLC0415 - as above
 
     flow.check_lane(lane)
     if begin != "earliest":
         raise MisconfiguredError(f"--from {begin!r}: only `earliest` is there yet")
     here = settings.region(region)
-    if peer not in here.links:
-        raise MisconfiguredError(f"regions.{region}.links.{peer} is missing: {peer} cannot be reached")
-    source, own = KafkaSource(here.links[peer].kafka), KafkaSource(here.kafka)
+    source, own = KafkaSource(settings.link(region, peer).kafka), KafkaSource(here.kafka)
     clock, codec = SystemClock(), Codec()
     try:
         return flow.plan(

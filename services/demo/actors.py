@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.ports import PortClaims
-from infra.local.processes import TETHER, spawn, tail, wait_for
+from infra.local.processes import TETHER, family, spawn, tail, wait_for
 from pipelines.errors import RetryableError
 
 TRAINER = Path("client/examples/train_gpt.py")
@@ -51,7 +51,7 @@ class Actors:
 
     def kill(self, *names: str) -> None:
         """SIGKILL processes with all their children, at once."""
-        pids = [pid for name in names for pid in _family(self._running[name].pid)]
+        pids = [pid for name in names for pid in family(self._running[name].pid)]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -60,7 +60,7 @@ class Actors:
 
     def stop(self) -> None:
         """End everything: SIGTERM, then SIGKILL for what does not listen, ranks included."""
-        families = {pid for child in self._running.values() for pid in _family(child.pid)}
+        families = {pid for child in self._running.values() for pid in family(child.pid)}
         for child in self._running.values():
             if child.poll() is None:
                 child.terminate()
@@ -77,7 +77,7 @@ class Actors:
 
     def pids(self, name: str) -> list[int]:
         """A process and its children."""
-        return _family(self._running[name].pid)
+        return family(self._running[name].pid)
 
     def wait(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Wait for something; Failed if it does not come, or a process ended badly meanwhile."""
@@ -112,13 +112,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def _family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    for at in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{at}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
-    return found

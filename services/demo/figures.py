@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import paths
-from pipelines.errors import RetryableError
-from pipelines.flows.lineages import Authority
+from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.flows.replay import to_end
 from pipelines.ports import Clock
 from schemas.codec import Codec, DecodeError
 from schemas.records import Event
 from services.adapters.kafka import KafkaSource
 from services.adapters.spool import NodeSpool
+from services.demo.actors import read_lines
 
-READ_S = 30.0
 Identity = tuple[str, int, str, str, int]
 
 
@@ -35,18 +35,17 @@ class Events:
         return {name: getattr(self, name) for name in ("accepted", "visible", "duplicates", "lost")}
 
 
-def accepted(node_dirs: Mapping[str, Path], run: str, authority: Authority) -> set[Identity]:
-    """Every event in the nodes' spools that lies on the lineage: at or before the fork that closed its epoch."""
-    closing = {parent: step for _, parent, step in authority.view.forks}
+def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> set[Identity]:
+    """Every event in the nodes' spools that lies on the lineage."""
     found: set[Identity] = set()
-    for folder in node_dirs.values():
+    for folder in node_dirs:
         spool = NodeSpool(folder)
         for producer in spool.producers(run):
             offset = 0
             while records := spool.read(run, producer, offset):
                 offset = records[-1].end
                 for one in records:
-                    if one.step <= closing.get(one.epoch, one.step):
+                    if standing(view, one.epoch, one.step) is Standing.CURRENT:
                         found.add((one.run, one.epoch, one.producer, one.lane, one.seq))
     return found
 
@@ -56,22 +55,15 @@ def visible(bootstrap: str, run: str, clock: Clock) -> tuple[Counter[Identity], 
     source, codec = KafkaSource(bootstrap), Codec()
     found: Counter[Identity] = Counter()
     events: list[Event] = []
-    deadline_s = clock.boottime_s() + READ_S
     try:
-        for partition in source.partitions([paths.topic(lane) for lane in paths.REPLICATED_LANES]):
-            first, end = source.bounds(partition)
-            source.seek(partition, first)
-            while source.position(partition) < end:
-                if clock.boottime_s() > deadline_s:
-                    raise RetryableError(f"{partition.topic} was not read to its end within {READ_S:.0f} s")
-                for item in source.poll(0.2):
-                    try:
-                        event = codec.decode(item.value)
-                    except DecodeError:
-                        continue  # not an event of ours
-                    if isinstance(event, Event) and event.run == run:
-                        found[event.run, event.epoch, event.producer, event.lane, event.seq] += 1
-                        events.append(event)
+        for item in to_end(source, [paths.topic(lane) for lane in paths.REPLICATED_LANES], clock):
+            try:
+                event = codec.decode(item.value)
+            except DecodeError:
+                continue  # not an event of ours
+            if isinstance(event, Event) and event.run == run:
+                found[event.run, event.epoch, event.producer, event.lane, event.seq] += 1
+                events.append(event)
     finally:
         source.close()
     return found, events
@@ -85,6 +77,12 @@ def compare(taken: set[Identity], seen: Counter[Identity]) -> Events:
         duplicates=sum(count - 1 for count in seen.values()),
         lost=sum(1 for one in taken if one not in seen),
     )
+
+
+def timeline(state_dir: Path) -> list[dict[str, Any]]:
+    """What all services said, by time."""
+    found = [one for path in sorted((state_dir / "timeline").glob("*.jsonl")) for one in read_lines(path)]
+    return sorted(found, key=lambda one: int(one["time_ms"]))
 
 
 def overlap_s(timeline: Iterable[Mapping[str, Any]]) -> float:

@@ -42,9 +42,8 @@ def write(story: Story, folder: Path) -> dict[str, Any]:
 def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures."""
     facts = story.facts
-    silent = figures.first_of(timeline, "failover.silent", at=WEST, run="gpt")
     promoted = figures.first_of(timeline, "failover.promoted", at=WEST)
-    if promoted is None or silent is None:
+    if promoted is None:
         raise RuntimeError("the timeline has no promotion: there is nothing to report")
     silences = [one for one in timeline if one["event"] == "failover.silent" and one["at"] == WEST]
     silent = [one for one in silences if one["time_ms"] <= promoted["time_ms"]][-1]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ from farside import _spool
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack, remove
 from infra.local.tools import Tools
-from pipelines.flows.lineages import Authority, Lineages
+from pipelines.flows.lineages import Lineages
 from pipelines.flows.recoverable import Recoverable
 from schemas.codec import Codec
 from services import local_config
 from services.adapters.arena import write_index_folder
-from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock
 from services.cli.operate import gather
+from services.clients import store_of
 from services.demo import figures
 from services.demo.actors import Actors, read_lines
-from services.parts import store_of
+from services.parts import signer_of
 from services.settings import Settings, load
 
 RUN, EAST, WEST = "gpt", "east", "west"
@@ -39,11 +38,9 @@ class Facts:
     """What is learnt on the way."""
 
     killed_at_step: int = 0
-    killed_at_ms: int = 0
     recoverable_at_loss: int = -1
     predicted_rto_s: float | None = None
     warm_before_loss: bool = False
-    ready_before: dict[str, Any] = field(default_factory=dict)
     zombie_step: int = 0
     zombie_set_aside: bool = False
     link_bytes: int = 0
@@ -63,7 +60,6 @@ class Story:
         self.folder, self.seed, self.steps, self._say = folder, seed, steps, say
         self.facts = Facts()
         self.clock = SystemClock()
-        self.authority: Authority | None = None
         self.events = figures.Events(0, 0, 0, 0)
         self.all_events: list[dict[str, Any]] = []
         self._loss_at = random.Random(seed).randint(THIRD_CHECKPOINT + 3, steps - 15)  # noqa: S311 - a story's die
@@ -85,9 +81,7 @@ class Story:
             stack.start()
             config = local_config.write(stack.layout)
             self._settings = load(config, {})
-            ports = [one.ports for one in self._settings.regions.values()]
-            taken = {port for one in ports for port in one.model_dump().values()}
-            actors = Actors(self.folder, config, taken)
+            actors = Actors(self.folder, config, self._settings.service_ports())
             try:
                 self._train(actors)
                 self._lose(actors, stack)
@@ -96,8 +90,7 @@ class Story:
                 self._settle(actors, stack)
             finally:
                 actors.stop()
-                for region in (EAST, WEST):
-                    shutil.rmtree(local_config.arena_of(self.folder, region), ignore_errors=True)
+                local_config.clean(self.folder)
 
     def status(self) -> dict[str, Any] | None:
         """What `farside status` says now; None before the stack is up."""
@@ -114,9 +107,7 @@ class Story:
 
     def timeline(self) -> list[dict[str, Any]]:
         """What all services said, by time."""
-        folder = self.settings.state_dir / "timeline"
-        found = [one for path in sorted(folder.glob("*.jsonl")) for one in read_lines(path)]
-        return sorted(found, key=lambda one: int(one["time_ms"]))
+        return figures.timeline(self.settings.state_dir)
 
     # --- the scenes ---
 
@@ -143,7 +134,6 @@ class Story:
         self.facts.warm_before_loss = bool(standby.get("ready"))
         actors.kill("trainer-east", "agent-east", "controller-east", "replicator-east")
         stack.kill("kafka-east", "s3-east")
-        self.facts.killed_at_ms = self.clock.wall_ms()
         self.facts.killed_at_step = self._step(EAST)
         self._say(
             f"region east is lost at step {self.facts.killed_at_step}: trainer, agent, controller, Kafka and store "
@@ -181,11 +171,10 @@ class Story:
 
     def _settle(self, actors: Actors, stack: Stack) -> None:
         """Wait until what was in flight has arrived late, then count."""
-        self.authority = Lineages(store_of(self.settings.region(WEST))).newest(RUN)
-        if self.authority is None:
+        view = Lineages(store_of(self.settings.region(WEST)))(RUN)
+        if view is None:
             raise RuntimeError("west's store knows no epoch")
-        folders = {name: region.node_dir for name, region in self.settings.regions.items()}
-        taken = figures.accepted(folders, RUN, self.authority)
+        taken = figures.accepted([region.node_dir for region in self.settings.regions.values()], RUN, view)
         kafka = self.settings.region(WEST).kafka
 
         def arrived() -> bool:
@@ -222,10 +211,8 @@ class Story:
         """A grant of epoch 1 from before the loss, for a trainer that was asleep: nobody told it that this is over."""
         here = self.settings.region(EAST)
         store, codec = store_of(here), Codec()
-        trusted = {name: one.public_key_file for name, one in self.settings.regions.items()}
-        signer = Ed25519Signer(key_id=EAST, private_key_path=here.signing_key_file, trusted=trusted)
         view = Lineages(store)(RUN)
-        newest = None if view is None else Recoverable(store, signer, codec).newest(RUN, view)
+        newest = None if view is None else Recoverable(store, signer_of(self.settings, EAST), codec).newest(RUN, view)
         if newest is None:
             raise RuntimeError("east has no checkpoint to go on from")
         manifest = newest.manifest

@@ -19,10 +19,11 @@ from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
-from schemas.records import Checkpoint, Chunk, DeadLetter, Manifest, Metric, RankState, Shard
+from schemas.records import Checkpoint, DeadLetter, Manifest, Metric
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
+from tests.manifests import manifest_of, shard_of, state_of
 
 CODEC = Codec()
 ONE_EPOCH = LineageView(1, ((1, 0, -1),))
@@ -119,29 +120,7 @@ class _World:
         """A checkpoint as east's agent leaves it; `spoil` may change or remove an object."""
         own = CheckpointId("gpt", epoch, 1, step)
         chunk, state = f"chunk {step}".encode(), f"rng {step}".encode()
-        shard = Shard(
-            rank=0, size=len(chunk), sha256=digest(chunk), chunks=(Chunk(size=len(chunk), sha256=digest(chunk)),)
-        )
-        manifest = Manifest(
-            run="gpt",
-            region="east",
-            epoch=epoch,
-            attempt=1,
-            step=step,
-            lineage_seq=seq,
-            parent_digest="",
-            prefix=own.prefix,
-            time_ms=0,
-            mode="exact",
-            world_size=1,
-            fingerprint={},
-            health={},
-            data_version="",
-            shards=(shard,),
-            rank_states=(RankState(rank=0, size=len(state), sha256=digest(state)),),
-            items=(),
-            planner="{}",
-        )
+        manifest = manifest_of(own, lineage_seq=seq, shards=(shard_of(0, chunk),), rank_states=(state_of(0, state),))
         payload = CODEC.encode(manifest)
         found = {own.chunk(0, 0): chunk, own.rank_state(0): state, own.manifest: self.signer.sign(payload)}
         for key, body in found.items():
@@ -506,3 +485,21 @@ def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer
     assert world.west_store.objects[key] == b"somebody else's"
     assert world.visible() == []
     assert "I6" in world.dead()[0].detail
+
+
+def test_the_lineage_is_looked_up_twice_a_turn_however_many_events_wait(signer: Ed25519Signer) -> None:
+    """Once to sort them, and once more directly before the transaction (6.2)."""
+    world = _World(signer)
+    for number in range(1, 51):
+        world.send(_metric(number, number))
+    replicator = world.replicator(lane="metrics")
+    asked: list[str] = []
+
+    def lineage(run: str) -> LineageView | None:
+        asked.append(run)
+        return world.view
+
+    replicator._lineage = lineage
+    replicator.step()
+    assert len(world.visible("metrics")) == 50
+    assert asked == ["gpt", "gpt"]

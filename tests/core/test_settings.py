@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import MisconfiguredError
+from services.local_config import arena_of, clean
 from services.settings import load
 
 GOOD = """
@@ -48,3 +49,17 @@ def test_a_wrong_setting_is_one_line_with_key_and_origin(
     assert "\n" not in line
     assert line.startswith(f"{key}: ")
     assert origin in line
+
+
+def test_two_stacks_whose_folders_end_alike_have_arenas_of_their_own(tmp_path: Path) -> None:
+    """The name holds a digest of the whole path: clearing one stack's arena leaves the other's."""
+    folders = [tmp_path / name / "farside" / "demo" for name in ("one", "two")]
+    arenas = [arena_of(folder, "west") for folder in folders]
+    assert arenas[0] != arenas[1]
+    for arena in arenas:
+        arena.mkdir()
+    try:
+        clean(folders[0])
+        assert [arena.exists() for arena in arenas] == [False, True]
+    finally:
+        clean(folders[1])

@@ -15,11 +15,12 @@ from pipelines.flows.warm import Warm
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message, PoolHealth
 from schemas.codec import Codec, digest
-from schemas.records import Abandoned, Chunk, Manifest, RankState, Readiness, Shard
+from schemas.records import Abandoned, Manifest, Readiness
 from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.memory import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock, SystemEntropy
+from tests.manifests import manifest_of, shard_of, state_of
 
 CODEC = Codec()
 ONE_EPOCH = LineageView(1, ((1, 0, -1),))
@@ -40,33 +41,8 @@ def _put(store: MemoryObjectStore, signer: Ed25519Signer, step: int, epoch: int 
     for number, chunk in enumerate(chunks):
         store.create(checkpoint.chunk(0, number), chunk)
     store.create(checkpoint.rank_state(0), b"rng")
-    whole = b"".join(chunks)
-    manifest = Manifest(
-        run="gpt",
-        region="east",
-        epoch=epoch,
-        attempt=1,
-        step=step,
-        lineage_seq=step // 10,
-        parent_digest="",
-        prefix=checkpoint.prefix,
-        time_ms=0,
-        mode="exact",
-        world_size=1,
-        fingerprint={},
-        health={},
-        data_version="",
-        shards=(
-            Shard(
-                rank=0,
-                size=len(whole),
-                sha256=digest(whole),
-                chunks=tuple(Chunk(size=len(chunk), sha256=digest(chunk)) for chunk in chunks),
-            ),
-        ),
-        rank_states=(RankState(rank=0, size=3, sha256=digest(b"rng")),),
-        items=(),
-        planner="{}",
+    manifest = manifest_of(
+        checkpoint, lineage_seq=step // 10, shards=(shard_of(0, *chunks),), rank_states=(state_of(0, b"rng"),)
     )
     payload = CODEC.encode(manifest)
     store.create(checkpoint.manifest, signer.sign(payload))

@@ -17,7 +17,7 @@ from infra.local.tools import Tools
 from services import local_config
 from services.cli.ask import ask
 from services.demo import figures, report
-from services.demo.actors import Actors, read_lines
+from services.demo.actors import Actors
 from services.demo.story import Story
 from services.settings import Settings, load
 from tests.waiting import wait_until
@@ -55,9 +55,7 @@ class _Regions:
 
     def timeline(self) -> list[dict[str, Any]]:
         """What all of them said."""
-        folder = self.settings.state_dir / "timeline"
-        found = [one for path in folder.glob("*.jsonl") for one in read_lines(path)]
-        return sorted(found, key=lambda one: int(one["time_ms"]))
+        return figures.timeline(self.settings.state_dir)
 
 
 @pytest.fixture
@@ -67,8 +65,7 @@ def regions(tmp_path: Path) -> Iterator[_Regions]:
         stack.start()
         config = local_config.write(stack.layout)
         settings = load(config, {})
-        taken = {port for one in settings.regions.values() for port in one.ports.model_dump().values()}
-        actors = Actors(stack.folder, config, taken)
+        actors = Actors(stack.folder, config, settings.service_ports())
         try:
             for here in settings.regions.values():
                 (here.node_dir / "runs" / "gpt").mkdir(parents=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from farside import _checkpoint, _spool
+from infra.local.processes import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ class Launch:
 
     def kill(self) -> None:
         """SIGKILL to launcher and ranks, as when the machine is lost."""
-        for pid in [self.process.pid, *_descendants(self.process.pid)]:
+        for pid in family(self.process.pid):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -243,11 +244,3 @@ def test_a_checkpoint_over_the_quota_is_given_up_and_training_goes_on(node_of: C
     assert "the quota is 800000" in skipped[0]["body"]["reason"]
     shards = list(_spool.run_folder(launch.node_dir, "gpt").rglob("*.shard*"))
     assert {path.parent.name for path in shards} == {"s0000000004"}
-
-
-def _descendants(pid: int) -> list[int]:
-    try:
-        children = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return [found for child in children for found in (child, *_descendants(child))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from farside import _spool
 from pipelines.errors import CorruptError
 from pipelines.paths import CheckpointId
 from schemas.codec import digest
-from schemas.records import Chunk, Item, Manifest, RankState, Shard
+from schemas.records import Item, Manifest
 from services.adapters.memory import MemoryObjectStore
 from services.adapters.standby_torch import TorchStandbyPool
 from services.adapters.system_clock import SystemClock
+from tests.manifests import manifest_of, shard_of, state_of
 
 pytestmark = pytest.mark.torch
 
@@ -60,27 +60,12 @@ def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
         chunk_offsets=(),
         chunk_sizes=(),
     )
-    return Manifest(
-        run="gpt",
-        region="east",
-        epoch=1,
-        attempt=1,
-        step=10,
+    return manifest_of(
+        checkpoint,
         lineage_seq=1,
-        parent_digest="",
-        prefix=checkpoint.prefix,
-        time_ms=0,
-        mode="exact",
         world_size=2,
-        fingerprint={},
-        health={},
-        data_version="",
-        shards=(
-            Shard(
-                rank=0, size=len(shard), sha256=digest(shard), chunks=(Chunk(size=len(shard), sha256=digest(shard)),)
-            ),
-        ),
-        rank_states=(RankState(rank=0, size=3, sha256=hashlib.sha256(b"rng").hexdigest()),),
+        shards=(shard_of(0, shard),),
+        rank_states=(state_of(0, b"rng"),),
         items=(tensor, plain),
         planner=json.dumps({"model.w": ["model", "w"], "step": ["step"]}),
     )
