@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.core.lease import Held
+from pipelines.core.resume import StartRequest
 from pipelines.paths import CheckpointId
 from schemas.records import Lease, Manifest
 
@@ -193,6 +194,8 @@ class GrantReply:
     start_lineage_seq: int = 0
     forks: tuple[tuple[int, int, int], ...] = ()
     reason: str = ""
+    committed_step: int = -1  # the run's newest, as the controller knows it; -1: none
+    recoverable_step: int = -1  # the newest that another region has proven: safe elsewhere; -1: none
 
 
 class Grants(Protocol):
@@ -256,6 +259,9 @@ class Spool(Protocol):
 
     def launches(self, run: str) -> tuple[str, ...]:
         """Launches that asked for a start and have no grant yet."""
+
+    def request(self, run: str, launch: str) -> StartRequest:
+        """What a launch asked for; RetryableError while its request cannot be read."""
 
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write grant.json."""

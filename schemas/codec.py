@@ -44,7 +44,8 @@ class UnknownSchemaError(DecodeError):
         self.fingerprint = fingerprint
 
 
-def _record_types() -> dict[str, type[records.Record]]:
+def record_types() -> dict[str, type[records.Record]]:
+    """Every record that has a schema of its own, by name."""
     found = (item for item in vars(records).values() if isinstance(item, type))
     return {cls.__name__: cls for cls in found if issubclass(cls, records.Record) and cls.schema_name}
 
@@ -91,7 +92,7 @@ class Codec:
 
     def __init__(self) -> None:
         self._writers: dict[str, Any] = {}
-        for cls in _record_types().values():
+        for cls in record_types().values():
             self._writers[fingerprint(cls)] = _schema(cls)
         for path in sorted((_FOLDER / "released").rglob("*.avsc")):
             self.learn(path.read_text(encoding="utf-8"))
@@ -123,7 +124,7 @@ class Codec:
         writer = self._writers.get(name)
         if writer is None:
             raise UnknownSchemaError(name, value)
-        cls = _record_types().get(str(writer["name"]).rpartition(".")[2])
+        cls = record_types().get(str(writer["name"]).rpartition(".")[2])
         if cls is None:
             raise DecodeError(f"schema {writer['name']} is no record of this version", value)
         body = io.BytesIO(value[HEADER_BYTES:])

@@ -11,6 +11,7 @@ from pipelines import paths
 from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.lineages import Lineages
+from pipelines.flows.writer_schemas import store_schemas
 from services.adapters.kafka import ensure_topics
 from services.adapters.s3 import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer
@@ -79,7 +80,7 @@ class Parts:
         return next(iter(self.settings.runs))
 
     def prepare(self) -> None:
-        """Wait for this region's store and Kafka, and make the bucket and the topics that are missing.
+        """Wait for this region's store and Kafka, and make the bucket, topics and schemas that are missing.
 
         Raises:
             RetryableError: they did not answer in time.
@@ -89,6 +90,7 @@ class Parts:
         def make() -> None:
             ensure_bucket(client, self.here.bucket)
             ensure_topics(self.here.kafka, replication=self.here.replication)
+            store_schemas(self.store())
 
         retrying(
             make, clock=self.clock, deadline_s=PREPARE_S, waits=lambda why: self.journal.say("service.waits", why=why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.core.decide import policy_of
 from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows import failover, publish
 from pipelines.flows.warm import Warm
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog
@@ -13,6 +14,9 @@ from services.parts import Parts
 from services.settings import Settings
 
 RETRY_S = 1.0
+TRAINER_LOOKS_S = 0.02  # as `run.start()` does
+# A won epoch is fixed for a launch in the controller's next turn; the agent asks twice at most until it hears of it.
+RELEASE_S = 2 * failover.TURN_S + 2 * (publish.ASK_WAITING_S + publish.TURN_S) + TRAINER_LOOKS_S
 
 
 def run(settings: Settings, region: str) -> int:
@@ -44,6 +48,7 @@ def run(settings: Settings, region: str) -> int:
         journal=parts.journal,
         standby=standby,
         authority_s=max(policy.silence_s, parts.profile.challenger_wait_s) + parts.profile.poll_s,
+        release_s=RELEASE_S,
     )
     said: list[str] = []
 

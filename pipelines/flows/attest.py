@@ -28,7 +28,7 @@ class Attest:
     ) -> None:
         self._region, self._run = region, run
         self._log, self._store, self._codec, self._clock = log, store, codec, clock
-        self._producer = f"controller-{region}-{entropy.new_id()[:16]}"
+        self.producer = f"controller-{region}-{entropy.new_id()[:16]}"
         self._seq = 0
         self.log_ack_at_s = NEVER_S
         self.store_put_at_s = NEVER_S
@@ -66,12 +66,12 @@ class Attest:
     def _heartbeat(self) -> Heartbeat:
         self._seq += 1
         return Heartbeat(
-            event_id=f"{self._run}/{self.epoch}/{self._producer}/heartbeats/{self._seq}",
+            event_id=f"{self._run}/{self.epoch}/{self.producer}/heartbeats/{self._seq}",
             run=self._run,
             region=self._region,
             epoch=self.epoch,
             attempt=0,
-            producer=self._producer,
+            producer=self.producer,
             seq=self._seq,
             step=0,
             time_ms=self._clock.wall_ms(),

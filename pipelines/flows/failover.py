@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pipelines.core import lease as core
 from pipelines.core.decide import Action, Decision, Reason, RunView, decide, policy_of
 from pipelines.core.lease import Author, Belief, Fork, Held, LeaseProfile
-from pipelines.core.lineage import view_of
+from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
 from pipelines.flows.launches import Launch, fix, recall, starting_from
@@ -60,7 +60,6 @@ class Control:
         self._lineages = Lineages(store)
         self._recoverable = Recoverable(store, signer, codec)
         self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
-        self._producer = f"controller-{region}-{self._belief.incarnation}"
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
         self._unclaimed: EpochEntry | None = None
         self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
@@ -110,7 +109,18 @@ class Control:
             start_manifest_digest=known.start_manifest_digest,
             start_lineage_seq=known.start_lineage_seq,
             forks=forks,
+            committed_step=max(lease.committed_step, self._committed_step),
+            recoverable_step=self._safe_elsewhere(lease),
         )
+
+    def _safe_elsewhere(self, lease: Lease) -> int:
+        """The newest step on the lineage that another region says it has proven; -1 if none does."""
+        view = view_of(lease.lineage)
+        ready = (one.readiness for name, one in self._listeners.items() if name != self._region)
+        steps = (
+            one.step for one in ready if one is not None and standing(view, one.epoch, one.step) is Standing.CURRENT
+        )
+        return max(steps, default=-1)
 
     def ask_takeover(self, actor: str) -> None:
         """A person asks for this region; it passes the same gates but the detectors, through the same write."""
@@ -352,12 +362,12 @@ class Control:
     def _change(self, lease: Lease, entry: EpochEntry, before: str, gates: tuple[str, ...]) -> EpochChange:
         """I12: who, why, which gates were seen."""
         return EpochChange(
-            event_id=f"{self._run}/{lease.epoch}/{self._producer}/control/1",
+            event_id=f"{self._run}/{lease.epoch}/{self._attest.producer}/control/1",
             run=self._run,
             region=self._region,
             epoch=lease.epoch,
             attempt=0,
-            producer=self._producer,
+            producer=self._attest.producer,
             seq=1,
             step=max(0, entry.fork_step),
             time_ms=lease.time_ms,

@@ -16,7 +16,9 @@ from typing import Any
 from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
+from pipelines.core.resume import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.flows.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
 from pipelines.ports import (
     Clock,
@@ -32,7 +34,7 @@ from pipelines.ports import (
     SpoolRecord,
 )
 from schemas import records
-from schemas.codec import Codec, DecodeError, digest, fingerprint, schema_text
+from schemas.codec import Codec, DecodeError, digest
 from schemas.records import (
     Abandoned,
     Checkpoint,
@@ -199,7 +201,7 @@ class Publish:
 
     def _grant(self, run: str, name: str, reply: GrantReply, known: dict[str, _Launch]) -> None:
         folder: str | None = None
-        mode = "exact"
+        resumes = resume_mode(self._spool.request(run, name), self._start_manifest(reply))
         if reply.start_manifest_key:
             folder = self._locate(reply.start_manifest_digest)
             if folder is None and self._fetch is None:
@@ -224,13 +226,31 @@ class Publish:
                 "epoch": reply.epoch,
                 "attempt": reply.attempt,
                 "step": reply.start_step if folder is not None else 0,
-                "mode": mode,
-                "exact": True,
+                "mode": resumes.mode,
+                "exact": resumes.exact,
                 "manifest_digest": reply.start_manifest_digest,
                 "folder": folder,
             },
         )
-        self._journal.say("publish.granted", run=run, launch=name, epoch=reply.epoch, attempt=reply.attempt)
+        self._journal.say(
+            "publish.granted",
+            run=run,
+            launch=name,
+            epoch=reply.epoch,
+            attempt=reply.attempt,
+            mode=resumes.mode,
+            exact=resumes.exact,
+            differs=resumes.differs,
+        )
+
+    def _start_manifest(self, reply: GrantReply) -> Manifest | None:
+        """What the launch starts from; None at step 0."""
+        if not reply.start_manifest_key:
+            return None
+        envelope = self._store.get(reply.start_manifest_key)
+        if envelope is None:
+            raise RetryableError(f"{reply.start_manifest_key} is granted as the start and not in the store")
+        return self._codec.decode_as(Manifest, self._signer.verify(envelope))
 
     def _stand(self, run: str) -> None:
         """Ask again for launches that still matter, counted from before asking (6.4), and tell the trainer."""
@@ -251,9 +271,13 @@ class Publish:
         state = launch.reply.state
         if state != "superseded":
             state = "granted" if self._valid(launch) else "provisional"
-        committed = self._committed.get(run)
+        committed = max(self._committed.get(run, -1), launch.reply.committed_step)
         said: dict[str, object] = {"state": state, "epoch": launch.epoch, "attempt": launch.attempt}
-        said |= {"committed_step": committed, "recoverable_step": None, "reason": launch.reply.reason}
+        said |= {
+            "committed_step": _step(committed),
+            "recoverable_step": _step(launch.reply.recoverable_step),
+            "reason": launch.reply.reason,
+        }
         if said != launch.said:
             self._spool.standing(run, launch.name, said | {"time_ms": self._clock.wall_ms()})
             launch.said = said
@@ -267,7 +291,9 @@ class Publish:
     # --- records ---
 
     def _drain(self, run: str) -> None:
-        self._store_schemas()
+        if not self._schemas_stored:
+            store_schemas(self._store)
+            self._schemas_stored = True
         for producer in self._spool.producers(run):
             known = self._tails.get((run, producer))
             tail = known or _Tail(self._spool.position(run, producer))
@@ -353,14 +379,6 @@ class Publish:
     def _wrap(self, event: Event, schema_type: str) -> Message:
         value = self._codec.encode(event)
         return Message(paths.topic(event.lane), event.run.encode(), value, headers_of(event, schema_type))
-
-    def _store_schemas(self) -> None:
-        """Before the first use of any of them (design 7)."""
-        if self._schemas_stored:
-            return
-        for cls in (Metric, DataVersion, Checkpoint, Heartbeat, Manifest, Abandoned, Intent, Receipt, records.Signed):
-            self._store.create(paths.schema(fingerprint(cls)), schema_text(cls).encode())
-        self._schemas_stored = True
 
     # --- checkpoints ---
 
@@ -566,3 +584,7 @@ class Publish:
             ),
         )
         self._log.publish([self._wrap(event, "heartbeat")])
+
+
+def _step(step: int) -> int | None:
+    return step if step >= 0 else None

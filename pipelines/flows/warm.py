@@ -1,7 +1,8 @@
 """The warmer: keeps the newest proven checkpoint resident in the standby pool, and says how ready the pool is.
 
 It asks the region's own store only: what is not recoverable here cannot be staged. Readiness carries a *predicted*
-recovery time, made of what was measured: the load, plus what the lease's profile needs to detect and fence.
+recovery time: what the lease's profile needs to detect and fence, what the pollings between a won epoch and a waiting
+trainer need to release it, the load as it was measured here, and a step as the primary's checkpoints were apart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pipelines.core.lineage import LineageView
 from pipelines.flows.recoverable import Recoverable, Recovered
 from pipelines.ports import Clock, Entropy, EventLog, Journal, Message, ObjectStore, PoolHealth, Signer, StandbyPool
 from schemas.codec import Codec
-from schemas.records import Readiness
+from schemas.records import Manifest, Readiness
 
 TURN_S = 0.3
 PUBLISH_S = 5.0
@@ -39,6 +40,7 @@ class Warm:
         journal: Journal,
         standby: Callable[[], bool] = lambda: True,
         authority_s: float = 0.0,
+        release_s: float = 0.0,
     ) -> None:
         # `standby` says whether this region is a standby for the run now: a primary's pool trains and does not wait.
         # `authority_s` is the longest that detecting and fencing takes under the lease's profile.
@@ -52,7 +54,9 @@ class Warm:
         self._entropy = entropy
         self._journal = journal
         self._standby = standby
-        self._authority_s = authority_s
+        # `release_s` is the longest that a grant needs from the won epoch to the waiting trainer.
+        self._authority_s, self._release_s = authority_s, release_s
+        self._first_step_s = 0.0
         self._recoverable = Recoverable(store, signer, codec)
         self._producer = f"warmer-{entropy.new_id()[:16]}"
         self._seq = 0
@@ -78,10 +82,19 @@ class Warm:
         return TURN_S
 
     def predicted_rto_s(self) -> float | None:
-        """Detect and fence at their longest, then the measured load; None while nothing is staged."""
+        """The sum of its parts; None while nothing is staged."""
+        parts = self.predicted_parts_s()
+        return sum(parts.values()) if parts else None
+
+    def predicted_parts_s(self) -> dict[str, float]:
+        """Detect and fence at their longest, then releasing, loading and one step; empty while nothing is staged."""
         if self._health is None or self._staged is None:
-            return None
-        return self._authority_s + self._health.load_s
+            return {}
+        return {
+            "detect_and_fence": self._authority_s,
+            "restore": self._release_s + self._health.load_s,
+            "first_step": self._first_step_s,
+        }
 
     def status(self) -> dict[str, object]:
         """What is resident, how well it is proven, and the predicted recovery time."""
@@ -98,10 +111,13 @@ class Warm:
             "staged_s": self._staged_s,
             "load_s": None if health is None else health.load_s,
             "predicted_rto_s": self.predicted_rto_s(),
+            "predicted_parts_s": self.predicted_parts_s(),
         }
 
     def _stage(self, newest: Recovered) -> None:
         self._staged_s = self._pool.stage(newest.manifest, newest.digest)
+        if self._staged is not None:
+            self._first_step_s = step_s(self._staged.manifest, newest.manifest) or self._first_step_s
         self._staged = newest
         self._journal.say(
             "warmer.staged",
@@ -134,3 +150,10 @@ class Warm:
         )
         self._log.publish([Message(paths.CONTROL, self._run.encode(), self._codec.encode(event))])
         self._published_at_s = self._clock.boottime_s()
+
+
+def step_s(before: Manifest, after: Manifest) -> float | None:
+    """Seconds a step, from two checkpoints of one attempt; None if they do not tell."""
+    same = (before.epoch, before.attempt) == (after.epoch, after.attempt)
+    steps, took_ms = after.step - before.step, after.time_ms - before.time_ms
+    return took_ms / 1000 / steps if same and steps > 0 and took_ms > 0 else None

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from farside import _spool
-from pipelines.errors import CorruptError
+from pipelines.core.resume import StartRequest
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Journal, SpoolRecord
 
@@ -79,6 +80,16 @@ class NodeSpool:
             for name in _folders(folder)
             if _spool.request_path(folder / name).exists() and not _spool.grant_path(folder / name).exists()
         )
+
+    def request(self, run: str, launch: str) -> StartRequest:
+        """What a launch asked for; RetryableError while its request cannot be read."""
+        path = _spool.request_path(_spool.launch_folder(self._node_dir, run, launch))
+        found = _spool.read_json(path)
+        if found is None:
+            raise RetryableError(f"{path} is not readable")
+        mode = str(found.get("mode", "exact"))
+        fingerprint = {str(name): str(value) for name, value in found.get("fingerprint", {}).items()}
+        return StartRequest(mode, int(found.get("world_size", 1)), fingerprint)
 
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write grant.json."""

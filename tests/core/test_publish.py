@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.resume import StartRequest
 from pipelines.errors import RetryableError
 from pipelines.flows.publish import Publish
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message, SpoolRecord
-from schemas.codec import Codec, digest
+from schemas.codec import Codec, digest, record_types
 from schemas.records import Abandoned, Checkpoint, Event, Heartbeat, Manifest, Metric
 from services.adapters.memory import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
@@ -51,6 +53,8 @@ class _World:
         self.waiting = ["launch-1"]
         self.granted: dict[str, dict[str, object]] = {}
         self.standings: list[object] = []
+        self.told: list[dict[str, Any]] = []
+        self.asked = StartRequest()
         self.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
         self.messages: list[Message] = []
         self.away = False
@@ -103,6 +107,10 @@ class _World:
         del run
         return tuple(name for name in self.waiting if name not in self.granted)
 
+    def request(self, run: str, launch: str) -> StartRequest:
+        del run, launch
+        return self.asked
+
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         del run
         self.granted[launch] = body
@@ -110,6 +118,7 @@ class _World:
     def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
         del run, launch
         self.standings.append(body["state"])
+        self.told.append(body)
 
     def chunk(self, checkpoint: CheckpointId, rank: int, offset: int, size: int) -> bytes:
         del checkpoint, rank
@@ -141,7 +150,12 @@ def signer(tmp_path: Path) -> Ed25519Signer:
     return Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
 
 
-def _agent(world: _World, store: MemoryObjectStore, signer: Ed25519Signer) -> Publish:
+def _agent(
+    world: _World,
+    store: MemoryObjectStore,
+    signer: Ed25519Signer,
+    locate: Callable[[str], str | None] = lambda _digest: None,
+) -> Publish:
     fake: Any = world
     return Publish(
         region="east",
@@ -155,6 +169,7 @@ def _agent(world: _World, store: MemoryObjectStore, signer: Ed25519Signer) -> Pu
         clock=fake,
         entropy=SystemEntropy(),
         journal=fake,
+        locate=locate,
     )
 
 
@@ -185,6 +200,43 @@ def test_a_checkpoint_is_committed_once_all_of_it_is_in_the_store(signer: Ed2551
     assert world.positions == 100
     assert world.released == [OWN]
     assert world.messages[0].topic in {paths.HEARTBEATS, paths.METRICS}
+
+
+def test_the_trainer_is_told_what_is_committed_and_what_is_safe_elsewhere(signer: Ed25519Signer) -> None:
+    """Also by an agent that has just been restarted and has committed nothing itself."""
+    world, store = _World(), MemoryObjectStore()
+    _turn(world, _agent(world, store, signer))
+    assert (world.told[-1]["committed_step"], world.told[-1]["recoverable_step"]) == (None, None)
+    world.reply = dataclasses.replace(world.reply, committed_step=40, recoverable_step=30)
+    _turn(world, _agent(world, store, signer))
+    assert (world.told[-1]["committed_step"], world.told[-1]["recoverable_step"]) == (40, 30)
+
+
+def test_a_launch_elsewhere_is_told_that_it_does_not_go_on_bit_for_bit(signer: Ed25519Signer) -> None:
+    """Its fingerprint differs from the one on the manifest it starts from; equal ones are exact."""
+    store, world = MemoryObjectStore(), _World()
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, _agent(world, store, signer))
+    assert world.granted["launch-1"]["exact"] is True
+    found = {}
+    for machine in ("", "another"):
+        resumed = _World()
+        resumed.asked = StartRequest(fingerprint={"machine": machine} if machine else {})
+        resumed.reply = dataclasses.replace(resumed.reply, attempt=2, start_step=10, start_manifest_key=OWN.manifest)
+        _turn(resumed, _agent(resumed, store, signer, locate=lambda _digest: "/arena/A"))
+        found[machine] = resumed.granted["launch-1"]
+        store.objects = {key: body for key, body in store.objects.items() if "/starts/" not in key}
+    assert (found[""]["mode"], found[""]["exact"]) == ("exact", True)
+    assert (found["another"]["mode"], found["another"]["exact"]) == ("same_state", False)
+
+
+def test_every_writers_schema_is_in_the_store_before_its_first_use(signer: Ed25519Signer) -> None:
+    """A reader of another version can then decode all that is published."""
+    world, store = _World(), MemoryObjectStore()
+    world.accept("metrics", "metric", {"values": {"loss": 1.0}})
+    _turn(world, _agent(world, store, signer))
+    assert {paths.schema(message.value[2:10].hex()) for message in world.messages} <= set(store.objects)
+    assert len(store.list("schemas/")) == len(record_types())
 
 
 def test_I8_nothing_is_committed_without_a_grant_valid_at_that_moment(signer: Ed25519Signer) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipelines.core.lineage import LineageView
 from pipelines.errors import CorruptError
 from pipelines.flows.recoverable import Recoverable
-from pipelines.flows.warm import Warm
+from pipelines.flows.warm import Warm, step_s
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message, PoolHealth
 from schemas.codec import Codec, digest
@@ -177,6 +177,7 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
         journal=log,
         standby=lambda: standby[0],
         authority_s=4.5,
+        release_s=0.25,
     )
     warm.step()
     assert log.messages == []
@@ -185,10 +186,18 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
     warm.step()
     assert pool.staged == [10]
     ready = CODEC.decode_as(Readiness, log.messages[-1].value)
-    assert (ready.step, ready.proof, ready.predicted_rto_s) == (10, "loaded", 5.0)
+    assert (ready.step, ready.proof, ready.predicted_rto_s) == (10, "loaded", 5.25)
     assert warm.status()["staged_step"] == 10
     standby[0] = False
     _put(store, signer, 20)
     warm.step()
     assert pool.staged == [10], "a primary's pool trains: nothing is staged under it"
     assert log.said == ["warmer.staged"]
+
+
+def test_a_step_takes_what_lies_between_two_checkpoints_of_one_attempt() -> None:
+    """Another attempt, a rewind or a clock that stood still tell nothing."""
+    before = manifest_of(CheckpointId("gpt", 1, 1, 10), lineage_seq=1, shards=(), rank_states=())
+    assert step_s(before, dataclasses.replace(before, step=20, time_ms=5_000)) == 0.5
+    for other in ({"attempt": 2, "step": 20, "time_ms": 6_000}, {"step": 20}, {"time_ms": 6_000}):
+        assert step_s(before, dataclasses.replace(before, **other)) is None  # type: ignore[arg-type] # fields of ours

@@ -1,0 +1,13 @@
+"""The writers' schemas, kept in each region's store before their first use (design 7)."""
+
+from __future__ import annotations
+
+from pipelines import paths
+from pipelines.ports import ObjectStore
+from schemas.codec import fingerprint, record_types, schema_text
+
+
+def store_schemas(store: ObjectStore) -> None:
+    """Leave the schema of every record that this version writes, create-only, for readers who lack it."""
+    for cls in record_types().values():
+        store.create(paths.schema(fingerprint(cls)), schema_text(cls).encode())
