@@ -118,6 +118,16 @@ def audit(run: str, epoch: int) -> str:
     return f"audit/{run}/{epoch:06d}"
 
 
+def history_prefix(run: str) -> str:
+    """The folder of the records that were noted, in the witness's bucket."""
+    return f"history/{run}/"
+
+
+def noted(run: str, renew_seq: int) -> str:
+    """The create-only copy of a lease record; its number rises with every write, so the keys are in order."""
+    return f"{history_prefix(run)}{renew_seq:012d}"
+
+
 def starts_prefix(run: str, node: str) -> str:
     """The folder of what a node's launches were started from."""
     return f"runs/{run}/starts/{node}/"

@@ -141,6 +141,12 @@ class LeaseStore(Protocol):
     def claim(self, run: str, epoch: int, body: bytes) -> bool:
         """Leave the create-only audit copy of an epoch; False if it is there already."""
 
+    def note(self, lease: Lease) -> None:
+        """Leave a create-only copy of a record for the history; once is enough."""
+
+    def noted(self, run: str) -> tuple[Lease, ...]:
+        """The noted records, oldest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
@@ -194,6 +200,7 @@ class GrantReply:
     start_lineage_seq: int = 0
     forks: tuple[tuple[int, int, int], ...] = ()
     reason: str = ""
+    draining: bool = False  # a planned move: save at the next checkpoint, and hold
     committed_step: int = -1  # the run's newest, as the controller knows it; -1: none
     recoverable_step: int = -1  # the newest that another region has proven: safe elsewhere; -1: none
 

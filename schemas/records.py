@@ -324,6 +324,7 @@ class EpochEntry(Record):
     reason: str
     actor: str
     time_ms: int
+    note: str = ""  # why, in a person's own words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,7 +336,7 @@ class Lease(Record):
     epoch: int
     holder: str
     incarnation: str  # the controller process that wrote it
-    mode: str  # active, handover, paused
+    mode: str  # active, handover, released, paused
     renew_seq: int
     write_id: str
     predecessor: str  # write_id of the record that this one replaced; GENESIS for the first
@@ -348,3 +349,6 @@ class Lease(Record):
     profile: str
     time_ms: int
     lineage: tuple[EpochEntry, ...] = field(default=())
+    target: str = ""  # handover, released: the region that is to have it
+    note: str = ""  # why, in a person's own words
+    acknowledged: int = 0  # the newest epoch after which a person allowed another automatic move

@@ -7,15 +7,18 @@ a person read the same words. All ages are on the controller's own clock.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from dataclasses import dataclass
 
-from pipelines.core.lease import NEVER_S, Belief, LeaseProfile
+from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile
 from schemas.records import Lease
 
 SILENCE_LEAST_S = 3.0
 EVIDENCE_LEAST_S = 5.0
+SETTLE_S = 3600.0
+HANDOVER_LEAST_S = 120.0
 
 
 class Action(enum.Enum):
@@ -27,13 +30,17 @@ class Action(enum.Enum):
     TAKE_OVER = "take_over"
     STAND_DOWN = "stand_down"
     ALARM = "alarm"
+    RELEASE = "release"  # give the run away
+    CALL_OFF = "call_off"  # and do not
 
 
 class Reason(enum.Enum):
     """Why; also the diagnosis that status shows."""
 
     CREATES_RUN = "creates_run"
+    DRAINED = "drained"  # a planned move: nothing would be lost any more
     EPOCHS_UNKNOWN = "epochs_unknown"  # our store has not told yet which epochs were seen here
+    HANDING_OVER = "handing_over"
     HOLDER_NOT_RENEWING = "holder_not_renewing"  # its nodes beat, its controller does not renew
     HOLDING = "holding"
     LINK_LOST = "link_lost"  # no heartbeats, but renewals: the primary lives
@@ -48,11 +55,15 @@ class Reason(enum.Enum):
     RECORD_MISSING = "record_missing"
     RECORD_WENT_BACK = "record_went_back"
     REFUSED = "refused"  # a gate is closed
+    RELEASED = "released"  # its holder gave it away, to another region than ours
     REGION_LOST = "region_lost"
     RENEWAL_DUE = "renewal_due"
     REPLACED = "replaced"  # a newer controller of our own region holds it
     RUN_NOT_CREATED = "run_not_created"
     STALLED = "stalled"  # we stood still: the witness must be read first
+    SWITCHOVER = "switchover"  # released to us
+    TARGET_SICK = "target_sick"
+    TOO_LONG = "too_long"  # the move was not ready in its time
     WITNESS_UNREACHABLE = "witness_unreachable"
 
 
@@ -101,12 +112,22 @@ class FailoverPolicy:
         silence_s: no heartbeat of any node for so long is silence.
         evidence_s: a sign that our own region works counts for so long (6.7).
         witness_age_s: the record must have been read so recently to be challenged.
+        settle_s: no second automatic move within so long, unless a person has acknowledged the last one.
+        rpo_steps: an automatic move that would lose more waits for a person; None: it never does.
+        handover_s: a planned move that is not ready in so long is called off.
+        target_age_s: so is one whose target was not heard for so long.
+        takes_release_s: a released run that nobody took in so long is taken back.
     """
 
     profile: LeaseProfile
     silence_s: float
     evidence_s: float
     witness_age_s: float
+    settle_s: float = SETTLE_S
+    rpo_steps: int | None = None
+    handover_s: float = HANDOVER_LEAST_S
+    target_age_s: float = SILENCE_LEAST_S
+    takes_release_s: float = SILENCE_LEAST_S
 
     @property
     def renewals_seen_s(self) -> float:
@@ -114,13 +135,18 @@ class FailoverPolicy:
         return 2 * self.profile.renew_s + 2 * self.profile.poll_s
 
 
-def policy_of(profile: LeaseProfile) -> FailoverPolicy:
-    """The policy that goes with a profile."""
+def policy_of(profile: LeaseProfile, *, rpo_steps: int | None = None, settle_s: float = SETTLE_S) -> FailoverPolicy:
+    """The policy that goes with a profile and a run's objectives."""
     return FailoverPolicy(
         profile=profile,
         silence_s=max(SILENCE_LEAST_S, profile.lease_s / 4),
         evidence_s=max(EVIDENCE_LEAST_S, profile.lease_s / 2),
         witness_age_s=3 * profile.poll_s,
+        settle_s=settle_s,
+        rpo_steps=rpo_steps,
+        handover_s=max(HANDOVER_LEAST_S, 60 * profile.lease_s),
+        target_age_s=max(2 * SILENCE_LEAST_S, profile.lease_s / 2),
+        takes_release_s=max(2 * SILENCE_LEAST_S, 2 * profile.lease_s),
     )
 
 
@@ -143,6 +169,9 @@ class RunView:
     recoverable_step: int | None = None
     pool_ready: bool = False
     operator: bool = False  # a person asks: detectors are skipped, nothing else
+    fenced: bool = False  # and says that the old region cannot write any more: the wait for its lease is skipped
+    moved_ago_s: float = math.inf  # since the last automatic move that nobody has acknowledged
+    primary_step: int | None = None  # the newest heard of the holder's nodes
 
 
 def decide(view: RunView, now_s: float, policy: FailoverPolicy) -> Decision:
@@ -200,8 +229,9 @@ def _as_primary(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
 
 def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> Decision:
     gates = takeover_gates(view, lease, now_s, policy)
-    if view.operator:
-        return _if_open(Action.TAKE_OVER, Reason.OPERATOR, Reason.REFUSED, gates)
+    given = (lease.mode, lease.target) == (RELEASED, view.belief.region)
+    if given or view.operator:
+        return _if_open(Action.TAKE_OVER, Reason.SWITCHOVER if given else Reason.OPERATOR, Reason.REFUSED, gates)
     if not view.candidate:
         return Decision(Action.WAIT, Reason.NOT_CANDIDATE, gates)
     if not _witness_gate(view, now_s, policy).open:
@@ -212,7 +242,10 @@ def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
             _while_leased(view, now_s, policy, gates) if silent else Decision(Action.WAIT, Reason.PRIMARY_WELL, gates)
         )
     if not silent:
-        return Decision(Action.ALARM, Reason.HOLDER_NOT_RENEWING, gates)
+        waits = lease.mode == RELEASED
+        return Decision(
+            Action.WAIT if waits else Action.ALARM, Reason.RELEASED if waits else Reason.HOLDER_NOT_RENEWING, gates
+        )
     return _if_open(Action.TAKE_OVER, Reason.REGION_LOST, Reason.REFUSED, gates)
 
 
@@ -227,25 +260,47 @@ def _while_leased(view: RunView, now_s: float, policy: FailoverPolicy, gates: tu
 
 
 def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> tuple[Gate, ...]:
-    """Everything that a takeover has to pass, in the order in which it is told. A person skips the detectors only."""
+    """Everything that a takeover has to pass, in the order in which it is told. A person skips the detectors only.
+
+    What was released to us has no detectors to pass, and must not lose a step.
+    """
     silence_s = now_s - view.heard_at_s
     step = -1 if view.recoverable_step is None else view.recoverable_step
+    given = (lease.mode, lease.target) == (RELEASED, view.belief.region)
+    asked = view.operator or given
     # With nothing ever committed there is nothing to lose; otherwise a start from zero would throw a run away.
     least = 0 if lease.committed_step >= 0 or len(lease.lineage) > 1 else -1
+    least = lease.committed_step if given else least
     detectors = (
-        Gate("heartbeat_silence_s", silence_s, policy.silence_s, silence_s >= policy.silence_s, view.operator),
-        Gate("mode_active", float(lease.mode == "active"), 1, lease.mode == "active", view.operator),
-        *_own_gates(view, now_s, policy, advisory=view.operator),
+        Gate("heartbeat_silence_s", silence_s, policy.silence_s, silence_s >= policy.silence_s, asked),
+        Gate("mode_paused", float(lease.mode == PAUSED), 0, lease.mode != PAUSED, asked),
+        Gate("moved_ago_s", view.moved_ago_s, policy.settle_s, view.moved_ago_s >= policy.settle_s, asked),
+        *_loss_gate(view, lease, policy, advisory=asked),
+        *_own_gates(view, now_s, policy, advisory=asked),
     )
     return (
         _witness_gate(view, now_s, policy),
         _epoch_gate(view.belief),
-        _expiry_gate(view, now_s, policy),
+        dataclasses.replace(_expiry_gate(view, now_s, policy), advisory=view.operator and view.fenced),
         Gate("unread_writes", view.belief.unread_writes, 0, view.belief.unread_writes == 0),
         Gate("recoverable_step", step, least, step >= least),
         *detectors,
         Gate("pool_ready", float(view.pool_ready), 1, view.pool_ready, advisory=True),
     )
+
+
+def steps_lost(view: RunView, lease: Lease) -> int:
+    """How many steps a takeover now would have to repeat, as far as we can see."""
+    newest = max(lease.committed_step, -1 if view.primary_step is None else view.primary_step)
+    return max(0, newest - max(0, -1 if view.recoverable_step is None else view.recoverable_step))
+
+
+def _loss_gate(view: RunView, lease: Lease, policy: FailoverPolicy, *, advisory: bool) -> tuple[Gate, ...]:
+    """A run's objective: an automatic move that would lose more waits for a person."""
+    if policy.rpo_steps is None:
+        return ()
+    lost = steps_lost(view, lease)
+    return (Gate("steps_lost", lost, policy.rpo_steps, lost <= policy.rpo_steps, advisory),)
 
 
 def _if_open(action: Action, reason: Reason, otherwise: Reason, gates: tuple[Gate, ...]) -> Decision:

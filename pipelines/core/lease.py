@@ -12,6 +12,11 @@ shows that the record has moved past the version it named. Until then it is *pen
 nor as loser. A write that turns out to have won is valid from its own send time. Its sender may *repeat* it, once a
 read has shown the record unchanged: a further conditional write names the same version, so at most one of them lands,
 and whichever does ends the doubt about the others (docs/decisions/0002-repeating-a-pending-write.md).
+
+**A planned move (I1 without the wait).** The holder *releases* the record to a named region, and from before it sends
+that write it acts no more, whatever becomes of the answer. So the named region need not wait. Another process of the
+holder's region may still trust a lease of its own; it was won before this one saw the record as its own for the first
+time, so a release waits a whole challenger's wait from that moment (`release_after_s`).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from pipelines.errors import MisconfiguredError
 from schemas.records import GENESIS, EpochEntry, Lease
 
 NEVER_S = float("-inf")
+ACTIVE, HANDOVER, RELEASED, PAUSED = "active", "handover", "released", "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ class Belief:
         renew_seq_max: the highest `renew_seq` seen; it rises with every write, so a fall shows a record put back.
         read_at_s: after the witness answered us last.
         missing: the last read found no record.
+        own_since_s: after we first saw the record as ours; NEVER_S if it is not.
     """
 
     region: str
@@ -117,6 +124,7 @@ class Belief:
     renew_seq_max: int = -1
     read_at_s: float = NEVER_S
     missing: bool = False
+    own_since_s: float = NEVER_S
 
     @property
     def is_holder(self) -> bool:
@@ -140,12 +148,26 @@ class Belief:
 
         Counted with the lease that the *record* names, as a challenger does, whatever the profile says now.
         """
-        if self.held is None or not self.is_holder or self.gone_backwards:
+        if self.held is None or not self.is_holder or self.gone_backwards or self.releases:
             return NEVER_S
         return profile.holder_valid_until(self.won_at_s, self.held.lease.lease_s)
 
+    @property
+    def releases(self) -> bool:
+        """The record is given away, or a write that does so may have landed: we act no more."""
+        given = self.held is not None and self.held.lease.mode == RELEASED
+        return given or any(one.lease.mode == RELEASED for one in self.pending)
+
+    def release_after_s(self, profile: LeaseProfile) -> float:
+        """From when on no other process of our region can trust a lease that it won before us."""
+        lease_s = profile.lease_s if self.held is None else self.held.lease.lease_s
+        return profile.challenger_may_try_at(self.own_since_s, lease_s)
+
     def may_try_at_s(self, profile: LeaseProfile) -> float:
-        """From when on we may challenge the holder of the record as last seen."""
+        """From when on we may challenge the holder of the record as last seen; at once if it is released to us."""
+        lease = None if self.held is None else self.held.lease
+        if lease is not None and (lease.mode, lease.target) == (RELEASED, self.region):
+            return self.seen_at_s
         lease_s = profile.lease_s if self.held is None else self.held.lease.lease_s
         return profile.challenger_may_try_at(self.seen_at_s, lease_s)
 
@@ -184,8 +206,11 @@ def _changed(belief: Belief, held: Held, now_s: float, *, won_at_s: float) -> Be
     # Pending writes that named another version than the one that is there now can never land any more: ETags do not
     # come back, since every body carries a fresh write id.
     still = tuple(one for one in belief.pending if one.expected_etag == held.etag)
+    own = (held.lease.holder, held.lease.incarnation) == (belief.region, belief.incarnation)
+    own_since_s = belief.own_since_s if belief.is_holder else now_s
     return dataclasses.replace(
         belief,
+        own_since_s=own_since_s if own else NEVER_S,
         held=held,
         seen_at_s=now_s,
         won_at_s=won_at_s,
@@ -207,6 +232,7 @@ class Author:
     reason: str
     actor: str
     time_ms: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +252,7 @@ def first(run: str, author: Author, profile: LeaseProfile) -> Lease:
         epoch=1,
         holder=author.region,
         incarnation=author.incarnation,
-        mode="active",
+        mode=ACTIVE,
         renew_seq=0,
         write_id=author.write_id,
         predecessor=GENESIS,
@@ -251,6 +277,17 @@ def renewal(before: Lease, author: Author, committed_step: int) -> Lease:
     return dataclasses.replace(_successor(before, author), committed_step=max(before.committed_step, committed_step))
 
 
+def in_mode(before: Lease, author: Author, committed_step: int, mode: str, target: str = "") -> Lease:
+    """The same authority in another mode: paused, active again, or on its way to another region."""
+    renewed = renewal(before, author, committed_step)
+    return dataclasses.replace(renewed, mode=mode, target=target, note=author.note)
+
+
+def acknowledged(before: Lease, author: Author) -> Lease:
+    """A person has seen the last move: another automatic one is allowed before its time."""
+    return dataclasses.replace(_successor(before, author), acknowledged=before.epoch, note=author.note)
+
+
 def new_attempt(before: Lease, author: Author, launch: str) -> Lease:
     """A launch of the trainer, recorded before it is granted (6.5)."""
     return dataclasses.replace(_successor(before, author), attempt=before.attempt + 1, launch=launch)
@@ -262,6 +299,9 @@ def takeover(before: Lease, author: Author, fork: Fork, profile: LeaseProfile) -
     return dataclasses.replace(
         _successor(before, author),
         epoch=before.epoch + 1,
+        mode=ACTIVE,
+        target="",
+        note=author.note,
         lease_s=profile.lease_s,
         profile=profile.name,
         attempt=0,
@@ -276,7 +316,6 @@ def _successor(before: Lease, author: Author) -> Lease:
         before,
         holder=author.region,
         incarnation=author.incarnation,
-        mode="active",
         renew_seq=before.renew_seq + 1,
         write_id=author.write_id,
         predecessor=before.write_id,
@@ -297,4 +336,5 @@ def _entry(epoch: int, parent: int, fork: Fork, author: Author) -> EpochEntry:
         reason=author.reason,
         actor=author.actor,
         time_ms=author.time_ms,
+        note=author.note,
     )

@@ -15,7 +15,8 @@ from pipelines.core.lease import NEVER_S
 from schemas.records import Heartbeat
 
 CONTROLLER_NODE = "controller"
-HOLD_PHASES = frozenset({"idle", "waiting", "hold", "finished", "done"})
+DRAINED = "drained"  # saved for a planned move, and holding
+HOLD_PHASES = frozenset({DRAINED, "idle", "waiting", "hold", "finished", "done"})
 
 
 @dataclass(frozen=True, slots=True)

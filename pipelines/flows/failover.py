@@ -12,14 +12,16 @@ import math
 from collections.abc import Callable, Mapping
 
 from pipelines.core import lease as core
-from pipelines.core.decide import Action, Decision, Reason, RunView, decide, policy_of
+from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide, policy_of, steps_lost
+from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held, LeaseProfile
-from pipelines.core.lineage import Standing, standing, view_of
+from pipelines.core.lineage import view_of
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
 from pipelines.flows.launches import Launch, fix, recall, starting_from
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.listen import Listen
+from pipelines.flows.moves import ACKNOWLEDGE, Moves, Wish, mode_after, proven_step, refusal
 from pipelines.flows.recoverable import Recoverable, Recovered
 from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
 from schemas.codec import Codec
@@ -28,6 +30,16 @@ from schemas.records import EpochChange, EpochEntry, Lease
 TURN_S = 0.1
 LOOK_S = 1.0  # how often the region's recoverable step is looked up
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operator:
+    """A person who wants this region to take over: who, why, and how long that is tried."""
+
+    actor: str
+    note: str
+    fenced: bool
+    until_s: float
 
 
 class Control:
@@ -50,13 +62,14 @@ class Control:
         entropy: Entropy,
         journal: Journal,
         profile: LeaseProfile,
+        policy: FailoverPolicy | None = None,
     ) -> None:
         profile.check()
         self._region, self._run = region, run
         self._first_region, self._candidate = first_region, candidate
         self._leases, self._listeners, self._attest, self._store = leases, listeners, attest, store
         self._codec, self._clock, self._entropy, self._journal = codec, clock, entropy, journal
-        self._profile, self._policy = profile, policy_of(profile)
+        self._profile, self._policy = profile, policy or policy_of(profile)
         self._lineages = Lineages(store)
         self._recoverable = Recoverable(store, signer, codec)
         self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
@@ -76,7 +89,10 @@ class Control:
         self._wanted: dict[str, None] = {}
         self._unknown: set[str] = set()
         self._committed_step = -1
-        self._operator: tuple[str, float] | None = None
+        self._operator: Operator | None = None
+        self._moves = Moves(region, profile, self._policy)
+        self._noted = -1
+        self._notes: list[Lease] = []
         self._troubles: dict[str, str] = {}
 
     # --- what others ask ---
@@ -103,30 +119,42 @@ class Control:
             "granted",
             epoch=known.epoch,
             attempt=known.attempt,
-            valid_s=max(0.0, self._belief.valid_until_s(self._profile) - now_s),
+            valid_s=self._moves.granted(lease, max(0.0, self._belief.valid_until_s(self._profile) - now_s), now_s),
             start_step=known.start_step,
             start_manifest_key=known.start_manifest_key,
             start_manifest_digest=known.start_manifest_digest,
             start_lineage_seq=known.start_lineage_seq,
             forks=forks,
+            draining=lease.mode in {core.HANDOVER, core.RELEASED},
             committed_step=max(lease.committed_step, self._committed_step),
             recoverable_step=self._safe_elsewhere(lease),
         )
 
     def _safe_elsewhere(self, lease: Lease) -> int:
         """The newest step on the lineage that another region says it has proven; -1 if none does."""
-        view = view_of(lease.lineage)
-        ready = (one.readiness for name, one in self._listeners.items() if name != self._region)
-        steps = (
-            one.step for one in ready if one is not None and standing(view, one.epoch, one.step) is Standing.CURRENT
-        )
-        return max(steps, default=-1)
+        steps = (proven_step(one, lease) for name, one in self._listeners.items() if name != self._region)
+        return max((step for step in steps if step is not None), default=-1)
 
-    def ask_takeover(self, actor: str) -> None:
-        """A person asks for this region; it passes the same gates but the detectors, through the same write."""
+    def ask_takeover(self, actor: str, note: str = "", *, fenced: bool = False) -> None:
+        """A person asks for this region; it passes the same gates but the detectors, through the same write.
+
+        fenced: the person states that the old region cannot write any more; then its lease is not waited for.
+        """
         waits_s = self._profile.challenger_wait_s + OPERATOR_WAITS_S
-        self._operator = (actor, self._clock.boottime_s() + waits_s)
-        self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor)
+        self._operator = Operator(actor, note, fenced, self._clock.boottime_s() + waits_s)
+        self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor, note=note, fenced=fenced)
+
+    def ask(self, wish: Wish) -> str:
+        """A person asks the holder for a pause, a planned move ...; why it cannot be, or ""."""
+        held = self._belief.held
+        why = refusal(wish, None if held is None else held.lease, self._region, self._listeners)
+        if not why:
+            self._moves.wishes.append(wish)
+        return why
+
+    def history(self) -> tuple[Lease, ...]:
+        """Every noted change of authority; RetryableError if the witness does not answer."""
+        return self._leases.noted(self._run)
 
     def preview(self) -> Decision:
         """What a person's wish would meet now."""
@@ -152,10 +180,14 @@ class Control:
             "valid_s": max(0.0, left_s) if math.isfinite(left_s) else 0.0,
             "recoverable_step": None if found is None else found.manifest.step,
             "recoverable_epoch": None if found is None else found.manifest.epoch,
+            "mode": None if lease is None else lease.mode,
+            "target": "" if lease is None else lease.target,
+            "note": "" if lease is None else lease.note,
+            "promise": self._promise(),
             "action": decision.action.value,
             "reason": decision.reason.value,
             "gates": [gate.plain() for gate in decision.gates],
-            "operator_pending": self._operator is not None,
+            "operator_pending": self._operator is not None or bool(self._moves.wishes),
             "witness_age_s": _finite(now_s - belief.read_at_s),
             "regions": {name: self._heard(one, now_s) for name, one in self._listeners.items()},
             "readiness": None
@@ -171,6 +203,13 @@ class Control:
             | ({"attest": self._attest.trouble} if self._attest.trouble else {})
             | {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble},
         }
+
+    def _promise(self) -> dict[str, object]:
+        """What a failover now would cost, beside what the run was promised."""
+        held = self._belief.held
+        lost = None if held is None or self._recovered is None else steps_lost(self._view(), held.lease)
+        limit = self._policy.rpo_steps
+        return {"steps_lost": lost, "rpo_steps": limit, "kept": limit is None or (lost is not None and lost <= limit)}
 
     def _heard(self, one: Listen, now_s: float) -> dict[str, object]:
         steps = [node.step for node in one.pulse.nodes.values()]
@@ -192,15 +231,19 @@ class Control:
             self._try("witness", self._read)
         self._try("epochs", self._remember)
         self._try("recoverable", self._look)
-        decision = decide(self._view(), self._clock.boottime_s(), self._policy)
+        now_s = self._clock.boottime_s()
+        moving = self._moves.step(self._belief, self._listeners, self._committed_step, now_s)
+        decision = combined(decide(self._view(), now_s, self._policy), moving)
         self._tell(decision)
         self._decision = decision
         self._try("act", lambda: self._act(decision))
+        self._try("wishes", self._heed)
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
         self._try("claim", self._claim)
+        self._try("history", self._note)
         self._try("launches", self._serve)
         return TURN_S
 
@@ -223,6 +266,7 @@ class Control:
             core.was_missing(self._belief, now_s) if held is None else core.was_read(self._belief, held, now_s)
         )
         self._read_since_stall = True
+        self._remark()
 
     def _remember(self) -> None:
         """The highest epoch seen is written down here before anything rests on it (6.1)."""
@@ -262,7 +306,22 @@ class Control:
             recoverable_step=None if self._recovered is None else self._recovered.manifest.step,
             pool_ready=readiness is not None and readiness.proof != "",
             operator=self._operator is not None,
+            fenced=self._operator is not None and self._operator.fenced,
+            moved_ago_s=self._moved_ago_s(),
+            primary_step=None
+            if holder is None
+            else max((one.step for one in holder.pulse.nodes.values()), default=None),
         )
+
+    def _moved_ago_s(self) -> float:
+        """Since the last automatic move, by wall time: it can only hold back another one (I10)."""
+        held = self._belief.held
+        if held is None:
+            return math.inf
+        entry = held.lease.lineage[-1]
+        if entry.reason != Reason.REGION_LOST.value or held.lease.acknowledged >= entry.epoch:
+            return math.inf
+        return max(0.0, (self._clock.wall_ms() - entry.time_ms) / 1000)
 
     def _tell(self, decision: Decision) -> None:
         """Journal what changed; a person reads these lines at 3 a.m."""
@@ -281,7 +340,7 @@ class Control:
         )
 
     def _act(self, decision: Decision) -> None:
-        if self._operator is not None and self._clock.boottime_s() > self._operator[1]:
+        if self._operator is not None and self._clock.boottime_s() > self._operator.until_s:
             self._journal.say("failover.refused", run=self._run, closed=[gate.text for gate in decision.closed])
             self._operator = None
         if decision.action is Action.STAND_DOWN:
@@ -294,6 +353,43 @@ class Control:
             self._write(core.renewal(held.lease, self._author(reason), self._committed_step), held)
         elif held is not None and decision.action is Action.TAKE_OVER:
             self._take_over(held, decision)
+        elif held is not None and decision.action in {Action.RELEASE, Action.CALL_OFF}:
+            given = decision.action is Action.RELEASE
+            mode, target = (core.RELEASED, held.lease.target) if given else (core.ACTIVE, "")
+            author = self._author(f"handover_{decision.reason.value}", held.lease.actor, held.lease.note)
+            self._write(core.in_mode(held.lease, author, self._committed_step, mode, target), held)
+            self._journal.say(
+                "handover.released" if given else "handover.called_off",
+                run=self._run,
+                target=held.lease.target,
+                reason=decision.reason.value,
+                committed_step=self._committed_step,
+                closed=[gate.text for gate in decision.closed],
+            )
+
+    def _heed(self) -> None:
+        """What a person asked of the holder: one conditional write each, while we may write at all."""
+        while self._moves.wishes and self._may_write():
+            wish, held = self._moves.wishes[0], self._belief.held
+            why = refusal(wish, None if held is None else held.lease, self._region, self._listeners)
+            if held is not None and not why:
+                author = self._author(wish.kind, wish.actor, wish.note)
+                mode, target = mode_after(wish, held.lease)
+                changed = core.in_mode(held.lease, author, self._committed_step, mode, target)
+                if wish.kind == ACKNOWLEDGE:
+                    changed = core.acknowledged(held.lease, author)
+                if not self._write(changed, held):
+                    return
+            self._moves.wishes.popleft()
+            self._journal.say(
+                "operator.heeded" if not why else "operator.refused",
+                run=self._run,
+                kind=wish.kind,
+                actor=wish.actor,
+                note=wish.note,
+                target=wish.target,
+                why=why,
+            )
 
     def _take_over(self, held: Held, decision: Decision) -> None:
         """The fork point is looked up at the last moment; the conditional write fixes it (6.6, I9)."""
@@ -301,8 +397,12 @@ class Control:
         if found is None and held.lease.committed_step >= 0:
             return
         fork = Fork() if found is None else Fork(found.manifest.step, found.digest, found.manifest.lineage_seq)
-        actor = "controller" if self._operator is None else self._operator[0]
-        author = self._author(decision.reason.value, actor)
+        author = self._author(decision.reason.value, "controller")
+        if decision.reason is Reason.SWITCHOVER:
+            author = self._author(decision.reason.value, held.lease.actor, held.lease.note)
+        elif self._operator is not None:
+            said = " (the old region was stated to be fenced)" if self._operator.fenced else ""
+            author = self._author(decision.reason.value, self._operator.actor, self._operator.note + said)
         self._seek(core.takeover(held.lease, author, fork, self._profile), held, decision)
 
     def _seek(self, lease: Lease, replaced: Held | None, decision: Decision) -> None:
@@ -326,6 +426,7 @@ class Control:
         if etag is None:
             self._asked_witness_s = core.NEVER_S
             return False
+        self._remark()
         self._journal.say(
             "lease.written",
             run=self._run,
@@ -389,6 +490,20 @@ class Control:
                 self._leases.claim(self._run, lease.epoch, self._codec.encode(lease))
             self._unclaimed = None
 
+    def _remark(self) -> None:
+        """What we wrote and is more than a renewal belongs into the history (I12), however we came to know of it."""
+        held = self._belief.held
+        if held is None or not self._belief.is_holder or held.lease.renew_seq <= self._noted:
+            return
+        self._noted = held.lease.renew_seq
+        if held.lease.reason != Reason.RENEWAL_DUE.value:
+            self._notes.append(held.lease)
+
+    def _note(self) -> None:
+        while self._notes:
+            self._leases.note(self._notes[0])
+            del self._notes[0]
+
     # --- launches ---
 
     def _serve(self) -> None:
@@ -413,6 +528,8 @@ class Control:
         held = self._belief.held
         if held is None:
             return None
+        if held.lease.mode in {core.HANDOVER, core.RELEASED}:
+            return None  # the run is on its way: nothing new begins here
         if held.lease.launch != name:  # else: won before, by us or by the controller before us, and not written down
             author = self._author("launch")
             if not self._write(core.new_attempt(held.lease, author, name), held):
@@ -430,9 +547,12 @@ class Control:
         )
         return launch
 
-    def _author(self, reason: str, actor: str = "controller") -> Author:
+    def _author(self, reason: str, actor: str = "", note: str = "") -> Author:
+        held = self._belief.held
+        if not actor:  # renewals keep the name of who put the run into its mode
+            actor = held.lease.actor if held is not None and held.lease.mode != core.ACTIVE else "controller"
         write_id = self._entropy.new_id()
-        return Author(self._region, self._belief.incarnation, write_id, reason, actor, self._clock.wall_ms())
+        return Author(self._region, self._belief.incarnation, write_id, reason, actor, self._clock.wall_ms(), note)
 
 
 def _kind(decision: Decision) -> object:

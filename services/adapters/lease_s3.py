@@ -56,6 +56,20 @@ class S3LeaseStore:
         """Leave the create-only audit copy of an epoch; False if it is there already."""
         return self._conditional(paths.audit(run, epoch), body, None) is not None
 
+    def note(self, lease: Lease) -> None:
+        """Leave a create-only copy of a record for the history."""
+        self._conditional(paths.noted(lease.run, lease.renew_seq), self._codec.encode(lease), None)
+
+    def noted(self, run: str) -> tuple[Lease, ...]:
+        """The noted records, oldest first."""
+        with mapped_errors(f"read the history of {run}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=paths.history_prefix(run)
+            )
+            keys = sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
+            bodies = [self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in keys]
+        return tuple(self._codec.decode_as(Lease, body) for body in bodies)
+
     def _conditional(self, key: str, body: bytes, expected_etag: str | None) -> str | None:
         with mapped_errors(f"write {key}"):
             try:

@@ -54,6 +54,7 @@ class MemoryLeaseStore:
     records: dict[str, Held] = dataclasses.field(default_factory=dict)
     claims: dict[tuple[str, int], bytes] = dataclasses.field(default_factory=dict)
     history: list[Lease] = dataclasses.field(default_factory=list)
+    notes: dict[tuple[str, int], Lease] = dataclasses.field(default_factory=dict)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def read(self, run: str) -> Held | None:
@@ -78,6 +79,14 @@ class MemoryLeaseStore:
                 return False
             self.claims[run, epoch] = body
             return True
+
+    def note(self, lease: Lease) -> None:
+        """Leave a create-only copy of a record for the history."""
+        self.notes.setdefault((lease.run, lease.renew_seq), lease)
+
+    def noted(self, run: str) -> tuple[Lease, ...]:
+        """The noted records, oldest first."""
+        return tuple(self.notes[key] for key in sorted(self.notes) if key[0] == run)
 
 
 class MemoryKafka:

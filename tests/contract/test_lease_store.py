@@ -49,6 +49,16 @@ FIRST = Lease(
 )
 
 
+def test_the_history_keeps_each_noted_record_once_and_in_order(lease_store: LeaseStore) -> None:
+    """Of one run only, whatever the order in which they were noted."""
+    first = FIRST
+    later = dataclasses.replace(FIRST, renew_seq=11, reason="pause", note="maintenance")
+    for lease in (later, first, dataclasses.replace(later, note="another"), dataclasses.replace(first, run="other")):
+        lease_store.note(lease)
+    assert lease_store.noted(first.run) == (first, later)
+    assert lease_store.noted("none") == ()
+
+
 def _next(lease: Lease, write_id: str) -> Lease:
     return dataclasses.replace(lease, renew_seq=lease.renew_seq + 1, predecessor=lease.write_id, write_id=write_id)
 

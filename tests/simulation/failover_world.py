@@ -15,6 +15,7 @@ from typing import Any
 
 import greenlet
 
+from pipelines.core.decide import policy_of
 from pipelines.core.lease import Held, LeaseProfile
 from pipelines.core.pulse import NodePulse, Pulse
 from pipelines.errors import RetryableError, UnknownOutcomeError
@@ -27,6 +28,7 @@ from schemas.records import Lease
 from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore, MemorySource
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.simulation.claims import Claim
+from tests.simulation.simulated_job import SimulatedJob
 
 PROFILE = LeaseProfile(name="simulated", lease_s=20.0, renew_s=4.0, poll_s=2.0, rho=0.01, margin_s=1.0)
 RUN = "gpt"
@@ -49,6 +51,8 @@ class World:
     faults: bool = True
     east_dies_at_s: float | None = None
     drift: float = PROFILE.rho
+    trains: bool = False  # with trainers, whose checkpoints reach the other region
+    settle_s: float = 0.0
     now_s: float = 0.0
     trace: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
@@ -101,6 +105,7 @@ class Region:
         self.control: Control | None = None
         self._actor: greenlet.greenlet | None = None
         self._claimed: tuple[float, float] | None = None
+        self.job = SimulatedJob(self)
 
     # --- the ports ---
 
@@ -119,7 +124,7 @@ class Region:
     def new_id(self) -> str:
         """Implements Entropy."""
         self.writes += 1
-        return f"{self.name}{self.writes:027d}"
+        return f"{self.writes:016x}{self.name:_>16}"  # incarnations keep the first half
 
     def say(self, event: str, **fields: object) -> None:
         """Implements Journal."""
@@ -161,6 +166,16 @@ class Region:
         """Implements LeaseStore."""
         self._reach()
         return self.world.witness.claim(run, epoch, body)
+
+    def note(self, lease: Lease) -> None:
+        """Implements LeaseStore."""
+        self._reach()
+        self.world.witness.note(lease)
+
+    def noted(self, run: str) -> tuple[Lease, ...]:
+        """Implements LeaseStore."""
+        self._reach()
+        return self.world.witness.noted(run)
 
     def _land(self, lease: Lease, expected: str | None) -> str | None:
         etag = self.world.witness.write(lease, expected)
@@ -216,6 +231,7 @@ class Region:
             entropy=self,
             journal=self,
             profile=PROFILE,
+            policy=policy_of(PROFILE, settle_s=self.world.settle_s),
         )
         while True:
             self._surroundings(listeners, attest)
@@ -234,7 +250,12 @@ class Region:
             other = self.world.regions[name]
             if not other.dead and (name == self.name or self.world.now_s >= self.deaf_until_s):
                 node = NodePulse(int(self.world.now_s), "train", 5.0, now_s, now_s)
-                listener.pulse = Pulse({"n0": node}, now_s)
+                if self.world.trains:
+                    node = NodePulse(other.job.step, other.job.phase, 5.0, now_s, now_s)
+                    listener.readiness = other.job.readiness
+                listener.pulse = Pulse({"n0": node}, now_s, now_s)
+        if self.world.trains:
+            self.job.turn()
 
     def _sleep_and_claim(self, seconds: float, before: object) -> None:
         assert self.control is not None

@@ -1,0 +1,129 @@
+"""What a person asked of the holder, and a planned move on its way: kept beside the lease, decided by the core.
+
+`ask` and `granted` may be called from another thread: they leave values. Everything else belongs to the lease's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.core.decide import Decision, FailoverPolicy
+from pipelines.core.handover import GRANT_S, HandoverView, drained, hand_over
+from pipelines.core.lease import ACTIVE, HANDOVER, NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile
+from pipelines.core.lineage import Standing, standing, view_of
+from pipelines.core.pulse import DRAINED, NodePulse
+from pipelines.flows.listen import Listen
+from schemas.records import Lease
+
+PAUSE, RESUME, SWITCHOVER, CANCEL, ACKNOWLEDGE = "pause", "resume", "switchover", "cancel", "acknowledge"
+KINDS = (PAUSE, RESUME, SWITCHOVER, CANCEL, ACKNOWLEDGE)
+OVER = frozenset({"finished", "done", "idle"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One thing that a person asked of the holder."""
+
+    kind: str
+    actor: str
+    note: str = ""
+    target: str = ""
+
+
+def refusal(wish: Wish, lease: Lease | None, region: str, listeners: Mapping[str, Listen]) -> str:
+    """Why a wish cannot be heeded as things stand, in words that say what to do; "" if it can."""
+    if lease is None:
+        return "the lease record has not been read yet: is the witness reachable?"
+    if lease.holder != region:
+        return f"{lease.holder} holds the run, not {region}: ask there"
+    moving, others = lease.mode in {HANDOVER, RELEASED}, sorted(set(listeners) - {region})
+    rules = (
+        (moving and wish.kind in {PAUSE, SWITCHOVER}, f"the run is on its way to {lease.target}: cancel that first"),
+        (wish.kind == RESUME and lease.mode != PAUSED, f"nothing is paused: the mode is {lease.mode}"),
+        (wish.kind == CANCEL and not moving, f"no planned move is under way: the mode is {lease.mode}"),
+        (wish.kind == SWITCHOVER and lease.mode == PAUSED, "the run is paused: resume it first"),
+        (
+            wish.kind == SWITCHOVER and wish.target not in others,
+            f"{wish.target!r} is no other region; there are {', '.join(others)}",
+        ),
+        (
+            wish.kind == SWITCHOVER and wish.target in others and proven_step(listeners[wish.target], lease) is None,
+            f"{wish.target} has not said that a pool with this run's checkpoint is ready: is its warmer running?",
+        ),
+    )
+    return next((text for broken, text in rules if broken), "")
+
+
+class Moves:
+    """One run's wishes and planned move, in the holder."""
+
+    def __init__(self, region: str, profile: LeaseProfile, policy: FailoverPolicy) -> None:
+        self._region, self._profile, self._policy = region, profile, policy
+        self._since_s = NEVER_S
+        self._granted_until_s = NEVER_S
+        self._silent = False  # no grant is given any more: the last ones run out
+        self.wishes: deque[Wish] = deque()
+
+    def step(
+        self, belief: Belief, listeners: Mapping[str, Listen], committed_step: int, now_s: float
+    ) -> Decision | None:
+        """What the planned move asks for now; None if there is none."""
+        lease = None if belief.held is None else belief.held.lease
+        if lease is None or not belief.is_holder or lease.mode not in {HANDOVER, RELEASED}:
+            self._since_s, self._silent = NEVER_S, False
+            return None
+        if self._since_s == NEVER_S:
+            self._since_s = now_s
+        view = self._view(belief, lease, listeners, committed_step)
+        if drained(view):
+            self._silent = True
+        return hand_over(view, now_s, self._policy)
+
+    def _view(self, belief: Belief, lease: Lease, listeners: Mapping[str, Listen], committed_step: int) -> HandoverView:
+        target = listeners.get(lease.target)
+        committed_step = max(committed_step, lease.committed_step)
+        return HandoverView(
+            belief=belief,
+            since_s=self._since_s,
+            held_step=_held_step(listeners[self._region].pulse.nodes, committed_step),
+            committed_step=committed_step,
+            target_step=None if target is None else proven_step(target, lease),
+            target_at_s=NEVER_S if target is None else max(target.pulse.controller_at_s, target.since_s),
+            granted_until_s=self._granted_until_s,
+        )
+
+    def granted(self, lease: Lease, left_s: float, now_s: float) -> float:
+        """For how long an agent may be told that it is granted: less and less while the run is given away."""
+        if self._silent or lease.mode == RELEASED:
+            return 0.0
+        valid_s = min(left_s, GRANT_S) if lease.mode == HANDOVER else left_s
+        # The agent counts on its own clock, which may be slower than ours.
+        until_s = now_s + valid_s * (1 + self._profile.rho) / (1 - self._profile.rho)
+        self._granted_until_s = max(self._granted_until_s, until_s)
+        return valid_s
+
+
+def mode_after(wish: Wish, lease: Lease) -> tuple[str, str]:
+    """The mode, and the target, that heeding a wish puts into the record."""
+    if wish.kind == SWITCHOVER:
+        return HANDOVER, wish.target
+    return {PAUSE: PAUSED, RESUME: ACTIVE, CANCEL: ACTIVE}.get(wish.kind, lease.mode), lease.target
+
+
+def proven_step(listener: Listen, lease: Lease) -> int | None:
+    """The newest step on the lineage that a region says it has proven; None if it says none."""
+    said = listener.readiness
+    if said is None or standing(view_of(lease.lineage), said.epoch, said.step) is not Standing.CURRENT:
+        return None
+    return said.step
+
+
+def _held_step(nodes: Mapping[str, NodePulse], committed_step: int) -> int | None:
+    """The step at which every node holds; the last committed one if nothing trains at all; None while one trains."""
+    phases = {node.phase for node in nodes.values()}
+    if not nodes or not phases <= OVER | {DRAINED}:
+        return None
+    held = [node.step for node in nodes.values() if node.phase == DRAINED]
+    return max(held, default=committed_step)

@@ -1,0 +1,190 @@
+"""Planned moves with the shipped controllers: nothing is lost, nobody overlaps, and a sick target calls it off."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.lease import ACTIVE
+from pipelines.flows.moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, Wish
+from services.adapters.signer import Ed25519Signer
+from tests.simulation.failover_world import World, signer_in
+from tests.simulation.lease_checker import faults_of_history, overlaps
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Ed25519Signer:
+    """One for all worlds."""
+    return signer_in(tmp_path_factory.mktemp("keys"))
+
+
+def _ask(world: World, region: str, wish: Wish) -> list[str]:
+    """Let somebody ask at a moment of the world; the answers."""
+    answers: list[str] = []
+    control = world.regions[region].control
+    if control is not None:
+        answers.append(control.ask(wish))
+        world.say(f"operator asks {region} for {wish.kind}: {answers[-1] or 'heeded'}")
+    return answers
+
+
+def _take_over(world: World, actor: str, note: str) -> None:
+    control = world.regions["west"].control
+    assert control is not None
+    control.ask_takeover(actor, note)
+
+
+def _judge(world: World) -> None:
+    trace = "\n".join(world.trace[-60:])
+    assert overlaps(world.claims) == [], f"I1 broken in seed {world.seed}\n{trace}"
+    assert faults_of_history(world.witness.history) == [], f"seed {world.seed}\n{trace}"
+    commits = sorted((*one, name) for name, region in world.regions.items() for one in region.job.commits)
+    for at_s, epoch, step, name in commits:
+        holders = {claim.region for claim in world.claims if claim.begin_s <= at_s <= claim.end_s}
+        assert holders <= {name}, f"I8: {name} committed {epoch}/{step} at {at_s} under {holders}\n{trace}"
+
+
+def _moves(world: World) -> list[tuple[str, str]]:
+    chain = world.witness.history[-1].lineage
+    return [(entry.region, entry.reason) for entry in chain]
+
+
+TO_WEST = Wish(SWITCHOVER, "ann", "maintenance", "west")
+
+
+def test_a_switchover_loses_no_step_and_is_much_faster_than_a_lease(signer: Ed25519Signer) -> None:
+    """East saves, holds and gives away; west goes on from that very step."""
+    for seed in range(6):
+        world = World(seed, signer, faults=False, trains=True, length_s=200.0)
+        world.at(60.0, partial(_ask, world, "east", TO_WEST))
+        world.run()
+        _judge(world)
+        assert _moves(world) == [("east", "creates_run"), ("west", "switchover")], f"seed {seed}"
+        entry = world.witness.history[-1].lineage[-1]
+        last = max(step for _, _, step in world.regions["east"].job.commits)
+        assert (entry.fork_step, entry.actor, entry.note) == (last, "ann", "maintenance")
+        assert min(step for _, _, step in world.regions["west"].job.commits) == last + 10
+        released = next(one for one in world.witness.history if one.mode == "released")
+        assert entry.time_ms - released.time_ms < 10_000, "the target does not wait for the lease to run out"
+
+
+def test_I1_I3_I8_hold_when_people_ask_for_moves_at_bad_moments(signer: Ed25519Signer) -> None:
+    """Pauses, cuts, lost replies, deafness and late writes beside switchovers both ways, cancelled or not."""
+    moves = 0
+    for seed in range(40):
+        world = World(seed, signer, trains=True, length_s=500.0)
+        for number in range(6):
+            wish = (TO_WEST, Wish(SWITCHOVER, "bob", "back", "east"), Wish(CANCEL, "ann"))[number % 3]
+            asked = "west" if wish.target == "east" else "east"
+            world.at(40.0 + 70 * number + seed, partial(_ask, world, asked, wish))
+        world.run()
+        _judge(world)
+        moves += sum(reason == "switchover" for _, reason in _moves(world))
+    assert moves > 10, "planned moves must come about, or nothing was tested"
+
+
+def test_a_switchover_whose_target_falls_silent_is_called_off_and_training_goes_on(signer: Ed25519Signer) -> None:
+    """Before the release nothing is lost by staying."""
+    world = World(3, signer, faults=False, trains=True, length_s=200.0)
+    world.at(62.0, lambda: _ask(world, "east", TO_WEST))
+    world.at(62.0, world.regions["west"].die)
+    world.run()
+    _judge(world)
+    assert _moves(world) == [("east", "creates_run")]
+    assert world.witness.history[-1].mode == ACTIVE
+    assert any(one.reason == "handover_target_sick" for one in world.witness.history)
+    assert max(at_s for at_s, _, _ in world.regions["east"].job.commits) > 180
+
+
+def test_a_released_run_that_nobody_takes_is_taken_back(signer: Ed25519Signer) -> None:
+    """The target dies right after the release: its old holder goes on, under the same epoch."""
+    world = World(4, signer, faults=False, trains=True, length_s=260.0)
+    world.at(60.0, lambda: _ask(world, "east", TO_WEST))
+    west = world.regions["west"]
+
+    def die_when_released() -> None:
+        held = world.witness.read("gpt")
+        if held is not None and held.lease.mode == "released":
+            west.die()
+        else:
+            world.at(0.01, die_when_released)
+
+    world.at(60.0, die_when_released)
+    world.run()
+    _judge(world)
+    assert west.dead
+    assert _moves(world) == [("east", "creates_run")]
+    assert world.witness.history[-1].mode == ACTIVE
+    assert max(at_s for at_s, _, _ in world.regions["east"].job.commits) > 200
+
+
+def test_a_restarted_controller_waits_out_its_predecessor_before_it_gives_the_run_away(
+    signer: Ed25519Signer,
+) -> None:
+    """The process before it may stand still and still trust a lease: I1 of a planned move."""
+    world = World(5, signer, faults=False, trains=True, length_s=200.0)
+    east = world.regions["east"]
+    world.at(58.0, east.begin)  # a second process; the first one goes on until it reads that it was replaced
+    world.at(61.0, lambda: _ask(world, "east", TO_WEST))
+    world.run()
+    _judge(world)
+    taken = next(one for one in world.witness.history if one.reason == "new_incarnation")
+    released = next(one for one in world.witness.history if one.mode == "released")
+    assert released.time_ms - taken.time_ms > 20_000
+    assert _moves(world)[-1] == ("west", "switchover")
+
+
+def test_I10_a_pause_holds_back_automatic_moves_and_a_person_still_can(signer: Ed25519Signer) -> None:
+    """Paused, east dies, west waits; a failover by hand goes through the same gates and write."""
+    world = World(7, signer, faults=False, trains=True, length_s=300.0, east_dies_at_s=80.0)
+    world.at(60.0, lambda: _ask(world, "east", Wish(PAUSE, "ann", "link works")))
+    world.at(200.0, partial(_take_over, world, "ann", "east burnt down"))
+    world.run()
+    _judge(world)
+    assert _moves(world)[-1] == ("west", "operator")
+    assert world.witness.history[-1].lineage[-1].time_ms >= 200_000
+    assert world.witness.history[-1].lineage[-1].note == "east burnt down"
+    assert world.witness.history[-1].mode == ACTIVE, "a new epoch is not paused"
+    noted = [(one.reason, one.actor, one.note) for one in world.witness.noted("gpt")]
+    assert ("pause", "ann", "link works") in noted, "I12: it is in the history"
+
+
+def test_a_second_automatic_move_waits_for_a_person_or_its_time(signer: Ed25519Signer) -> None:
+    """Anti-flap: after a takeover west is cut off in its turn; east takes it back only once acknowledged."""
+    for acknowledged in (False, True):
+        world = World(8, signer, faults=False, trains=True, length_s=260.0, settle_s=3600.0)
+        east, west = world.regions["east"], world.regions["west"]
+        for region, at_s in ((east, 30.0), (west, 130.0)):
+            world.at(at_s, partial(setattr, region, "cut_until_s", at_s + 60))
+        world.at(30.0, partial(setattr, west, "deaf_until_s", 90.0))
+        world.at(130.0, partial(setattr, east, "deaf_until_s", 190.0))
+        if acknowledged:
+            world.at(110.0, partial(_ask, world, "west", Wish(ACKNOWLEDGE, "ann", "seen")))
+        world.run()
+        _judge(world)
+        regions = [region for region, _ in _moves(world)]
+        assert regions == (["east", "west", "east"] if acknowledged else ["east", "west"])
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"),
+    [
+        (Wish(RESUME, "ann"), "nothing is paused"),
+        (Wish(CANCEL, "ann"), "no planned move"),
+        (Wish(SWITCHOVER, "ann", target="mars"), "no other region; there are west"),
+        (Wish(SWITCHOVER, "ann", target="west"), "is its warmer running"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_with_what_to_do(signer: Ed25519Signer, wish: Wish, why: str) -> None:
+    """At once, and nothing is written."""
+    world = World(9, signer, faults=False, length_s=30.0).run()
+    assert why in _ask(world, "east", wish)[0]
+    assert "east holds the run" in _ask(world, "west", wish)[0]
+
+
+def test_keys_are_made_once_for_moves(tmp_path: Path) -> None:
+    """The worlds' signer signs what it verifies."""
+    made = signer_in(tmp_path)
+    assert made.verify(made.sign(b"x")) == b"x"
