@@ -11,7 +11,7 @@ bootstrap:
 	@$(PYTHON) infra/local/bootstrap.py
 
 demo: bootstrap
-	@$(BIN)/farside demo $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(REPORT),--report $(REPORT))
+	@$(BIN)/farside demo $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(REPORT),--report $(REPORT)) $(if $(STORY),--story $(STORY))
 
 lint: bootstrap
 	$(RUN)/ruff check .

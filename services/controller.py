@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import Gauge
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
+from pipelines.core.decide import policy_of
 from pipelines.flows.attest import Attest
 from pipelines.flows.failover import Control
 from pipelines.flows.listen import Listen
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.lease_s3 import S3LeaseStore
+from services.authority_routes import AuthorityRoutes
 from services.clients import client_of
-from services.ops import asked
 from services.parts import Parts
 from services.process import Flow
 from services.settings import Settings
@@ -41,7 +39,7 @@ def run(settings: Settings, region: str) -> int:
             valid.labels(name).set(float(str(one["valid_s"])))
         return dict(found)
 
-    return parts.serve(flows, status=status, close=closing, routes=_routes(controls))
+    return parts.serve(flows, status=status, close=closing, routes=AuthorityRoutes(controls).routes())
 
 
 def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Callable[[], None]]) -> Control:
@@ -82,41 +80,7 @@ def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Call
         entropy=parts.entropy,
         journal=parts.journal,
         profile=parts.profile,
+        policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, settle_s=wanted.settle_s),
     )
     flows[f"{name}/lease"] = control.step
     return control
-
-
-def _routes(controls: dict[str, Control]) -> list[Route]:
-    def unknown(name: object) -> Response:
-        return JSONResponse({"error": f"run {name!r} is not served here"}, status_code=404)
-
-    async def grant(request: Request) -> Response:
-        wish = await asked(request, run=str, launch=str, committed_step=int)
-        control = controls.get(wish["run"])
-        if control is None:
-            return unknown(wish["run"])
-        reply = control.grant(wish["launch"], wish["committed_step"])
-        return JSONResponse({name: getattr(reply, name) for name in reply.__slots__})
-
-    async def failover(request: Request) -> Response:
-        wish = await asked(request, run=str, actor=str)
-        control = controls.get(wish["run"])
-        if control is None:
-            return unknown(wish["run"])
-        control.ask_takeover(wish["actor"])
-        return JSONResponse({"asked": True})
-
-    async def preview(request: Request) -> Response:
-        control = controls.get(request.query_params.get("run", ""))
-        if control is None:
-            return unknown(request.query_params.get("run"))
-        decision = control.preview()
-        gates = [gate.plain() for gate in decision.gates]
-        return JSONResponse({"action": decision.action.value, "reason": decision.reason.value, "gates": gates})
-
-    return [
-        Route("/v1/grant", grant, methods=["POST"]),
-        Route("/v1/failover", failover, methods=["POST"]),
-        Route("/v1/preview", preview),
-    ]

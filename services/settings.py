@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines.core.decide import SETTLE_S
 from pipelines.errors import MisconfiguredError
 
 PREFIX = "FARSIDE_"
@@ -23,10 +24,13 @@ class _Part(BaseModel):
 
 
 class RunSettings(_Part):
-    """Where a run begins and who stands by."""
+    """Where a run begins, who stands by, and what its owners were promised."""
 
     first_region: str
     standby: tuple[str, ...] = ()
+    rpo_steps: int | None = Field(default=None, ge=0)  # an automatic failover that would lose more waits for a person
+    rto_s: float | None = Field(default=None, gt=0)  # status warns when the predicted recovery would take longer
+    settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
 
 
 class WitnessSettings(_Part):

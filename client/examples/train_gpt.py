@@ -158,11 +158,23 @@ def digest(model: nn.Module) -> str:
     return found.hexdigest()
 
 
+def seed_rank(seed: int, rank: int) -> None:
+    """Every rank drops out other units."""
+    torch.manual_seed(seed * 1009 + rank)
+    random.seed(seed * 1009 + rank)
+
+
 def note_loss(out: Path | None, step: int, loss: float) -> None:
     """One line a step."""
     if out is not None:
         with (out / "losses.jsonl").open("a") as stream:
             stream.write(json.dumps({"step": step, "loss": loss, "time_ms": time.time_ns() // 1_000_000}) + "\n")
+
+
+def note_end(out: Path | None, step: int, steps: int, model: nn.Module) -> None:
+    """The final parameters' digest, unless the run goes on elsewhere."""
+    if out is not None and step == steps:
+        (out / "final.json").write_text(json.dumps({"step": steps, "digest": digest(model)}) + "\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -195,8 +207,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     warm_up(parallel, optimizer, sampler)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args.steps))
-    torch.manual_seed(args.seed * 1009 + rank)  # every rank drops out other units
-    random.seed(args.seed * 1009 + rank)
+    seed_rank(args.seed, rank)
     checkpoint_group: Any = dist.new_group(backend="gloo")  # its collectives run beside DDP's, in a thread
     saving: Any = None  # the save under way: at most one
 
@@ -210,6 +221,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         farside.rng.restore(start.rank_state)
     logging.getLogger("train").info("resumed step=%d", start.step)
 
+    step = start.step
     for step in range(start.step + 1, args.steps + 1):
         begun = time.perf_counter()
         loss = parallel(*sampler.at(step))
@@ -231,15 +243,19 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
             if saving:
                 saving.result()
             run.rank_state(step, farside.rng.capture(sampler={"seed": args.seed, "position": step}))
-            writer = run.writer(step, health={"loss": mean_loss, "grad_norm": norm})
-            saving = dcp.async_save(state, storage_writer=writer, process_group=checkpoint_group)
+            saving = dcp.async_save(
+                state,
+                storage_writer=run.writer(step, health={"loss": mean_loss, "grad_norm": norm}),
+                process_group=checkpoint_group,
+            )
+            if step < args.steps and run.handed_over(step):
+                break  # another region goes on from here
         run.beat(step)
 
     if saving:
         saving.result()
-    run.finish(args.steps)
-    if out is not None:
-        (out / "final.json").write_text(json.dumps({"step": args.steps, "digest": digest(model)}) + "\n")
+    run.finish(step)
+    note_end(out, step, args.steps, model)
 
 
 def main() -> None:

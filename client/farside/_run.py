@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
@@ -233,6 +234,36 @@ class Run:
             recoverable_step=standing.get("recoverable_step"),
             reason=str(standing.get("reason") or ""),
         )
+
+    def handed_over(self, step: int, poll_s: float = 0.1) -> bool:
+        """After each save, on every rank: whether the run goes on in another region, by a planned move, from here.
+
+        Costs a read of a small file and one collective, unless a move was asked for. Then it waits until everything
+        saved is safe there and the region has given the run away (True: stop here), or until the move is called off
+        (False: go on). Start the save before it; an asynchronous one goes on meanwhile.
+
+        Args:
+            step: how many steps are done, and saved.
+            poll_s: how often to look while waiting.
+        """
+        if self._session is None:
+            return False
+        waits = False
+        while True:
+            standing = self._session.standing()
+            gone = standing.get("state") == "superseded"
+            moving = bool(standing.get("draining")) or gone
+            # All ranks or none: one that went on alone would wait for the others in its next collective for ever.
+            if _agree.all_ranks(gone):
+                self._superseded_seen = True
+                _log.warning("farside.handed_over step=%d reason=%s", step, standing.get("reason"))
+                return True
+            if not (_agree.any_rank(moving) if waits else _agree.all_ranks(moving)):
+                return False
+            waits = True
+            with self._tolerating("beat"):
+                self._session.beat(step, "drained", 60.0)
+            time.sleep(poll_s)
 
     def finish(self, step: int) -> None:
         """The run is done: the last beat says so, and the spool is closed."""

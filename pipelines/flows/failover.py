@@ -181,6 +181,9 @@ class Control:
             "recoverable_step": None if found is None else found.manifest.step,
             "recoverable_epoch": None if found is None else found.manifest.epoch,
             "mode": None if lease is None else lease.mode,
+            "acknowledged": 0 if lease is None else lease.acknowledged,
+            "lineage": [] if lease is None else [dataclasses.asdict(entry) for entry in lease.lineage],
+            "next": self._next(now_s),
             "target": "" if lease is None else lease.target,
             "note": "" if lease is None else lease.note,
             "promise": self._promise(),
@@ -203,6 +206,21 @@ class Control:
             | ({"attest": self._attest.trouble} if self._attest.trouble else {})
             | {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble},
         }
+
+    def _next(self, now_s: float) -> str:
+        """What would happen next, and when, in words."""
+        belief, decision = self._belief, self._decision
+        if belief.held is None or belief.releases:
+            return decision.reason.value
+        if belief.is_holder:
+            due_s = belief.won_at_s + self._profile.renew_s - now_s
+            left_s = belief.valid_until_s(self._profile) - now_s
+            return (
+                f"renews in {max(0.0, due_s):.1f} s; without a renewal our authority ends in {max(0.0, left_s):.1f} s"
+            )
+        closed = ", ".join(gate.name for gate in decision.closed) or "no gate"
+        left_s = max(0.0, belief.may_try_at_s(self._profile) - now_s)
+        return f"may try to take over in {left_s:.1f} s unless the record changes; closed now: {closed}"
 
     def _promise(self) -> dict[str, object]:
         """What a failover now would cost, beside what the run was promised."""
@@ -434,7 +452,7 @@ class Control:
             renew_seq=lease.renew_seq,
             reason=lease.reason,
             from_s=self._belief.won_at_s,
-            until_s=self._belief.valid_until_s(self._profile),
+            until_s=_finite(self._belief.valid_until_s(self._profile)),
         )
         return True
 

@@ -277,6 +277,7 @@ class Publish:
             "committed_step": _step(committed),
             "recoverable_step": _step(launch.reply.recoverable_step),
             "reason": launch.reply.reason,
+            "draining": launch.reply.draining,
         }
         if said != launch.said:
             self._spool.standing(run, launch.name, said | {"time_ms": self._clock.wall_ms()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import demo, doctor, operate, replay, serve, stack
+from services.cli import authority, demo, doctor, operate, replay, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -19,6 +19,17 @@ app.command()(stack.down)
 app.command()(stack.ps)
 app.command()(operate.status)
 app.command()(operate.failover)
+for _verb in (
+    authority.switchover,
+    authority.failback,
+    authority.pause,
+    authority.resume,
+    authority.acknowledge,
+    authority.history,
+    authority.explain,
+    authority.lineage,
+):
+    app.command()(_verb)
 app.command()(replay.replay)
 app.add_typer(doctor.app, name="doctor")
 for _service in serve.PARTS:

@@ -176,6 +176,15 @@ def failover(
     to: Annotated[str, typer.Option(help="The region that takes it over.")],
     config: Config = None,
     *,
+    reason: Annotated[str, typer.Option(help="Why, in your words; kept in the history.")] = "",
+    fenced: Annotated[
+        bool,
+        typer.Option(
+            "--i-have-fenced-the-old-region",
+            help="You state that the old region cannot write any more: its lease is not waited for. If that is wrong, "
+            "two regions may write at once.",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -195,6 +204,8 @@ def failover(
         raise typer.Exit(FAILED)
     typer.echo(f"before: {before['primary']} holds epoch {before['epoch']}", err=True)
     typer.echo(f"after:  {to} holds epoch {before['epoch'] + 1}, from step {before['recoverable_step']}", err=True)
+    lost = before["promise"]["steps_lost"]
+    typer.echo(f"loses:  {'unknown' if lost is None else lost} steps", err=True)
     for gate in preview["gates"]:
         if not gate["open"]:
             word = "noted " if gate["advisory"] else "CLOSED"
@@ -204,7 +215,7 @@ def failover(
         raise typer.Exit(0)
     if not yes and not typer.confirm(f"Let {to} take {run} over?", err=True):
         raise typer.Exit(FAILED)
-    if ask(port, "/v1/failover", {"run": run, "actor": getpass.getuser()}) is None:
+    if ask(port, "/v1/failover", {"run": run, "actor": getpass.getuser(), "note": reason, "fenced": fenced}) is None:
         typer.echo(f"farside: the controller of {to} did not take the request", err=True)
         raise typer.Exit(FAILED)
     after = _outcome(port, run, to)

@@ -89,13 +89,16 @@ def overlap_s(timeline: Iterable[Mapping[str, Any]]) -> float:
     """I1, measured: how long two regions' leases were valid at once, by the machine's own clock.
 
     Each interval goes from before a lease write was sent until its validity ends; a killed holder's last one counts
-    to its end.
+    to its end. A release, which has no validity, ends what its region held, from before it was sent.
     """
-    spans = [
-        (str(one["at"]), float(one["from_s"]), float(one["until_s"]))
-        for one in timeline
-        if one["event"] == "lease.written"
-    ]
+    written = [one for one in timeline if one["event"] == "lease.written"]
+    releases = [(str(one["at"]), float(one["from_s"])) for one in written if one["until_s"] is None]
+    spans = []
+    for one in written:
+        if one["until_s"] is not None:
+            region, begin_s = str(one["at"]), float(one["from_s"])
+            ends = [at_s for name, at_s in releases if name == region and at_s >= begin_s]
+            spans.append((region, begin_s, min([float(one["until_s"]), *ends])))
     return sum(
         max(0.0, min(end, other_end) - max(begin, other_begin))
         for at, (region, begin, end) in enumerate(spans)

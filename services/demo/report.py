@@ -25,9 +25,7 @@ def write(story: Story, folder: Path) -> dict[str, Any]:
     timeline = story.timeline()
     report = make(story, timeline)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    entries = sorted([*timeline, *story.all_events], key=lambda one: int(one["time_ms"]))
-    lines = "".join(json.dumps(one, default=str) + "\n" for one in entries)
-    (folder / "timeline.jsonl").write_text(lines, encoding="utf-8")
+    write_timeline(story, folder)
     picture.draw(
         folder / "loss.png",
         primary=story.losses(EAST),
@@ -37,6 +35,13 @@ def write(story: Story, folder: Path) -> dict[str, Any]:
         resumed_from=report["resumed_from_step"],
     )
     return report
+
+
+def write_timeline(story: Story, folder: Path) -> None:
+    """Every event and decision, by time, a JSON line each."""
+    entries = sorted([*story.timeline(), *story.all_events], key=lambda one: int(one["time_ms"]))
+    lines = "".join(json.dumps(one, default=str) + "\n" for one in entries)
+    (folder / "timeline.jsonl").write_text(lines, encoding="utf-8")
 
 
 def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Story:
     def __init__(self, folder: Path, seed: int, steps: int, say: Say) -> None:
         self.folder, self.seed, self.steps, self._say = folder, seed, steps, say
         self.facts = Facts()
+        self.pace: tuple[str, ...] = ()  # words for the trainers under Farside
         self.clock = SystemClock()
         self.events = figures.Events(0, 0, 0, 0)
         self.all_events: list[dict[str, Any]] = []
@@ -83,11 +84,7 @@ class Story:
             self._settings = load(config, {})
             actors = Actors(self.folder, config, self._settings.service_ports())
             try:
-                self._train(actors)
-                self._lose(actors, stack)
-                self._go_on(actors)
-                self._bring_back(actors, stack)
-                self._settle(actors, stack)
+                self._scenes(actors, stack)
             finally:
                 actors.stop()
                 local_config.clean(self.folder)
@@ -111,6 +108,13 @@ class Story:
 
     # --- the scenes ---
 
+    def _scenes(self, actors: Actors, stack: Stack) -> None:
+        self._train(actors)
+        self._lose(actors, stack)
+        self._go_on(actors)
+        self._bring_back(actors, stack)
+        self._settle(actors, stack)
+
     def _train(self, actors: Actors) -> None:
         self._say(
             f"two regions on loopback, {LinkShape().latency_ms} ms and {LinkShape().bandwidth_mbit_s} Mbit/s apart"
@@ -120,7 +124,9 @@ class Story:
                 actors.service(name, region)
         actors.service("warmer", WEST)
         for region in (EAST, WEST):
-            actors.trainer(f"trainer-{region}", self._out(region), self._args(), self._farside(region, f"{region}-1"))
+            actors.trainer(
+                f"trainer-{region}", self._out(region), self._args(*self.pace), self._farside(region, f"{region}-1")
+            )
         actors.wait("the first training step in east", lambda: bool(self.losses(EAST)), START_S)
         self._say("east trains; west's own ranks wait in run.start(), groups up")
         actors.wait(f"step {self._loss_at}", lambda: self._step(EAST) >= self._loss_at, TRAIN_S)
@@ -171,11 +177,12 @@ class Story:
 
     def _settle(self, actors: Actors, stack: Stack) -> None:
         """Wait until what was in flight has arrived late, then count."""
-        view = Lineages(store_of(self.settings.region(WEST)))(RUN)
+        primary = self._primary()
+        view = Lineages(store_of(self.settings.region(primary)))(RUN)
         if view is None:
-            raise RuntimeError("west's store knows no epoch")
+            raise RuntimeError(f"{primary}'s store knows no epoch")
         taken = figures.accepted([region.node_dir for region in self.settings.regions.values()], RUN, view)
-        kafka = self.settings.region(WEST).kafka
+        kafka = self.settings.region(primary).kafka
 
         def arrived() -> bool:
             seen, events = figures.visible(kafka, RUN, self.clock)
@@ -185,10 +192,14 @@ class Story:
             ]
             return self.events.lost == 0
 
-        actors.wait("every accepted event in west's log", arrived, START_S)
+        actors.wait(f"every accepted event in {primary}'s log", arrived, START_S)
         self.facts.link_bytes = sum(one.total for one in stack.link_bytes().values())
 
     # --- small things ---
+
+    def _primary(self) -> str:
+        """Who holds the run in the end."""
+        return WEST
 
     def _promoted(self) -> dict[str, Any] | None:
         return figures.first_of(self.timeline(), "failover.promoted", at=WEST)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import farside
 from farside import _checkpoint, _session, _spool, _values
 from farside._run import OnSuperseded
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,6 +219,32 @@ def test_status_tells_recoverable_from_committed(node: Node) -> None:
     assert run.status() == farside.Status("provisional", 3, 5, 20, 10, "witness unreachable")
     node.stand("granted", committed_step=30, recoverable_step=30)
     assert run.status().recoverable_step == 30
+
+
+def test_a_planned_move_holds_the_trainer_until_it_is_handed_over_or_called_off(node: Node) -> None:
+    """Beside it nothing costs more than a look; while it waits, it says so in its beats."""
+    run = node.started()
+    assert run.handed_over(10) is False
+    node.stand("granted", draining=True)
+    for answer, state in ((False, "granted"), (True, "superseded")):
+        node.stand("granted", draining=True)
+        waits = node.pool.submit(run.handed_over, 10, 0.01)
+        wait_until(lambda: _phase(node) == "drained", 10, "the beat that says so")
+        node.stand(state, draining=False)
+        assert waits.result(10) is answer
+        run.beat(10, "train")
+        wait_until(lambda: _phase(node) == "train", 10, "the next beat")
+
+
+def test_without_an_agent_no_planned_move_ever_holds_the_trainer(tmp_path: Path) -> None:
+    """I16: degraded, it goes on."""
+    del tmp_path
+    assert farside.Run(None, "exit").handed_over(10) is False
+
+
+def _phase(node: Node) -> str:
+    (producer,) = _spool.producers_folder(node.folder, "gpt").iterdir()
+    return str((_spool.read_json(_spool.beat_path(producer)) or {}).get("phase"))
 
 
 def test_a_rank_state_is_laid_beside_the_shard_with_its_digest(node: Node) -> None:

@@ -16,8 +16,9 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from services import local_config
 from services.cli.ask import ask
-from services.demo import figures, report
+from services.demo import figures, report, roundtrip
 from services.demo.actors import Actors
+from services.demo.roundtrip import Roundtrip
 from services.demo.story import Story
 from services.settings import Settings, load
 from tests.waiting import wait_until
@@ -40,6 +41,28 @@ def test_I7_I13_I14_a_lost_region_changes_nothing_in_the_result(tmp_path: Path) 
     assert found["resumed_from_step"] <= found["killed_at_step"]
     assert (tmp_path / "report" / "loss.png").stat().st_size > 10_000
     assert len(told) >= 8
+
+
+@pytest.mark.servers
+@pytest.mark.torch
+def test_I9_a_failback_loses_no_step_and_changes_nothing_in_the_result(tmp_path: Path) -> None:
+    """Lost, and back by the operator's own command: bit-identical, no event lost, the lease never held twice."""
+    story = Roundtrip(tmp_path / "demo", 5, 140, lambda _text: None)
+    story.play()
+    found = roundtrip.write(story, tmp_path / "report")
+    assert roundtrip.passed(found), found
+    assert [(one["from"], one["to"], one["reason"]) for one in found["moves"]] == [
+        ("east", "west", "region_lost"),
+        ("west", "east", "switchover"),
+    ]
+    reasons = [one["reason"] for one in story.answers["history"]]
+    assert [one for one in reasons if one in {"region_lost", "switchover", "handover_drained"}] == [
+        "region_lost",
+        "switchover",
+        "handover_drained",
+        "switchover",
+    ], "asked for, given away, taken"
+    assert story.answers["history"][-1]["lineage"][-1]["note"] == "east is repaired"
 
 
 class _Regions:

@@ -1,0 +1,323 @@
+"""The commands that look at authority or ask for a change of it: switchover, failback, pause, resume, explain ..."""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.operate import Json
+from services.cli.serve import Config
+from services.settings import Settings, load
+
+LOOK_S = 0.2
+MOVE_S = 3_900.0
+NOTED_S = 30.0
+Run = Annotated[str, typer.Option(help="The run.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; kept in the history.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def switchover(
+    run: Run, to: Annotated[str, typer.Option(help="The region that is to have it.")], config: Config = None,
+    *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Move a run as planned: drain, save, wait until it is safe there, hand over. Loses no step.
+
+    Until the hand-over it can be cancelled (`farside resume --cancel`), and it is called off by itself if the target
+    falls silent. Ctrl-C stops watching, not the move.
+
+    Exit codes: 0 the region holds the run, 1 refused, called off or not confirmed, 2 misconfigured.
+    """
+    _move(run, to, config, reason, yes=yes, as_json=as_json)
+
+
+def failback(
+    run: Run, to: Annotated[str, typer.Option(help="The region that had it before.")], config: Config = None,
+    *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Move a run back to a region that was lost and has rejoined as a standby: a switchover, with what it left shown.
+
+    What the region did past the fork stays there as a branch (`farside lineage`); it is never overwritten.
+
+    Exit codes: 0 the region holds the run, 1 refused, called off or not confirmed, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+        settings.region(to)
+    entries = (_primary(settings, run)[1] or {}).get("lineage", [])
+    if not any(entry["region"] == to for entry in entries):
+        typer.echo(f"farside: {to} never had {run}: use `farside switchover`", err=True)
+        raise typer.Exit(FAILED)
+    for line in _branches(settings, run, to):
+        typer.echo(f"left in {to}, set aside: {line}", err=True)
+    _move(run, to, config, reason or "failback", yes=yes, as_json=as_json)
+
+
+def pause(
+    run: Run, config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once every region has seen it.")] = False,
+) -> None:  # fmt: skip
+    """Hold back automatic failovers of a run; a person can still move it. Grants nothing, and stops no training.
+
+    Exit codes: 0 paused, 1 refused or not confirmed, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+    _confirm(f"Hold back automatic failovers of {run}?", yes=yes)
+    found = _asked(settings, run, "pause", reason, lambda one: one["mode"] == "paused", as_json=as_json)
+    if wait and found:
+        _until(lambda: all(one["mode"] == "paused" for one in _views(settings, run).values()), NOTED_S)
+
+
+def resume(
+    run: Run, config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Call off a planned move instead.")] = False,
+) -> None:  # fmt: skip
+    """Let automatic failovers happen again; with --cancel: call off a planned move that is not handed over yet.
+
+    Exit codes: 0 active again, 1 refused or not confirmed, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+    _confirm(f"{'Call off the move' if cancel else 'Allow automatic failovers'} of {run}?", yes=yes)
+    kind = "cancel" if cancel else "resume"
+    _asked(settings, run, kind, reason, lambda one: one["mode"] == "active", as_json=as_json)
+
+
+def acknowledge(
+    run: Run, config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False
+) -> None:
+    """Say that you have seen the last automatic failover: another one may happen before its hour is over.
+
+    Exit codes: 0 noted, 1 refused or not confirmed, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+    _confirm(f"Allow another automatic failover of {run} within the hour?", yes=yes)
+    _asked(settings, run, "acknowledge", reason, lambda one: one["acknowledged"] == one["epoch"], as_json=as_json)
+
+
+def history(run: Run, config: Config = None, *, as_json: Json = False) -> None:
+    """Every change of authority: when, which epoch, who, why, in whose words. Read from the witness.
+
+    Exit codes: 0 shown, 1 no controller can read it, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+        settings.run(run)
+    records = _from_any(settings, f"/v1/history?run={run}", "records")
+    if as_json:
+        typer.echo(json.dumps(records))
+        return
+    table = Table("when", "epoch", "holder", "mode", "what", "who", "committed", "note", box=SIMPLE_HEAD)
+    for one in records:
+        what = f"{one['reason']} to {one['target']}" if one["target"] else one["reason"]
+        step = "-" if one["committed_step"] < 0 else str(one["committed_step"])
+        table.add_row(
+            _when(one["time_ms"]), str(one["epoch"]), one["holder"], one["mode"], what, one["actor"], step, one["note"]
+        )
+    Console().print(table)
+
+
+def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
+    """What each region's controller would do now and why: every gate, its value, its limit; nothing is changed.
+
+    Exit codes: 0 shown, 1 no controller answers, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+        settings.run(run)
+    views = _views(settings, run)
+    if not views:
+        typer.echo("farside: no controller answers: start one", err=True)
+        raise typer.Exit(FAILED)
+    if as_json:
+        shown = ("action", "reason", "gates", "next", "mode", "epoch", "primary", "promise")
+        typer.echo(json.dumps({name: {key: one[key] for key in shown} for name, one in views.items()}))
+        return
+    for name, one in views.items():
+        title = f"{name}: {one['action']} ({one['reason']}); {one['primary']} holds epoch {one['epoch']}, {one['mode']}"
+        table = Table("gate", "value", "limit", "", box=SIMPLE_HEAD, title=title, title_justify="left")
+        for gate in one["gates"]:
+            value = "never" if gate["value"] is None else f"{gate['value']:.2f}"
+            word = "open" if gate["open"] else "noted" if gate["advisory"] else "CLOSED"
+            table.add_row(gate["name"], value, f"{gate['limit']:.2f}", word)
+        Console().print(table)
+        Console().print(f"  next: {one['next']}", highlight=False)
+
+
+def lineage(run: Run, config: Config = None, *, as_json: Json = False) -> None:
+    """The tree of epochs: who had the run from which step, and what was set aside as a branch in which region.
+
+    Exit codes: 0 shown, 1 no controller answers, 2 misconfigured.
+    """
+    with misconfigured_exits():
+        settings = load(config)
+        settings.run(run)
+    _, best = _primary(settings, run)
+    if best is None:
+        typer.echo("farside: no controller answers: start one", err=True)
+        raise typer.Exit(FAILED)
+    branches = {name: _branches(settings, run, name) for name in settings.regions}
+    if as_json:
+        typer.echo(json.dumps({"lineage": best["lineage"], "branches": branches}))
+        return
+    for entry in best["lineage"]:
+        fork = f"from epoch {entry['parent_epoch']} step {entry['fork_step']}"
+        origin = "from step 0" if entry["fork_step"] < 0 else fork
+        who = f"{entry['reason']} by {entry['actor']}  {entry['note']}"
+        typer.echo(f"epoch {entry['epoch']}  {entry['region']}  {origin}  {who}")
+    for name, lines in branches.items():
+        for line in lines:
+            typer.echo(f"  branch in {name}: {line}")
+
+
+def _move(run: str, to: str, config: Path | None, reason: str, *, yes: bool, as_json: bool) -> None:
+    with misconfigured_exits():
+        settings = load(config)
+        settings.region(to)
+    region, before = _primary(settings, run)
+    if before is None or region is None:
+        typer.echo(
+            f"farside: nobody holds {run} that can be asked: if its region is gone, use `farside failover`", err=True
+        )
+        raise typer.Exit(FAILED)
+    if region == to:
+        typer.echo(f"{to} holds it already", err=True)
+        raise typer.Exit(0)
+    typer.echo(f"before: {region} holds epoch {before['epoch']}, committed step {before['committed_step']}", err=True)
+    typer.echo(
+        f"after:  {to} holds epoch {before['epoch'] + 1}, from {region}'s next checkpoint: 0 steps lost", err=True
+    )
+    _confirm(f"Move {run} from {region} to {to}?", yes=yes)
+    _ask_holder(settings, region, run, "switchover", reason, to)
+    told: list[str] = []
+
+    def over() -> bool:
+        views = _views(settings, run)
+        here, there = views.get(region), views.get(to)
+        if here is not None and here["reason"] not in told[-1:] and not as_json:
+            told.append(here["reason"])
+            typer.echo(f"  {region}: {here['reason']}", err=True)
+        if there is not None and there["primary"] == to and there["is_holder"]:
+            return True
+        moving = here is None or here["operator_pending"] or here["mode"] in {"handover", "released"}
+        return not moving and here is not None and here["primary"] == region
+
+    _until(over, MOVE_S)
+    after = _views(settings, run).get(to)
+    done = after is not None and after["primary"] == to
+    if as_json:
+        typer.echo(json.dumps({"moved": done, "before": before, "after": after}))
+    else:
+        typer.echo(
+            f"{to} holds epoch {after['epoch']}" if done and after else f"called off: {region} still holds {run}"
+        )
+    raise typer.Exit(0 if done else FAILED)
+
+
+def _asked(
+    settings: Settings, run: str, kind: str, reason: str, done: Callable[[dict[str, Any]], bool], *, as_json: bool
+) -> bool:
+    region, before = _primary(settings, run)
+    if before is None or region is None:
+        typer.echo(f"farside: nobody holds {run} that can be asked; `farside status` shows what is seen", err=True)
+        raise typer.Exit(FAILED)
+    _ask_holder(settings, region, run, kind, reason)
+    _until(lambda: done(_views(settings, run).get(region, before)), NOTED_S)
+    after = _views(settings, run).get(region, before)
+    if as_json:
+        typer.echo(json.dumps({"done": done(after), "before": before, "after": after}))
+    else:
+        typer.echo(f"{run}: mode {before['mode']} -> {after['mode']}, epoch {after['epoch']} of {after['primary']}")
+    if not done(after):
+        raise typer.Exit(FAILED)
+    return True
+
+
+def _ask_holder(settings: Settings, region: str, run: str, kind: str, reason: str, target: str = "") -> None:
+    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
+
+    wish: dict[str, object] = {"run": run, "kind": kind, "actor": getpass.getuser(), "note": reason, "target": target}
+    answer = ask(settings.region(region).ports.controller, "/v1/ask", wish)
+    if answer is None or answer["refused"]:
+        why = "its controller did not take the request" if answer is None else answer["refused"]
+        typer.echo(f"farside: refused: {why}", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _views(settings: Settings, run: str) -> dict[str, dict[str, Any]]:
+    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
+
+    found = {name: (ask(one.ports.controller, "/status") or {}).get(run) for name, one in settings.regions.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _primary(settings: Settings, run: str) -> tuple[str | None, dict[str, Any] | None]:
+    """The region that holds the run, and what is known of it; the region is None if its controller does not answer."""
+    with misconfigured_exits():
+        settings.run(run)
+    views = _views(settings, run)
+    best = max(views.values(), key=lambda one: (one["epoch"], one["is_holder"]), default=None)
+    name = None if best is None or not best["is_holder"] else str(best["region"])
+    return name, best
+
+
+def _from_any(settings: Settings, path: str, key: str) -> list[dict[str, Any]]:
+    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
+
+    for region in settings.regions.values():
+        answer = ask(region.ports.controller, path)
+        if answer is not None and key in answer:
+            found: list[dict[str, Any]] = answer[key]
+            return found
+    typer.echo("farside: no controller can read the witness; `farside explain` shows what each one sees", err=True)
+    raise typer.Exit(FAILED)
+
+
+def _branches(settings: Settings, run: str, region: str) -> list[str]:
+    """What lies in a region's store past the fork that closed its epoch."""
+    from pipelines import paths  # noqa: PLC0415 - with the services' imports
+    from pipelines.core.lineage import Standing, standing  # noqa: PLC0415 - as above
+    from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
+    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - as above
+    from services.clients import store_of  # noqa: PLC0415 - as above
+
+    try:
+        store = store_of(settings.region(region))
+        views = [
+            one for one in (Lineages(store_of(peer))(run) for peer in settings.regions.values()) if one is not None
+        ]
+        view = max(views, key=lambda one: one.epoch, default=None)
+        keys = store.list(paths.checkpoints_prefix(run))
+    except FarsideError as error:
+        return [f"cannot be read: {error}"]
+    found = [paths.parse_checkpoint(key) for key in keys if key.endswith("/manifest")]
+    aside = [one for one in found if view is not None and standing(view, one.epoch, one.step) is Standing.BRANCH]
+    return [f"epoch {one.epoch} attempt {one.attempt} step {one.step} ({one.manifest})" for one in aside]
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if not yes and not typer.confirm(question, err=True):
+        raise typer.Exit(FAILED)
+
+
+def _until(done: Callable[[], bool], patience_s: float) -> None:
+    deadline_s = time.monotonic() + patience_s  # noqa: TID251 - a command's own patience
+    while not done() and time.monotonic() < deadline_s:  # noqa: TID251 - as above
+        time.sleep(LOOK_S)  # noqa: TID251 - as above
+
+
+def _when(time_ms: int) -> str:
+    return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,170 @@
+"""The second story: lost and back. East is killed, west goes on, east rejoins as a standby and gets the run back.
+
+The way there may lose steps, the way back loses none; the end is bit for bit that of a run which was never moved.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from infra.local.stack import Stack
+from pipelines.errors import RetryableError
+from services.demo import figures, picture
+from services.demo.actors import Actors
+from services.demo.report import write_timeline
+from services.demo.story import EAST, RUN, START_S, TRAIN_S, WEST, Say, Story
+
+REJOIN_S = 180.0
+PACE = ("--min-step-s", "0.5")  # so that west still trains when east is back
+BACK = "east-again"
+
+
+class Roundtrip(Story):
+    """East to west by failover, back by failback."""
+
+    def __init__(self, folder: Path, seed: int, steps: int, say: Say) -> None:
+        super().__init__(folder, seed, steps, say)
+        self.pace = PACE
+        self._loss_at = min(self._loss_at, steps // 2)
+        self.answers: dict[str, Any] = {}
+        self.lines: list[str] = []
+
+    def _scenes(self, actors: Actors, stack: Stack) -> None:
+        self._train(actors)
+        self._lose(actors, stack)
+        self._go_on(actors)
+        self._rejoin(actors, stack)
+        self._fail_back(actors)
+        self._compare(actors)
+        self._settle(actors, stack)
+
+    def _rejoin(self, actors: Actors, stack: Stack) -> None:
+        """East's disks are back; its own ranks wait again, and its warmer stages what west has committed since."""
+        for name in ("kafka-east", "s3-east"):
+            stack.restart(name)
+        for name in ("controller", "agent", "replicator", "warmer"):
+            actors.service(name, EAST)
+        launch = self._farside(EAST, "east-2")
+        actors.trainer(BACK, self._out(BACK), self._args(*self.pace), launch)
+        self._say("east is back as a standby: Kafka, store, services and ranks that wait")
+        actors.wait("a proven checkpoint of west's in east", self._caught_up, REJOIN_S)
+        self.lines = self._farside_says("lineage").splitlines()
+        self._say("east has caught up and is warm")
+
+    def _fail_back(self, actors: Actors) -> None:
+        """The command that an operator types; it returns when east holds the run."""
+        said = self._farside_says("failback", "--to", EAST, "--reason", "east is repaired", "--yes", "--json")
+        self.answers["failback"] = json.loads(said)
+        actors.wait("east's first step after the way back", lambda: bool(self.losses(BACK)), START_S)
+        first, last = self.losses(BACK)[0], self.losses(WEST)[-1]
+        self._say(f"west saved step {last['step']}, held and gave the run away; east's first step: {first['step']}")
+
+    def _compare(self, actors: Actors) -> None:
+        actors.trainer("control", self._out("control"), self._args(), {})
+        actors.wait("the run's end in east", lambda: self.final(BACK) is not None, TRAIN_S)
+        self._say(f"east finished step {self.steps}")
+        actors.wait("the control run", lambda: self.final("control") is not None, TRAIN_S)
+        self._say("the control run, never interrupted, has finished")
+        self.answers["history"] = json.loads(self._farside_says("history", "--json"))
+
+    def _primary(self) -> str:
+        return EAST
+
+    def _caught_up(self) -> bool:
+        west = (self.status() or {})["runs"][RUN]["regions"]
+        standby = west[EAST]["standby"] or {}
+        return bool(standby.get("ready")) and standby.get("staged_epoch") == (self._promoted() or {}).get("epoch")
+
+    def _farside_says(self, *words: str) -> str:
+        config = str(self.folder / "farside.toml")
+        argv = [sys.executable, "-m", "services.cli", words[0], "--run", RUN, "--config", config, *words[1:]]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=REJOIN_S)
+        if done.returncode:
+            raise RetryableError(f"farside {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}")
+        return done.stdout
+
+
+def report(story: Roundtrip) -> dict[str, Any]:
+    """The figures of both ways."""
+    timeline = story.timeline()
+    there = figures.first_of(timeline, "failover.promoted", at=WEST)
+    back = figures.first_of(timeline, "failover.promoted", at=EAST, epoch=3)
+    if there is None or back is None:
+        raise RuntimeError("the timeline lacks a promotion: there is nothing to report")
+    west, east = story.losses(WEST), story.losses(BACK)
+    final, control = story.final(BACK) or {}, story.final("control") or {}
+    return {
+        "seed": story.seed,
+        "steps": story.steps,
+        "moves": [
+            {
+                "epoch": one["epoch"],
+                "from": one["holder_before"],
+                "to": one["at"],
+                "reason": one["reason"],
+                "actor": one["actor"],
+                "fork_step": one["fork_step"],
+                "steps_lost": lost,
+                "pause_s": round((first["time_ms"] - last["time_ms"]) / 1000, 3),
+            }
+            for one, lost, last, first in (
+                (there, story.facts.killed_at_step - there["fork_step"], story.losses(EAST)[-1], west[0]),
+                (back, west[-1]["step"] - back["fork_step"], west[-1], east[0]),
+            )
+        ],
+        "lineage": story.lines,
+        "events": story.events.plain(),
+        "final_digest": final.get("digest"),
+        "control_digest": control.get("digest"),
+        "bit_identical": final.get("digest") is not None and final.get("digest") == control.get("digest"),
+        "holders_overlap_s": round(figures.overlap_s(timeline), 3),
+    }
+
+
+def passed(found: dict[str, Any]) -> bool:
+    """Bit-identical, no step lost on the way back, no event lost, the lease never held twice."""
+    return bool(
+        found["bit_identical"]
+        and found["moves"][1]["steps_lost"] == 0
+        and found["events"]["lost"] == 0
+        and found["holders_overlap_s"] == 0
+    )
+
+
+def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
+    """Write report.json, timeline.jsonl and loss.png into a folder; the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = report(story)
+    (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_timeline(story, folder)
+    there = found["moves"][0]
+    picture.draw(
+        folder / "loss.png",
+        primary=story.losses(EAST),
+        standby=[*story.losses(WEST), *story.losses(BACK)],
+        control=story.losses("control"),
+        killed_at=story.facts.killed_at_step,
+        resumed_from=there["fork_step"],
+    )
+    return found
+
+
+def table(found: dict[str, Any]) -> Table:
+    """For people: a line a move, then the verdicts."""
+    shown = Table("what", "figure", title="Lost, and back")
+    for one in found["moves"]:
+        cost = f"{one['steps_lost']} steps lost, {one['pause_s']:.2f} s without a step"
+        shown.add_row(
+            f"{one['from']} -> {one['to']}", f"{one['reason']} by {one['actor']}, epoch {one['epoch']}: {cost}"
+        )
+    shown.add_row("events", ", ".join(f"{count} {name}" for name, count in found["events"].items()))
+    shown.add_row("held twice for", f"{found['holders_overlap_s']} s")
+    shown.add_row("bit-identical", "yes" if found["bit_identical"] else "NO")
+    shown.add_row("lineage", "\n".join(found["lineage"]))
+    return shown
