@@ -6,12 +6,16 @@ import dataclasses
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from pipelines.core.lease import Held
-from pipelines.errors import CorruptError, FencedError
-from pipelines.ports import CopyJob, CopyResult, Fetched, Message, ObjectStore, Partition
+from pipelines.core.manifests import objects
+from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, PoolHealth
 from schemas.codec import digest
-from schemas.records import Lease
+from schemas.records import Lease, Manifest
+from services.adapters.transfers import verify
 
 
 class MemoryObjectStore:
@@ -220,11 +224,79 @@ class MemoryTransfers:
         return tuple(self._copy(self._waiting.popleft()) for _ in range(count))
 
     def _copy(self, job: CopyJob) -> CopyResult:
+        try:
+            return CopyResult(job, moved_bytes=self._moved(job))
+        except CorruptError as error:
+            return CopyResult(job, error=str(error), corrupt=True)
+        except RetryableError as error:
+            return CopyResult(job, error=str(error))
+
+    def _moved(self, job: CopyJob) -> int:
         present = self._store.get(job.key)
-        body = self._peers[job.peer].get(job.key) if present is None else present
+        if present is not None:
+            verify(job, present, "this region's")
+            return 0
+        body = self._peers[job.peer].get(job.key)
         if body is None:
-            return CopyResult(job, error=f"{job.key} is not in the store of {job.peer}", corrupt=True)
-        if len(body) != job.size or digest(body) != job.sha256:
-            return CopyResult(job, error=f"{job.key} is not what its manifest names", corrupt=True)
+            raise CorruptError(f"{job.key} is not in the store of {job.peer}")
+        verify(job, body, f"{job.peer}'s")
         self._store.create(job.key, body)
-        return CopyResult(job, moved_bytes=0 if present is not None else len(body))
+        return len(body)
+
+
+class Granting(Protocol):
+    """As much of a run's controller as an agent asks."""
+
+    def grant(self, launch: str, committed_step: int) -> GrantReply:
+        """The standing of a launch."""
+
+
+class MemoryGrants:
+    """Implements Grants: asks the controllers of a region in the same process."""
+
+    def __init__(self, controls: Mapping[str, Granting]) -> None:
+        self._controls = controls
+
+    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
+        """The standing of a launch."""
+        del node
+        if run not in self._controls:
+            raise RetryableError(f"run {run!r} is not served here")
+        return self._controls[run].grant(launch, committed_step)
+
+
+class MemoryStandbyPool:
+    """Implements StandbyPool: reads and verifies every object, and calls that loading."""
+
+    def __init__(self, store: ObjectStore, waiting_ranks: int = 2, load_s: float = 0.5) -> None:
+        self.staged: list[int] = []
+        self._store, self._waiting_ranks, self._load_s = store, waiting_ranks, load_s
+        self._resident: dict[str, Manifest] = {}
+
+    def stage(self, manifest: Manifest, manifest_digest: str) -> float:
+        """Make a checkpoint resident; CorruptError if an object of it is missing or not what was saved."""
+        for named in objects(manifest):
+            body = self._store.get(named.key)
+            if body is None or digest(body) != named.sha256:
+                raise CorruptError(f"{named.key} is not what its manifest names")
+        self._resident[manifest_digest] = manifest
+        self.staged.append(manifest.step)
+        return self._load_s
+
+    def health(self) -> PoolHealth:
+        """Look at the nodes."""
+        newest = next(reversed(self._resident), "")
+        ready = bool(newest) and self._waiting_ranks > 0
+        step = self._resident[newest].step if newest else 0
+        return PoolHealth(
+            ready=ready,
+            waiting_ranks=self._waiting_ranks,
+            staged_digest=newest,
+            staged_step=step,
+            load_s=self._load_s if newest else 0.0,
+            proof="loaded" if newest else "",
+        )
+
+    def folder(self, manifest_digest: str) -> Path | None:
+        """Where a staged checkpoint would lie."""
+        return Path("/memory") / manifest_digest if manifest_digest in self._resident else None

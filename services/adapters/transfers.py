@@ -83,18 +83,19 @@ class ThreadTransfers:
         """Copy and verify; the bytes that crossed the link."""
         present = self._store.get(job.key)
         if present is not None:
-            _verify(job, present, "this region's")
+            verify(job, present, "this region's")
             return 0
         body = self._peers[job.peer].get(job.key)
         if body is None:
             raise CorruptError(f"{job.key} is not in the store of {job.peer}")
-        _verify(job, body, f"{job.peer}'s")
+        verify(job, body, f"{job.peer}'s")
         if not self._store.create(job.key, body):
-            _verify(job, self._store.get(job.key) or b"", "this region's")
+            verify(job, self._store.get(job.key) or b"", "this region's")
         return len(body)
 
 
-def _verify(job: CopyJob, body: bytes, whose: str) -> None:
+def verify(job: CopyJob, body: bytes, whose: str) -> None:
+    """CorruptError unless the bytes are those that the job names."""
     if len(body) != job.size:
         raise CorruptError(f"{whose} {job.key} has {len(body)} bytes, its manifest names {job.size}")
     found = hashlib.sha256(body).hexdigest()

@@ -8,29 +8,6 @@ from farside import _spool
 from services.adapters.spool import UNREADABLE, NodeSpool
 
 
-def test_I14_what_the_client_accepted_the_agent_reads_and_the_position_survives_a_restart(tmp_path: Path) -> None:
-    """Records in order with their numbers; a new agent goes on where the old one had settled."""
-    producer = "r00000-0123456789abcdef"
-    writer = _spool.SpoolWriter(_spool.producer_folder(tmp_path, "gpt", producer), "gpt")
-    for step in (1, 2):
-        writer.append("metrics", "metric", epoch=1, attempt=1, step=step, body={"values": {"loss": 0.5}})
-    writer.sync()
-    spool = NodeSpool(tmp_path)
-    assert spool.runs() == ("gpt",)
-    assert spool.producers("gpt") == (producer,)
-    first, second = spool.read("gpt", producer, 0)
-    assert [(record.lane, record.seq, record.step) for record in (first, second)] == [
-        ("metrics", 1, 1),
-        ("metrics", 2, 2),
-    ]
-    assert spool.position("gpt", producer) == 0
-    spool.advance("gpt", producer, first.end)
-    again = NodeSpool(tmp_path)
-    assert again.position("gpt", producer) == first.end
-    assert again.read("gpt", producer, first.end) == (second,)
-    writer.close()
-
-
 def test_a_whole_record_with_other_fields_goes_on_as_unreadable_and_does_not_hold_up_the_log(tmp_path: Path) -> None:
     """A newer client may write what this agent does not know: it keeps its content and the next record follows."""
     producer = "r00000-0123456789abcdef"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
 from pipelines.errors import RetryableError
-from pipelines.ports import CopyJob, CopyResult
+from pipelines.ports import CopyJob, CopyResult, ObjectStore, Transfers
 from schemas.codec import digest
-from services.adapters.memory import MemoryObjectStore
+from services.adapters.memory import MemoryObjectStore, MemoryTransfers
+from services.adapters.s3 import S3ObjectStore, ensure_bucket
 from services.adapters.transfers import ThreadTransfers
+from tests.contract.conftest import BUCKETS, witness_client
 from tests.waiting import wait_until
 
 BODY = b"chunk" * 100
+REAL_TRANSFERS = ["memory", "threads", pytest.param("versitygw", marks=pytest.mark.servers)]
 JOB = CopyJob(job_id="j1", peer="east", key="k", size=len(BODY), sha256=digest(BODY))
 
 
@@ -38,6 +42,13 @@ class _Peer(MemoryObjectStore):
         return super().get(key)
 
 
+class _Pair(NamedTuple):
+    """Transfers, and the store that they fill."""
+
+    transfers: Transfers
+    here: ObjectStore
+
+
 @pytest.fixture
 def peer() -> _Peer:
     """East, which has the object."""
@@ -52,6 +63,30 @@ def here() -> MemoryObjectStore:
     return MemoryObjectStore()
 
 
+@pytest.fixture(params=REAL_TRANSFERS)
+def pair(request: pytest.FixtureRequest) -> Iterator[_Pair]:
+    """The same contract in memory, on threads, and on threads between two buckets of a real server."""
+    if request.param == "versitygw":
+        client = witness_client(request.getfixturevalue("stack"))
+        names = [f"{side}-{next(BUCKETS)}" for side in ("peer", "here")]
+        for name in names:
+            ensure_bucket(client, name)
+        theirs, ours = (S3ObjectStore(client, name) for name in names)
+        theirs.put("k", BODY)
+        threads = ThreadTransfers(peers={"east": theirs}, store=ours, workers=2)
+        yield _Pair(threads, ours)
+        threads.close()
+        return
+    there, near = _Peer(), MemoryObjectStore()
+    there.put("k", BODY)
+    if request.param == "memory":
+        yield _Pair(MemoryTransfers({"east": there}, near), near)
+        return
+    threads = ThreadTransfers(peers={"east": there}, store=near, workers=2)
+    yield _Pair(threads, near)
+    threads.close()
+
+
 @pytest.fixture
 def transfers(peer: _Peer, here: MemoryObjectStore) -> Iterator[ThreadTransfers]:
     """Two workers."""
@@ -61,7 +96,7 @@ def transfers(peer: _Peer, here: MemoryObjectStore) -> Iterator[ThreadTransfers]
     made.close()
 
 
-def _ended(transfers: ThreadTransfers, count: int = 1) -> list[CopyResult]:
+def _ended(transfers: Transfers, count: int = 1) -> list[CopyResult]:
     found: list[CopyResult] = []
 
     def enough() -> bool:
@@ -72,8 +107,9 @@ def _ended(transfers: ThreadTransfers, count: int = 1) -> list[CopyResult]:
     return found
 
 
-def test_a_copy_is_verified_created_and_reported_once(transfers: ThreadTransfers, here: MemoryObjectStore) -> None:
+def test_a_copy_is_verified_created_and_reported_once(pair: _Pair) -> None:
     """And a second copy of what is here already moves nothing."""
+    transfers, here = pair
     transfers.start(JOB)
     transfers.start(JOB)
     assert _ended(transfers) == [CopyResult(JOB, moved_bytes=len(BODY))]
@@ -92,23 +128,35 @@ def test_a_copy_is_verified_created_and_reported_once(transfers: ThreadTransfers
     ],
 )
 def test_I13_missing_truncated_and_changed_bytes_are_corrupt_and_never_created(
-    transfers: ThreadTransfers, here: MemoryObjectStore, change: dict[str, str], reason: str
+    pair: _Pair, change: dict[str, str], reason: str
 ) -> None:
     """Each says what was wrong and where."""
+    transfers, here = pair
     transfers.start(dataclasses.replace(JOB, **change))  # type: ignore[arg-type] # the table's values fit their fields
     (result,) = _ended(transfers)
     assert result.corrupt
     assert reason in result.error
-    assert here.objects == {}
+    assert here.list("") == ()
 
 
-def test_what_is_here_but_wrong_is_found(transfers: ThreadTransfers, here: MemoryObjectStore) -> None:
+def test_what_is_here_but_wrong_is_found(pair: _Pair) -> None:
     """Only chunks verified in this region are trusted."""
+    transfers, here = pair
     here.put("k", BODY[:-1] + b"?")
     transfers.start(JOB)
     (result,) = _ended(transfers)
     assert result.corrupt
     assert "this region's k" in result.error
+
+
+def test_a_link_that_is_cut_is_no_fault_of_the_bytes_in_memory_either() -> None:
+    """The fake says the same of a store that does not answer."""
+    there, near = _Peer(), MemoryObjectStore()
+    there.failing = True
+    transfers = MemoryTransfers({"east": there}, near)
+    transfers.start(JOB)
+    (result,) = transfers.finished()
+    assert (result.corrupt, result.error) == (False, "the link is cut")
 
 
 def test_a_cut_link_is_reported_as_retryable_and_the_same_job_may_start_again(

@@ -15,10 +15,11 @@ from pipelines.core.resume import StartRequest
 from pipelines.errors import RetryableError
 from pipelines.flows.publish import Publish
 from pipelines.paths import CheckpointId
-from pipelines.ports import Beat, GrantReply, Message, SpoolRecord
+from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest, record_types
 from schemas.records import Abandoned, Checkpoint, Event, Heartbeat, Manifest, Metric
 from services.adapters.memory import MemoryObjectStore
+from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemEntropy
 
@@ -45,21 +46,17 @@ INTENT: dict[str, Any] = {
 
 
 class _World:
-    """Implements Spool, EventLog, Grants, Journal and Clock by remembering: one agent's surroundings."""
+    """Implements EventLog, Grants, Journal and Clock by remembering: one agent's surroundings, with a spool."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
-        self.records: list[SpoolRecord] = []
-        self.waiting = ["launch-1"]
-        self.granted: dict[str, dict[str, object]] = {}
-        self.standings: list[object] = []
-        self.told: list[dict[str, Any]] = []
-        self.asked = StartRequest()
+        self.spool = MemorySpool("gpt")
+        self.spool.wants("launch-1", StartRequest())
+        self.spool.beat(Beat("gpt-r0", 10, "train", 60.0, 0, 1, 1, {"metrics": 7}))
+        self.spool.save(OWN, 0, SHARD, b"rng")
         self.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
         self.messages: list[Message] = []
         self.away = False
-        self.positions = 0
-        self.released: list[CheckpointId] = []
 
     def boottime_s(self) -> float:
         return self.now_s
@@ -82,60 +79,19 @@ class _World:
             raise RetryableError("Kafka is away")
         self.messages += messages
 
-    def runs(self) -> tuple[str, ...]:
-        return ("gpt",)
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """What the launch was told, in order."""
+        return self.spool.told["launch-1"]
 
-    def producers(self, run: str) -> tuple[str, ...]:
-        return (f"{run}-r0",)
-
-    def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
-        del run, producer
-        return tuple(record for record in self.records if record.end > offset)[:most]
-
-    def position(self, run: str, producer: str) -> int:
-        del run, producer
-        return self.positions
-
-    def advance(self, run: str, producer: str, offset: int) -> None:
-        del run, producer
-        self.positions = offset
-
-    def beats(self, run: str) -> tuple[Beat, ...]:
-        return (Beat(f"{run}-r0", 10, "train", 60.0, 0, 1, 1, {"metrics": 7}),)
-
-    def launches(self, run: str) -> tuple[str, ...]:
-        del run
-        return tuple(name for name in self.waiting if name not in self.granted)
-
-    def request(self, run: str, launch: str) -> StartRequest:
-        del run, launch
-        return self.asked
-
-    def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
-        del run
-        self.granted[launch] = body
-
-    def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
-        del run, launch
-        self.standings.append(body["state"])
-        self.told.append(body)
-
-    def chunk(self, checkpoint: CheckpointId, rank: int, offset: int, size: int) -> bytes:
-        del checkpoint, rank
-        return SHARD[offset : offset + size]
-
-    def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
-        del checkpoint, rank
-        return b"rng"
-
-    def release(self, checkpoint: CheckpointId) -> None:
-        self.released.append(checkpoint)
+    @property
+    def position(self) -> int:
+        """Up to where everything is settled."""
+        return self.spool.position("gpt", "gpt-r0")
 
     def accept(self, lane: str, kind: str, body: dict[str, Any], step: int = 10) -> None:
         """As if the trainer had appended a record."""
-        seq = 1 + sum(record.lane == lane for record in self.records)
-        end = (self.records[-1].end if self.records else 0) + 50
-        self.records.append(SpoolRecord("gpt-r0", lane, seq, kind, "gpt", 1, 1, step, 5, body, end))
+        self.spool.accept("gpt-r0", lane, kind, step, body)
 
     def events(self, kind: type[Event]) -> list[Any]:
         """What was published of one kind."""
@@ -160,7 +116,7 @@ def _agent(
     return Publish(
         region="east",
         node="n0",
-        spool=fake,
+        spool=world.spool,
         store=store,
         log=fake,
         grants=fake,
@@ -186,7 +142,7 @@ def test_a_checkpoint_is_committed_once_all_of_it_is_in_the_store(signer: Ed2551
     world.accept("checkpoints", "intent", INTENT)
     agent = _agent(world, store, signer)
     _turn(world, agent)
-    assert world.granted["launch-1"]["epoch"] == 1
+    assert world.spool.granted["launch-1"]["epoch"] == 1
     assert [event.step for event in world.events(Metric)] == [10]
     (event,) = world.events(Checkpoint)
     assert (event.state, event.manifest_key, event.seq, event.lineage_seq) == ("committed", OWN.manifest, 1, 1)
@@ -197,8 +153,8 @@ def test_a_checkpoint_is_committed_once_all_of_it_is_in_the_store(signer: Ed2551
         assert digest(store.objects[named.key]) == named.sha256
     beat = world.events(Heartbeat)[-1]
     assert (beat.step, beat.last_seqs[0].seq) == (10, 7)
-    assert world.positions == 100
-    assert world.released == [OWN]
+    assert world.position == 100
+    assert world.spool.released == [OWN]
     assert world.messages[0].topic in {paths.HEARTBEATS, paths.METRICS}
 
 
@@ -217,14 +173,14 @@ def test_a_launch_elsewhere_is_told_that_it_does_not_go_on_bit_for_bit(signer: E
     store, world = MemoryObjectStore(), _World()
     world.accept("checkpoints", "intent", INTENT)
     _turn(world, _agent(world, store, signer))
-    assert world.granted["launch-1"]["exact"] is True
+    assert world.spool.granted["launch-1"]["exact"] is True
     found = {}
     for machine in ("", "another"):
         resumed = _World()
-        resumed.asked = StartRequest(fingerprint={"machine": machine} if machine else {})
+        resumed.spool.wants("launch-1", StartRequest(fingerprint={"machine": machine} if machine else {}))
         resumed.reply = dataclasses.replace(resumed.reply, attempt=2, start_step=10, start_manifest_key=OWN.manifest)
         _turn(resumed, _agent(resumed, store, signer, locate=lambda _digest: "/arena/A"))
-        found[machine] = resumed.granted["launch-1"]
+        found[machine] = resumed.spool.granted["launch-1"]
         store.objects = {key: body for key, body in store.objects.items() if "/starts/" not in key}
     assert (found[""]["mode"], found[""]["exact"]) == ("exact", True)
     assert (found["another"]["mode"], found["another"]["exact"]) == ("same_state", False)
@@ -251,7 +207,7 @@ def test_I8_nothing_is_committed_without_a_grant_valid_at_that_moment(signer: Ed
     assert world.events(Checkpoint) == []
     assert OWN.manifest not in store.objects
     assert OWN.receipt(0) in store.objects
-    assert world.standings[-1] == "provisional"
+    assert world.told[-1]["state"] == "provisional"
     world.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
     _turn(world, agent)
     assert [event.state for event in world.events(Checkpoint)] == ["committed"]
@@ -267,7 +223,7 @@ def test_I5_what_a_superseded_region_wrote_past_the_fork_is_kept_as_a_branch(sig
     _turn(world, agent)
     assert [(event.state, event.epoch, event.step) for event in world.events(Checkpoint)] == [("branch", 1, 10)]
     assert OWN.manifest in store.objects
-    assert world.standings[-1] == "superseded"
+    assert world.told[-1]["state"] == "superseded"
 
 
 def test_a_skipped_checkpoint_takes_its_number_and_its_key(signer: Ed25519Signer) -> None:
@@ -288,7 +244,7 @@ def test_I16_with_kafka_away_events_wait_and_nothing_is_lost(signer: Ed25519Sign
     world.accept("metrics", "metric", {"values": {"loss": 1.0}})
     agent = _agent(world, store, signer)
     _turn(world, agent)
-    assert world.positions == 0
+    assert world.position == 0
     assert "Kafka is away" in str(agent.status()["troubles"])
     world.away = False
     _turn(world, agent)
@@ -305,7 +261,8 @@ def test_I15_a_restarted_agent_publishes_under_the_same_identity_and_moves_nothi
     world.accept("checkpoints", "intent", INTENT)
     _turn(world, _agent(world, store, signer))
     objects = dict(store.objects)
-    world.positions = 0
+    world.spool.advance("gpt", "gpt-r0", 0)
+    world.spool.save(OWN, 0, SHARD, b"rng")
     _turn(world, _agent(world, store, signer))
     assert store.objects == objects
     for kind in (Metric, Checkpoint):

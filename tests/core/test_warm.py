@@ -13,11 +13,11 @@ from pipelines.errors import CorruptError
 from pipelines.flows.recoverable import Recoverable
 from pipelines.flows.warm import Warm, step_s
 from pipelines.paths import CheckpointId
-from pipelines.ports import Message, PoolHealth
+from pipelines.ports import Message
 from schemas.codec import Codec, digest
 from schemas.records import Abandoned, Manifest, Readiness
 from services.adapters.arena import Arena, fetch_index_folder
-from services.adapters.memory import MemoryObjectStore
+from services.adapters.memory import MemoryObjectStore, MemoryStandbyPool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock, SystemEntropy
 from tests.manifests import manifest_of, shard_of, state_of
@@ -122,25 +122,6 @@ def test_a_cold_fetch_refuses_what_is_missing_or_unsigned(signer: Ed25519Signer,
     assert manifest.step == 10
 
 
-class _Pool:
-    """Implements StandbyPool by remembering."""
-
-    def __init__(self) -> None:
-        self.staged: list[int] = []
-
-    def stage(self, manifest: Manifest, manifest_digest: str) -> float:
-        del manifest_digest
-        self.staged.append(manifest.step)
-        return 0.25
-
-    def health(self) -> PoolHealth:
-        return PoolHealth(ready=True, waiting_ranks=2, staged_digest="", staged_step=0, load_s=0.5, proof="loaded")
-
-    def folder(self, manifest_digest: str) -> Path | None:
-        del manifest_digest
-        return None
-
-
 @dataclasses.dataclass
 class _Log:
     """Implements EventLog, and Journal, by remembering."""
@@ -161,7 +142,8 @@ class _Log:
 
 def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(signer: Ed25519Signer) -> None:
     """Readiness carries the step, the proof and a prediction made of measured parts."""
-    store, pool, log = MemoryObjectStore(), _Pool(), _Log()
+    store, log = MemoryObjectStore(), _Log()
+    pool = MemoryStandbyPool(store)
     standby = [True]
     warm = Warm(
         region="west",

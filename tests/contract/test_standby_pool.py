@@ -1,24 +1,23 @@
-"""The standby pool rehearses a real torch load, and refuses what does not load."""
+"""What every StandbyPool promises: what is staged has been proven, and the one before stays until then."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import struct
 from pathlib import Path
 
 import pytest
-import torch
 
 from farside import _spool
 from pipelines.errors import CorruptError
 from pipelines.paths import CheckpointId
+from pipelines.ports import StandbyPool
 from schemas.codec import digest
 from schemas.records import Item, Manifest
-from services.adapters.memory import MemoryObjectStore
-from services.adapters.standby_torch import TorchStandbyPool
+from services.adapters.memory import MemoryObjectStore, MemoryStandbyPool
 from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
-
-pytestmark = pytest.mark.torch
 
 
 class _Waiting:
@@ -30,7 +29,7 @@ class _Waiting:
 
 def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
     """One rank, one tensor and one plain value, as the writer lays them out."""
-    weights = torch.arange(6, dtype=torch.float32).reshape(2, 3).numpy().tobytes()
+    weights = struct.pack("<6f", *range(6))
     value = json.dumps(3).encode()
     shard = weights.ljust(64, b"\0") + value
     checkpoint = CheckpointId("gpt", 1, 1, 10)
@@ -71,30 +70,66 @@ def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
     )
 
 
-def _pool(store: MemoryObjectStore, arena: Path) -> TorchStandbyPool:
+def _torch_pool(store: MemoryObjectStore, arena: Path) -> StandbyPool:
+    from services.adapters.standby_torch import TorchStandbyPool  # noqa: PLC0415 - imports torch
+
     # The pool asks the spool one question only.
     return TorchStandbyPool(arena_dir=arena, store=store, spool=_Waiting(), run="gpt", clock=SystemClock())  # type: ignore[arg-type] # as above
 
 
-def test_a_staged_checkpoint_is_resident_and_has_been_loaded(tmp_path: Path) -> None:
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    """The region's, empty."""
+    return MemoryObjectStore()
+
+
+@pytest.fixture(params=["memory", pytest.param("torch", marks=pytest.mark.torch)])
+def pool(request: pytest.FixtureRequest, store: MemoryObjectStore, tmp_path: Path) -> StandbyPool:
+    """Two ranks wait in it."""
+    return MemoryStandbyPool(store) if request.param == "memory" else _torch_pool(store, tmp_path)
+
+
+def test_a_staged_checkpoint_is_resident_and_has_been_loaded(pool: StandbyPool, store: MemoryObjectStore) -> None:
     """Ready means loaded once with every digest compared, and somebody waiting for it."""
-    store = MemoryObjectStore()
-    pool = _pool(store, tmp_path)
     assert not pool.health().ready
     took_s = pool.stage(_checkpoint(store), "digest-1")
     health = pool.health()
     assert (health.ready, health.proof, health.staged_step, health.waiting_ranks) == (True, "loaded", 10, 2)
     assert took_s >= health.load_s > 0
-    folder = pool.folder("digest-1")
-    assert folder is not None
-    assert _spool.read_json(folder / "index.json") is not None
+    assert health.staged_digest == "digest-1"
+    assert pool.folder("digest-1") is not None
     assert pool.folder("digest-2") is None
 
 
-def test_a_checkpoint_whose_tensor_is_not_what_was_saved_is_not_ready(tmp_path: Path) -> None:
+def test_the_one_before_stays_resident_when_a_newer_one_cannot_be_staged(
+    pool: StandbyPool, store: MemoryObjectStore
+) -> None:
+    """A chunk of the newer one is not what was saved."""
+    manifest = _checkpoint(store)
+    pool.stage(manifest, "digest-1")
+    newer = dataclasses.replace(manifest, step=20, prefix=CheckpointId("gpt", 1, 1, 20).prefix)
+    store.create(CheckpointId("gpt", 1, 1, 20).chunk(0, 0), b"other bytes")
+    with pytest.raises(CorruptError):
+        pool.stage(newer, "digest-2")
+    assert (pool.health().staged_step, pool.health().ready) == (10, True)
+    assert pool.folder("digest-1") is not None
+    assert pool.folder("digest-2") is None
+
+
+@pytest.mark.torch
+def test_the_resident_folder_is_what_the_reader_wants(store: MemoryObjectStore, tmp_path: Path) -> None:
+    """With its index."""
+    pool = _torch_pool(store, tmp_path)
+    pool.stage(_checkpoint(store), "digest-1")
+    folder = pool.folder("digest-1")
+    assert folder is not None
+    assert _spool.read_json(folder / "index.json") is not None
+
+
+@pytest.mark.torch
+def test_a_checkpoint_whose_tensor_is_not_what_was_saved_is_not_ready(store: MemoryObjectStore, tmp_path: Path) -> None:
     """The chunk's digest fits, the tensor's does not: the rehearsal finds it, and readiness is not claimed."""
-    store = MemoryObjectStore()
-    pool = _pool(store, tmp_path)
+    pool = _torch_pool(store, tmp_path)
     with pytest.raises(CorruptError, match=r"step 10 does not load: model\.w"):
         pool.stage(_checkpoint(store, item_digest="0" * 64), "digest-1")
     assert not pool.health().ready

@@ -1,0 +1,150 @@
+"""What every Spool promises its agent, whoever wrote into it: in memory, and on disk by the client's own writer."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from farside import _checkpoint, _spool
+from pipelines.core.resume import StartRequest
+from pipelines.errors import CorruptError, RetryableError
+from pipelines.paths import CheckpointId
+from pipelines.ports import Spool
+from services.adapters.memory_spool import MemorySpool
+from services.adapters.spool import NodeSpool
+
+PRODUCER = "r00000-0123456789abcdef"
+OWN = CheckpointId("gpt", 1, 1, 10)
+SHARD = bytes(range(200))
+
+
+class _Trainer(Protocol):
+    """Writes as a trainer does; `agent` makes a new view of the same node."""
+
+    def accept(self, lane: str, step: int) -> None: ...
+    def wants(self, launch: str, request: StartRequest) -> None: ...
+    def save(self, state: bytes | None) -> None: ...
+    def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]: ...
+    def agent(self) -> Spool: ...
+
+
+class _InMemory:
+    def __init__(self) -> None:
+        self.spool = MemorySpool("gpt")
+
+    def accept(self, lane: str, step: int) -> None:
+        self.spool.accept(PRODUCER, lane, "metric", step, {"values": {"loss": 0.5}})
+
+    def wants(self, launch: str, request: StartRequest) -> None:
+        self.spool.wants(launch, request)
+
+    def save(self, state: bytes | None) -> None:
+        self.spool.save(OWN, 0, SHARD, state)
+
+    def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.spool.granted[launch], self.spool.told[launch][-1]
+
+    def agent(self) -> Spool:
+        return self.spool
+
+
+class _OnDisk:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer = _spool.SpoolWriter(_spool.producer_folder(folder, "gpt", PRODUCER), "gpt")
+
+    def accept(self, lane: str, step: int) -> None:
+        self.writer.append(lane, "metric", epoch=1, attempt=1, step=step, body={"values": {"loss": 0.5}})
+        self.writer.sync()
+
+    def wants(self, launch: str, request: StartRequest) -> None:
+        folder = _spool.launch_folder(self.folder, "gpt", launch)
+        folder.mkdir(parents=True)
+        asked = {"mode": request.mode, "world_size": request.world_size, "fingerprint": dict(request.fingerprint)}
+        _spool.write_json_atomically(_spool.request_path(folder), asked)
+
+    def save(self, state: bytes | None) -> None:
+        folder = _spool.checkpoint_folder(self.folder, "gpt", OWN.epoch, OWN.attempt, OWN.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _spool.shard_name(0)).write_bytes(SHARD)
+        if state is not None:
+            _checkpoint.write_rank_state(folder, 0, state)
+
+    def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        folder = _spool.launch_folder(self.folder, "gpt", launch)
+        granted, told = (_spool.read_json(path(folder)) for path in (_spool.grant_path, _spool.standing_path))
+        assert granted is not None
+        assert told is not None
+        return granted, told
+
+    def agent(self) -> Spool:
+        return NodeSpool(self.folder)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def trainer(request: pytest.FixtureRequest, tmp_path: Path) -> _Trainer:
+    """One rank of run gpt."""
+    return _InMemory() if request.param == "memory" else _OnDisk(tmp_path)
+
+
+def test_I14_records_are_read_in_order_by_offset_and_a_new_agent_goes_on_where_the_last_one_settled(
+    trainer: _Trainer,
+) -> None:
+    """Numbers per lane, ends that name the next offset, and a position that outlives the agent."""
+    for lane, step in (("metrics", 1), ("checkpoints", 1), ("metrics", 2)):
+        trainer.accept(lane, step)
+    agent = trainer.agent()
+    assert agent.runs() == ("gpt",)
+    assert agent.producers("gpt") == (PRODUCER,)
+    found = agent.read("gpt", PRODUCER, 0)
+    assert [(one.lane, one.seq, one.step) for one in found] == [
+        ("metrics", 1, 1),
+        ("checkpoints", 1, 1),
+        ("metrics", 2, 2),
+    ]
+    assert agent.read("gpt", PRODUCER, 0, most=2) == found[:2]
+    assert agent.read("gpt", PRODUCER, found[1].end) == found[2:]
+    assert agent.position("gpt", PRODUCER) == 0
+    agent.advance("gpt", PRODUCER, found[0].end)
+    again = trainer.agent()
+    assert again.position("gpt", PRODUCER) == found[0].end
+    assert again.read("gpt", PRODUCER, found[2].end) == ()
+
+
+def test_a_launch_waits_until_it_is_granted_and_its_request_is_read_as_it_was_made(trainer: _Trainer) -> None:
+    """Then it is told how it stands, as often as that changes."""
+    asked = StartRequest("same_state", 3, {"cpu": "one"})
+    trainer.wants("l1", asked)
+    trainer.wants("l2", StartRequest())
+    agent = trainer.agent()
+    assert agent.launches("gpt") == ("l1", "l2")
+    assert agent.request("gpt", "l1") == asked
+    with pytest.raises(RetryableError, match="not readable"):
+        agent.request("gpt", "l3")
+    agent.grant("gpt", "l1", {"launch": "l1", "epoch": 1})
+    agent.standing("gpt", "l1", {"state": "granted"})
+    agent.standing("gpt", "l1", {"state": "provisional"})
+    assert agent.launches("gpt") == ("l2",)
+    granted, told = trainer.answer("l1")
+    assert (granted["epoch"], told["state"]) == (1, "provisional")
+
+
+def test_shards_are_read_by_range_and_what_is_short_or_gone_is_corrupt(trainer: _Trainer) -> None:
+    """Never half a chunk; after the release nothing is there."""
+    trainer.save(None)
+    agent = trainer.agent()
+    assert agent.rank_state(OWN, 0) is None
+    trainer.save(b"rng")
+    assert agent.rank_state(OWN, 0) == b"rng"
+    body = agent.chunk(OWN, 0, 0, 120) + agent.chunk(OWN, 0, 120, 80)
+    assert hashlib.sha256(body).hexdigest() == hashlib.sha256(SHARD).hexdigest()
+    with pytest.raises(CorruptError, match="79 of 80 bytes at 121"):
+        agent.chunk(OWN, 0, 121, 80)
+    agent.release(OWN)
+    agent.release(OWN)
+    assert agent.rank_state(OWN, 0) is None
+    with pytest.raises(CorruptError):
+        agent.chunk(OWN, 0, 0, 1)
