@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate clean
+.PHONY: demo bootstrap test check lint lock up down simulate mutants clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -31,6 +31,9 @@ up down: bootstrap
 
 simulate: bootstrap
 	$(RUN)/python -m tests.simulation --seeds $(SEEDS)
+
+mutants: bootstrap
+	$(RUN)/python -m tests.mutants
 
 lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"

@@ -138,3 +138,12 @@ def test_I11_a_missing_record_settles_nothing() -> None:
     gone = core.was_missing(base, 3.0)
     assert (gone.missing, gone.held, gone.pending) == (True, base.held, base.pending)
     assert not core.was_read(gone, Held(RECORD, "e0"), 4.0).missing
+
+
+def test_I4_of_two_unanswered_writes_the_one_that_landed_counts_from_its_own_send_time() -> None:
+    """The repeat won: the first one's time is not its time."""
+    belief = core.was_read(core.Belief(region="east", incarnation="e1"), core.Held(RECORD, "etag0"), 0.0)
+    first, again = (core.renewal(RECORD, _author("east", name), 20) for name in ("w1", "w2"))
+    belief = core.sent(core.sent(belief, first, "etag0", 10.0), again, "etag0", 15.0)
+    settled = core.was_read(belief, core.Held(again, "etag2"), 17.0)
+    assert (settled.won_at_s, settled.pending) == (15.0, ())

@@ -213,6 +213,19 @@ def test_I8_nothing_is_committed_without_a_grant_valid_at_that_moment(signer: Ed
     assert [event.state for event in world.events(Checkpoint)] == ["committed"]
 
 
+def test_I8_a_grant_of_another_attempt_commits_nothing(signer: Ed25519Signer) -> None:
+    """The trainer was started again: what the launch before still saves is provisional."""
+    world, store = _World(), MemoryObjectStore()
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    world.reply = dataclasses.replace(world.reply, attempt=2)
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, agent, 8)
+    assert world.events(Checkpoint) == []
+    assert OWN.manifest not in store.objects
+    assert world.told[-1]["state"] == "provisional"
+
+
 def test_I5_what_a_superseded_region_wrote_past_the_fork_is_kept_as_a_branch(signer: Ed25519Signer) -> None:
     """Under its own identity, with its manifest, and never called committed."""
     world, store = _World(), MemoryObjectStore()

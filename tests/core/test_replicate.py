@@ -258,11 +258,11 @@ def test_I14_a_hole_in_the_numbers_is_noticed(signer: Ed25519Signer) -> None:
     ("what", "spoil", "detail"),
     [
         ("chunk gone", lambda key, body: None if "chunk" in key else body, "is not in the store"),
-        ("chunk truncated", lambda key, body: body[:-1] if "chunk" in key else body, "not what its manifest names"),
+        ("chunk truncated", lambda key, body: body[:-1] if "chunk" in key else body, "7 bytes, its manifest names 8"),
         (
             "state changed",
             lambda key, body: b"x" * len(body) if "state" in key else body,
-            "not what its manifest names",
+            "has SHA-256",
         ),
         ("manifest gone", lambda key, body: None if "manifest" in key else body, "is not in the store"),
         ("manifest unsigned", lambda key, body: b"x" if "manifest" in key else body, "not a signed record"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 RUN = "gpt"
 EVERY = 10
+STEP_S = 0.7
 LINK_S = 1.5
 CODEC = Codec()
 
@@ -31,7 +32,7 @@ class SimulatedJob:
         self.readiness: Readiness | None = None
         self.commits: list[tuple[float, int, int]] = []  # true time, epoch, step
         self._grant: GrantReply | None = None
-        self._turned_s = 0.0
+        self._turned_s = self._owed_s = 0.0
         self._committed = -1
 
     def turn(self) -> None:
@@ -60,7 +61,9 @@ class SimulatedJob:
             self.phase = DRAINED
             return
         self.phase = "train"
-        if passed_s > 0:
+        self._owed_s += passed_s
+        if self._owed_s >= STEP_S:
+            self._owed_s = 0.0
             self.step += 1
 
     def _commit(self, step: int) -> None:

@@ -1,0 +1,198 @@
+"""Faults planted by hand, each with the tests that must see it: if one lives, a promise is not checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEASE, DECIDE, HANDOVER = "pipelines/core/lease.py", "pipelines/core/decide.py", "pipelines/core/handover.py"
+LINEAGE, LEDGER = "pipelines/core/lineage.py", "pipelines/core/ledger.py"
+PUBLISH, REPLICATE, COPYING = "pipelines/flows/publish.py", "pipelines/flows/replicate.py", "pipelines/flows/copying.py"
+FAILOVER, MOVES, RECOVERABLE = (
+    "pipelines/flows/failover.py",
+    "pipelines/flows/moves.py",
+    "pipelines/flows/recoverable.py",
+)
+
+CORE_LEASE = ("tests/core/test_lease_core.py", "tests/simulation/test_lease_simulation.py")
+CORE_DECIDE = ("tests/core/test_decide.py", "tests/core/test_handover.py")
+WORLDS = ("tests/simulation/test_failover_simulation.py", "tests/simulation/test_switchover_simulation.py")
+AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault: where, what stands there, what is put in its place, and who must notice."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "validity counted from the reply",
+        LEASE,
+        "Held(lease, etag), now_s, won_at_s=mine.sent_at_s)",
+        "Held(lease, etag), now_s, won_at_s=now_s)",
+        CORE_LEASE,
+    ),
+    Mutant(
+        "no margin in the holder's validity",
+        LEASE,
+        "(1 - self.rho) - self.margin_s\n\n    def challenger",
+        "(1 + self.rho)\n\n    def challenger",
+        CORE_LEASE,
+    ),
+    Mutant(
+        "challenger at 0.9 L",
+        LEASE,
+        "seen_at_s + lease_s * (1 + self.rho) + self.margin_s",
+        "seen_at_s + lease_s * 0.9",
+        CORE_LEASE,
+    ),
+    Mutant(
+        "write id not compared", LEASE, "if one.lease.write_id == held.lease.write_id), None)", "), None)", CORE_LEASE
+    ),
+    Mutant(
+        "an unchanged record settles a pending write",
+        LEASE,
+        "return dataclasses.replace(belief, read_at_s=now_s, missing=False)\n    mine",
+        "return dataclasses.replace(belief, read_at_s=now_s, missing=False, pending=())\n    mine",
+        CORE_LEASE,
+    ),
+    Mutant(
+        "a record that fell back is believed",
+        LEASE,
+        "(lease.epoch < self.epoch_max or lease.renew_seq < self.renew_seq_max)",
+        "False",
+        (*CORE_LEASE, *CORE_DECIDE),
+    ),
+    Mutant(
+        "the epoch is not raised",
+        LEASE,
+        "epoch=before.epoch + 1,\n        mode",
+        "epoch=before.epoch,\n        mode",
+        CORE_LEASE,
+    ),
+    Mutant("the predecessor is not named", LEASE, "predecessor=before.write_id", "predecessor=GENESIS", CORE_LEASE),
+    Mutant(
+        "whoever released goes on",
+        LEASE,
+        "or self.gone_backwards or self.releases:",
+        "or self.gone_backwards:",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "a release is every region's",
+        LEASE,
+        "(lease.mode, lease.target) == (RELEASED, self.region)",
+        "lease.mode == RELEASED",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "a renewal ends a planned move",
+        LEASE,
+        "        renew_seq=before.renew_seq + 1,",
+        "        mode=ACTIVE,\n        renew_seq=before.renew_seq + 1,",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "silence alone promotes",
+        DECIDE,
+        "if not _expiry_gate(view, now_s, policy).open:\n        return (",
+        "if False:\n        return (",
+        (*CORE_DECIDE, *WORLDS),
+    ),
+    Mutant("an unreachable witness stops nobody", DECIDE, "age_s <= policy.witness_age_s)", "True)", CORE_DECIDE),
+    Mutant(
+        "renewal without evidence",
+        DECIDE,
+        "return _if_open(Action.RENEW, Reason.RENEWAL_DUE, Reason.NO_EVIDENCE, evidence)",
+        "return Decision(Action.RENEW, Reason.RENEWAL_DUE, evidence)",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "a person skips the lease too",
+        DECIDE,
+        "advisory=view.operator and view.fenced",
+        "advisory=view.operator",
+        CORE_DECIDE,
+    ),
+    Mutant("pause is not looked at", DECIDE, "lease.mode != PAUSED, asked", "True, asked", WORLDS),
+    Mutant("moves may flap", DECIDE, "view.moved_ago_s >= policy.settle_s", "True", WORLDS),
+    Mutant("more may be lost than promised", DECIDE, "lost <= policy.rpo_steps", "True", CORE_DECIDE),
+    Mutant(
+        "a released run is taken from any step",
+        DECIDE,
+        "least = lease.committed_step if given else least",
+        "least = least",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "given away before the target has it",
+        HANDOVER,
+        'drained(view)),\n        Gate("older',
+        'True),\n        Gate("older',
+        CORE_DECIDE,
+    ),
+    Mutant("given away under an older process's lease", HANDOVER, "older_s <= 0", "True", (*CORE_DECIDE, *WORLDS)),
+    Mutant("given away while grants are out", HANDOVER, "grants_s <= 0", "True", CORE_DECIDE),
+    Mutant(
+        "grants stay long while a run moves",
+        MOVES,
+        "min(left_s, GRANT_S) if lease.mode == HANDOVER else left_s",
+        "left_s",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "everything lies on the lineage",
+        LINEAGE,
+        "limit is None or step <= limit",
+        "True",
+        ("tests/core/test_lineage_rule.py",),
+    ),
+    Mutant(
+        "unheard-of epochs count",
+        LINEAGE,
+        "return Standing.UNKNOWN",
+        "return Standing.CURRENT",
+        ("tests/core/test_lineage_rule.py",),
+    ),
+    Mutant(
+        "the warmer skips the lineage",
+        RECOVERABLE,
+        "if standing(view, one.epoch, one.step) is Standing.CURRENT]",
+        "]",
+        ("tests/core/test_warm.py",),
+    ),
+    Mutant(
+        "committed without a valid grant", PUBLISH, "if not branch and not self._valid(launch):", "if False:", AGENT
+    ),
+    Mutant("another attempt's grant is good enough", PUBLISH, "and own and self._clock", "and self._clock", AGENT),
+    Mutant("the replicator skips the lineage", REPLICATE, "if place is Standing.BRANCH:", "if False:", MIRROR),
+    Mutant(
+        "visible before its bytes",
+        REPLICATE,
+        "if not self._copying.done(event):",
+        "if self._copying.done(event) is None:",
+        MIRROR,
+    ),
+    Mutant("duplicates are published again", REPLICATE, " or arrival is Arrival.DUPLICATE:", ":", MIRROR),
+    Mutant(
+        "the lineage is not read again before publishing",
+        REPLICATE,
+        "if not ready or not self._still_stands(ready):",
+        "if not ready:",
+        MIRROR,
+    ),
+    Mutant(
+        "a new launch begins while the run moves",
+        FAILOVER,
+        "if held.lease.mode in {core.HANDOVER, core.RELEASED}:",
+        "if False:",
+        WORLDS,
+    ),
+    Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
+)
