@@ -32,11 +32,19 @@ def run(settings: Settings, region: str) -> int:
     epoch = Gauge("farside_epoch", "Epoch of the run as seen here.", ["run"], registry=parts.registry)
     valid = Gauge("farside_lease_valid_seconds", "What is left of our lease.", ["run"], registry=parts.registry)
 
+    kept = Gauge(
+        "farside_promise_kept",
+        "1 while a failover to us would keep the run's objectives.",
+        ["run"],
+        registry=parts.registry,
+    )
+
     def status() -> dict[str, object]:
         found = {name: control.status() for name, control in controls.items()}
         for name, one in found.items():
             epoch.labels(name).set(float(str(one["epoch"])))
             valid.labels(name).set(float(str(one["valid_s"])))
+            kept.labels(name).set(float(bool(one["promise_kept"])))
         return dict(found)
 
     return parts.serve(flows, status=status, close=closing, routes=AuthorityRoutes(controls).routes())
@@ -80,7 +88,7 @@ def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Call
         entropy=parts.entropy,
         journal=parts.journal,
         profile=parts.profile,
-        policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, settle_s=wanted.settle_s),
+        policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, rto_s=wanted.rto_s, settle_s=wanted.settle_s),
     )
     flows[f"{name}/lease"] = control.step
     return control

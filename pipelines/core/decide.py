@@ -114,6 +114,7 @@ class FailoverPolicy:
         witness_age_s: the record must have been read so recently to be challenged.
         settle_s: no second automatic move within so long, unless a person has acknowledged the last one.
         rpo_steps: an automatic move that would lose more waits for a person; None: it never does.
+        rto_s: the promised recovery time; shown and alarmed, never a gate.
         handover_s: a planned move that is not ready in so long is called off.
         target_age_s: so is one whose target was not heard for so long.
         takes_release_s: a released run that nobody took in so long is taken back.
@@ -125,6 +126,7 @@ class FailoverPolicy:
     witness_age_s: float
     settle_s: float = SETTLE_S
     rpo_steps: int | None = None
+    rto_s: float | None = None
     handover_s: float = HANDOVER_LEAST_S
     target_age_s: float = SILENCE_LEAST_S
     takes_release_s: float = SILENCE_LEAST_S
@@ -135,7 +137,9 @@ class FailoverPolicy:
         return 2 * self.profile.renew_s + 2 * self.profile.poll_s
 
 
-def policy_of(profile: LeaseProfile, *, rpo_steps: int | None = None, settle_s: float = SETTLE_S) -> FailoverPolicy:
+def policy_of(
+    profile: LeaseProfile, *, rpo_steps: int | None = None, rto_s: float | None = None, settle_s: float = SETTLE_S
+) -> FailoverPolicy:
     """The policy that goes with a profile and a run's objectives."""
     return FailoverPolicy(
         profile=profile,
@@ -144,6 +148,7 @@ def policy_of(profile: LeaseProfile, *, rpo_steps: int | None = None, settle_s: 
         witness_age_s=3 * profile.poll_s,
         settle_s=settle_s,
         rpo_steps=rpo_steps,
+        rto_s=rto_s,
         handover_s=max(HANDOVER_LEAST_S, 60 * profile.lease_s),
         target_age_s=max(2 * SILENCE_LEAST_S, profile.lease_s / 2),
         takes_release_s=max(2 * SILENCE_LEAST_S, 2 * profile.lease_s),

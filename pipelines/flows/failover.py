@@ -186,7 +186,8 @@ class Control:
             "next": self._next(now_s),
             "target": "" if lease is None else lease.target,
             "note": "" if lease is None else lease.note,
-            "promise": self._promise(),
+            "promise": (promise := self._promise()),
+            "promise_kept": promise["kept"],
             "action": decision.action.value,
             "reason": decision.reason.value,
             "gates": [gate.plain() for gate in decision.gates],
@@ -223,11 +224,19 @@ class Control:
         return f"may try to take over in {left_s:.1f} s unless the record changes; closed now: {closed}"
 
     def _promise(self) -> dict[str, object]:
-        """What a failover now would cost, beside what the run was promised."""
-        held = self._belief.held
-        lost = None if held is None or self._recovered is None else steps_lost(self._view(), held.lease)
-        limit = self._policy.rpo_steps
-        return {"steps_lost": lost, "rpo_steps": limit, "kept": limit is None or (lost is not None and lost <= limit)}
+        """What a failover to us would cost now, beside what the run was promised; a primary promises nothing."""
+        held, readiness = self._belief.held, self._listeners[self._region].readiness
+        if held is None or held.lease.holder == self._region:
+            return {"kept": True, "broken": []}
+        lost = steps_lost(self._view(), held.lease)
+        predicted_s = None if readiness is None else readiness.predicted_rto_s
+        broken = []
+        if self._policy.rpo_steps is not None and lost > self._policy.rpo_steps:
+            broken.append(f"{lost} steps would be lost, {self._policy.rpo_steps} are promised")
+        if self._policy.rto_s is not None and (predicted_s is None or predicted_s > self._policy.rto_s):
+            predicted = "an unknown time" if predicted_s is None else f"{predicted_s:.1f} s"
+            broken.append(f"recovery would take {predicted}, {self._policy.rto_s:.1f} s are promised")
+        return {"steps_lost": lost, "predicted_rto_s": predicted_s, "kept": not broken, "broken": broken}
 
     def _heard(self, one: Listen, now_s: float) -> dict[str, object]:
         steps = [node.step for node in one.pulse.nodes.values()]

@@ -63,7 +63,7 @@ class Moves:
         self._region, self._profile, self._policy = region, profile, policy
         self._since_s = NEVER_S
         self._granted_until_s = NEVER_S
-        self._silent = False  # no grant is given any more: the last ones run out
+        self._silent_at_s = NEVER_S  # since when no grant is given any more: the last ones run out
         self.wishes: deque[Wish] = deque()
 
     def step(
@@ -72,13 +72,14 @@ class Moves:
         """What the planned move asks for now; None if there is none."""
         lease = None if belief.held is None else belief.held.lease
         if lease is None or not belief.is_holder or lease.mode not in {HANDOVER, RELEASED}:
-            self._since_s, self._silent = NEVER_S, False
+            self._since_s = self._silent_at_s = NEVER_S
             return None
         if self._since_s == NEVER_S:
             self._since_s = now_s
         view = self._view(belief, lease, listeners, committed_step)
-        if drained(view):
-            self._silent = True
+        if drained(view) and self._silent_at_s == NEVER_S:
+            self._silent_at_s = now_s
+            view = self._view(belief, lease, listeners, committed_step)
         return hand_over(view, now_s, self._policy)
 
     def _view(self, belief: Belief, lease: Lease, listeners: Mapping[str, Listen], committed_step: int) -> HandoverView:
@@ -91,12 +92,13 @@ class Moves:
             committed_step=committed_step,
             target_step=None if target is None else proven_step(target, lease),
             target_at_s=NEVER_S if target is None else max(target.pulse.controller_at_s, target.since_s),
-            granted_until_s=self._granted_until_s,
+            # An answer that was begun before we fell silent may not have been noted yet: that one is waited for too.
+            granted_until_s=max(self._granted_until_s, self._silent_at_s + GRANT_S),
         )
 
     def granted(self, lease: Lease, left_s: float, now_s: float) -> float:
         """For how long an agent may be told that it is granted: less and less while the run is given away."""
-        if self._silent or lease.mode == RELEASED:
+        if self._silent_at_s != NEVER_S or lease.mode == RELEASED:
             return 0.0
         valid_s = min(left_s, GRANT_S) if lease.mode == HANDOVER else left_s
         # The agent counts on its own clock, which may be slower than ours.

@@ -13,6 +13,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.serve import Config
@@ -98,6 +99,7 @@ def run_of(
             "reason": None if view is None else view["reason"],
             "standby": warm[name],
             "copies": [copy for flow in flows for copy in flow["copies"] if copy["run"] == run],
+            "promise_broken": [] if view is None else view["promise"]["broken"],
             "troubles": {} if view is None else view["troubles"],
         }
     holder = best if best is not None and best["is_holder"] else None
@@ -108,6 +110,7 @@ def run_of(
         "attempt": None if best is None else best["attempt"],
         "step": max(steps, default=None),
         "committed_step": None if best is None else best["committed_step"],
+        "mode": None if best is None else best["mode"],
         "valid_s": None if holder is None else round(holder["valid_s"], 2),
         "regions": regions,
     }
@@ -138,10 +141,11 @@ def _show(found: dict[str, Any]) -> None:
 
 def tables(found: dict[str, Any]) -> Group:
     """A table for each run. Safe: the recoverable step; aside: dead letters / branch events."""
-    shown = []
+    shown: list[Table | Text] = []
     for run, one in found["runs"].items():
         valid = "no holder seen" if one["valid_s"] is None else f"valid {one['valid_s']:.1f} s"
-        title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}"
+        mode = "" if one["mode"] in {None, "active"} else f", {one['mode'].upper()}"
+        title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}{mode}"
         table = Table("region", "safe", "lag", "does", "standby", "RTO", "copying", "aside", title=title)
         table.box, table.title_justify = SIMPLE_HEAD, "left"
         for column in table.columns:
@@ -149,6 +153,11 @@ def tables(found: dict[str, Any]) -> Group:
         for name, region in one["regions"].items():
             table.add_row(name, *_row(region))
         shown.append(table)
+        shown.extend(
+            Text(f"  {name} could not keep the promise now: {broken}", style="bold red")
+            for name, region in one["regions"].items()
+            for broken in region["promise_broken"]
+        )
     return Group(*shown)
 
 
@@ -204,7 +213,7 @@ def failover(
         raise typer.Exit(FAILED)
     typer.echo(f"before: {before['primary']} holds epoch {before['epoch']}", err=True)
     typer.echo(f"after:  {to} holds epoch {before['epoch'] + 1}, from step {before['recoverable_step']}", err=True)
-    lost = before["promise"]["steps_lost"]
+    lost = before["promise"].get("steps_lost")
     typer.echo(f"loses:  {'unknown' if lost is None else lost} steps", err=True)
     for gate in preview["gates"]:
         if not gate["open"]:

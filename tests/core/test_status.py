@@ -21,10 +21,15 @@ WEST: dict[str, Any] = {
     "reason": "holding",
     "regions": {"east": {"step": None}, "west": {"step": 47}},
     "troubles": {},
+    "mode": "active",
+    "promise": {"kept": True, "broken": []},
 }
 FLOWS: dict[str, Any] = {
     "east/checkpoints": {"lag_steps": {"gpt": 10}, "counts": {"branch": 4, "dead_letter": 1}, "copies": []}
 }
+
+
+QUIET: Any = ({"east": None, "west": None}, {"east": None, "west": None}, {}, 112.0)
 
 
 def _found(east: dict[str, Any] | None) -> dict[str, Any]:
@@ -52,6 +57,18 @@ def test_the_table_fits_a_terminal(width: int) -> None:
     assert "…" not in text
     assert "unseen 12 s" in text
     assert "1/4" in text
+
+
+def test_a_promise_that_could_not_be_kept_now_is_said_and_so_is_a_mode_that_is_not_active() -> None:
+    """Before anything happens, in the words of who would have to keep it."""
+    broken = {"kept": False, "broken": ["12 steps would be lost, 10 are promised"]}
+    east = {**WEST, "is_holder": False, "promise": broken}
+    console = Console(width=100, record=True, file=None, force_terminal=False)
+    found = run_of("gpt", {"east": {"gpt": east}, "west": {"gpt": {**WEST, "mode": "paused"}}}, *QUIET)
+    with console.capture() as shown:
+        console.print(tables({"runs": {"gpt": found}}))
+    assert "east could not keep the promise now: 12 steps would be lost, 10 are promised" in shown.get()
+    assert "PAUSED" in shown.get()
 
 
 def test_the_newest_epoch_speaks_for_the_run() -> None:

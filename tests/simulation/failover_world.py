@@ -53,6 +53,7 @@ class World:
     drift: float = PROFILE.rho
     trains: bool = False  # with trainers, whose checkpoints reach the other region
     settle_s: float = 0.0
+    objectives: dict[str, Any] = field(default_factory=dict)
     now_s: float = 0.0
     trace: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
@@ -231,7 +232,7 @@ class Region:
             entropy=self,
             journal=self,
             profile=PROFILE,
-            policy=policy_of(PROFILE, settle_s=self.world.settle_s),
+            policy=policy_of(PROFILE, settle_s=self.world.settle_s, **self.world.objectives),
         )
         while True:
             self._surroundings(listeners, attest)

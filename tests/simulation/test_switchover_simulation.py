@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -200,6 +201,19 @@ def test_a_second_automatic_move_waits_for_a_person_or_its_time(signer: Ed25519S
         _judge(world)
         regions = [region for region, _ in _moves(world)]
         assert regions == (["east", "west", "east"] if acknowledged else ["east", "west"])
+
+
+def test_a_standby_says_before_anything_happens_that_it_could_not_keep_the_promise(signer: Ed25519Signer) -> None:
+    """Both objectives, in words; the primary itself promises nothing."""
+    world = World(11, signer, faults=False, trains=True, length_s=45.0, objectives={"rpo_steps": 2, "rto_s": 0.5}).run()
+    east, west = (world.regions[name].control for name in ("east", "west"))
+    assert east is not None
+    assert west is not None
+    promise = cast("dict[str, Any]", west.status()["promise"])
+    assert promise["kept"] is False
+    assert "2 are promised" in promise["broken"][0]
+    assert "recovery would take 1.0 s, 0.5 s are promised" in promise["broken"]
+    assert cast("dict[str, Any]", east.status()["promise"])["kept"] is True
 
 
 @pytest.mark.parametrize(
