@@ -30,7 +30,7 @@ up down: bootstrap
 	@$(BIN)/farside $@
 
 simulate: bootstrap
-	$(RUN)/python -m tests.simulation --seeds $(SEEDS)
+	$(RUN)/python -m tests.simulation --seeds $(SEEDS) $(if $(WORLD),--world $(WORLD))
 
 mutants: bootstrap
 	$(RUN)/python -m tests.mutants

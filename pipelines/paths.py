@@ -128,6 +128,11 @@ def noted(run: str, renew_seq: int) -> str:
     return f"{history_prefix(run)}{renew_seq:012d}"
 
 
+def notified(run: str, epoch: int) -> str:
+    """The create-only object which says that the webhook of an epoch was taken."""
+    return f"runs/{run}/notified/{epoch:06d}"
+
+
 def starts_prefix(run: str, node: str) -> str:
     """The folder of what a node's launches were started from."""
     return f"runs/{run}/starts/{node}/"

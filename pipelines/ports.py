@@ -321,6 +321,13 @@ class Signer(Protocol):
         """The payload; CorruptError if it was not signed by a key that we trust."""
 
 
+class Poster(Protocol):
+    """Somebody outside who is told."""
+
+    def post(self, key: str, body: bytes) -> None:
+        """Send it under an idempotency key; RetryableError unless it was taken."""
+
+
 class Journal(Protocol):
     """Where flows say what they did: structured log, metrics and timeline read the same words."""
 

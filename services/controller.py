@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import Gauge
+from pydantic import SecretStr
 
 from pipelines.core.decide import policy_of
 from pipelines.flows.attest import Attest
 from pipelines.flows.failover import Control
 from pipelines.flows.listen import Listen
+from pipelines.flows.notify import Notify
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.lease_s3 import S3LeaseStore
+from services.adapters.poster import HttpPoster
 from services.authority_routes import AuthorityRoutes
 from services.clients import client_of
 from services.parts import Parts
@@ -91,4 +94,22 @@ def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Call
         policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, rto_s=wanted.rto_s, settle_s=wanted.settle_s),
     )
     flows[f"{name}/lease"] = control.step
+    if wanted.webhook_url is not None or wanted.ping_url is not None:
+        notify = Notify(
+            run=name,
+            region=region,
+            webhook=_poster(wanted.webhook_url),
+            ping=_poster(wanted.ping_url),
+            ping_s=wanted.ping_s,
+            won=control.won,
+            turned_at_s=lambda: control.turned_at_s,
+            store=parts.store(),
+            clock=parts.clock,
+            journal=parts.journal,
+        )
+        flows[f"{name}/notify"] = notify.step
     return control
+
+
+def _poster(url: SecretStr | None) -> HttpPoster | None:
+    return None if url is None else HttpPoster(url.get_secret_value())

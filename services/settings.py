@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from pipelines.core.decide import SETTLE_S
 from pipelines.errors import MisconfiguredError
@@ -30,6 +30,9 @@ class RunSettings(_Part):
     standby: tuple[str, ...] = ()
     rpo_steps: int | None = Field(default=None, ge=0)  # an automatic failover that would lose more waits for a person
     rto_s: float | None = Field(default=None, gt=0)  # status warns when the predicted recovery would take longer
+    webhook_url: SecretStr | None = None  # is sent each epoch that is won, at least once, with an idempotency key
+    ping_url: SecretStr | None = None  # a dead-man's switch: called while the controller works
+    ping_s: float = Field(default=30.0, gt=0)
     settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
 
 

@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable, Mapping
 
 from pipelines.core import lease as core
-from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide, policy_of, steps_lost
+from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide, policy_of
 from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held, LeaseProfile
 from pipelines.core.lineage import view_of
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
+from pipelines.flows.explain import Situation, finite, status_of
 from pipelines.flows.launches import Launch, fix, recall, starting_from
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.listen import Listen
@@ -156,6 +157,16 @@ class Control:
         """Every noted change of authority; RetryableError if the witness does not answer."""
         return self._leases.noted(self._run)
 
+    def won(self) -> EpochEntry | None:
+        """The newest epoch, if this region holds it."""
+        held = self._belief.held
+        return None if held is None or held.lease.holder != self._region else held.lease.lineage[-1]
+
+    @property
+    def turned_at_s(self) -> float:
+        """When the loop turned last; another thread may ask."""
+        return self._turned_at_s
+
     def preview(self) -> Decision:
         """What a person's wish would meet now."""
         view = dataclasses.replace(self._view(), operator=True)
@@ -163,88 +174,22 @@ class Control:
 
     def status(self) -> dict[str, object]:
         """What this controller believes, and why it does what it does."""
-        belief, decision, now_s = self._belief, self._decision, self._clock.boottime_s()
-        lease = None if belief.held is None else belief.held.lease
-        left_s = belief.valid_until_s(self._profile) - now_s
-        found = self._recovered
-        readiness = self._listeners[self._region].readiness
-        return {
-            "run": self._run,
-            "region": self._region,
-            "profile": self._profile.name,
-            "primary": None if lease is None else lease.holder,
-            "epoch": 0 if lease is None else lease.epoch,
-            "attempt": 0 if lease is None else lease.attempt,
-            "committed_step": None if lease is None else max(lease.committed_step, self._committed_step),
-            "is_holder": belief.is_holder,
-            "valid_s": max(0.0, left_s) if math.isfinite(left_s) else 0.0,
-            "recoverable_step": None if found is None else found.manifest.step,
-            "recoverable_epoch": None if found is None else found.manifest.epoch,
-            "mode": None if lease is None else lease.mode,
-            "acknowledged": 0 if lease is None else lease.acknowledged,
-            "lineage": [] if lease is None else [dataclasses.asdict(entry) for entry in lease.lineage],
-            "next": self._next(now_s),
-            "target": "" if lease is None else lease.target,
-            "note": "" if lease is None else lease.note,
-            "promise": (promise := self._promise()),
-            "promise_kept": promise["kept"],
-            "action": decision.action.value,
-            "reason": decision.reason.value,
-            "gates": [gate.plain() for gate in decision.gates],
-            "operator_pending": self._operator is not None or bool(self._moves.wishes),
-            "witness_age_s": _finite(now_s - belief.read_at_s),
-            "regions": {name: self._heard(one, now_s) for name, one in self._listeners.items()},
-            "readiness": None
-            if readiness is None
-            else {
-                "step": readiness.step,
-                "proof": readiness.proof,
-                "grade": readiness.grade,
-                "predicted_rto_s": readiness.predicted_rto_s,
-            },
-            "forks": [] if lease is None else [list(fork) for fork in view_of(lease.lineage).forks],
-            "troubles": dict(self._troubles)
-            | ({"attest": self._attest.trouble} if self._attest.trouble else {})
-            | {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble},
-        }
-
-    def _next(self, now_s: float) -> str:
-        """What would happen next, and when, in words."""
-        belief, decision = self._belief, self._decision
-        if belief.held is None or belief.releases:
-            return decision.reason.value
-        if belief.is_holder:
-            due_s = belief.won_at_s + self._profile.renew_s - now_s
-            left_s = belief.valid_until_s(self._profile) - now_s
-            return (
-                f"renews in {max(0.0, due_s):.1f} s; without a renewal our authority ends in {max(0.0, left_s):.1f} s"
+        troubles = dict(self._troubles) | ({"attest": self._attest.trouble} if self._attest.trouble else {})
+        troubles |= {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble}
+        return status_of(
+            Situation(
+                run=self._run,
+                policy=self._policy,
+                view=self._view(),
+                decision=self._decision,
+                listeners=self._listeners,
+                recovered=self._recovered,
+                committed_step=self._committed_step,
+                operator_pending=self._operator is not None or bool(self._moves.wishes),
+                troubles=troubles,
+                now_s=self._clock.boottime_s(),
             )
-        closed = ", ".join(gate.name for gate in decision.closed) or "no gate"
-        left_s = max(0.0, belief.may_try_at_s(self._profile) - now_s)
-        return f"may try to take over in {left_s:.1f} s unless the record changes; closed now: {closed}"
-
-    def _promise(self) -> dict[str, object]:
-        """What a failover to us would cost now, beside what the run was promised; a primary promises nothing."""
-        held, readiness = self._belief.held, self._listeners[self._region].readiness
-        if held is None or held.lease.holder == self._region:
-            return {"kept": True, "broken": []}
-        lost = steps_lost(self._view(), held.lease)
-        predicted_s = None if readiness is None else readiness.predicted_rto_s
-        broken = []
-        if self._policy.rpo_steps is not None and lost > self._policy.rpo_steps:
-            broken.append(f"{lost} steps would be lost, {self._policy.rpo_steps} are promised")
-        if self._policy.rto_s is not None and (predicted_s is None or predicted_s > self._policy.rto_s):
-            predicted = "an unknown time" if predicted_s is None else f"{predicted_s:.1f} s"
-            broken.append(f"recovery would take {predicted}, {self._policy.rto_s:.1f} s are promised")
-        return {"steps_lost": lost, "predicted_rto_s": predicted_s, "kept": not broken, "broken": broken}
-
-    def _heard(self, one: Listen, now_s: float) -> dict[str, object]:
-        steps = [node.step for node in one.pulse.nodes.values()]
-        return {
-            "heard_age_s": _finite(now_s - one.pulse.nodes_at_s),
-            "step": max(steps, default=None),
-            "phases": sorted({node.phase for node in one.pulse.nodes.values()}),
-        }
+        )
 
     # --- the loop ---
 
@@ -461,7 +406,7 @@ class Control:
             renew_seq=lease.renew_seq,
             reason=lease.reason,
             from_s=self._belief.won_at_s,
-            until_s=_finite(self._belief.valid_until_s(self._profile)),
+            until_s=finite(self._belief.valid_until_s(self._profile)),
         )
         return True
 
@@ -587,7 +532,3 @@ def _kind(decision: Decision) -> object:
     if decision.reason in {Reason.HOLDING, Reason.RENEWAL_DUE}:
         return Reason.HOLDING
     return (decision.action, decision.reason)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -15,7 +15,7 @@ from pipelines.errors import CorruptError, FencedError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, PoolHealth
 from schemas.codec import digest
 from schemas.records import Lease, Manifest
-from services.adapters.transfers import verify
+from services.adapters.transfers import copied
 
 
 class MemoryObjectStore:
@@ -221,27 +221,7 @@ class MemoryTransfers:
     def finished(self) -> tuple[CopyResult, ...]:
         """Copy a few and report them."""
         count = min(self.per_turn, len(self._waiting))
-        return tuple(self._copy(self._waiting.popleft()) for _ in range(count))
-
-    def _copy(self, job: CopyJob) -> CopyResult:
-        try:
-            return CopyResult(job, moved_bytes=self._moved(job))
-        except CorruptError as error:
-            return CopyResult(job, error=str(error), corrupt=True)
-        except RetryableError as error:
-            return CopyResult(job, error=str(error))
-
-    def _moved(self, job: CopyJob) -> int:
-        present = self._store.get(job.key)
-        if present is not None:
-            verify(job, present, "this region's")
-            return 0
-        body = self._peers[job.peer].get(job.key)
-        if body is None:
-            raise CorruptError(f"{job.key} is not in the store of {job.peer}")
-        verify(job, body, f"{job.peer}'s")
-        self._store.create(job.key, body)
-        return len(body)
+        return tuple(copied(self._waiting.popleft(), self._peers, self._store) for _ in range(count))
 
 
 class Granting(Protocol):
@@ -266,34 +246,40 @@ class MemoryGrants:
 
 
 class MemoryStandbyPool:
-    """Implements StandbyPool: reads and verifies every object, and calls that loading."""
+    """Implements StandbyPool: reads and verifies every object, and calls that loading.
+
+    `waiting_ranks` and `load_s` may be set at any time; `staged` holds the steps in the order in which they came.
+    """
 
     def __init__(self, store: ObjectStore, waiting_ranks: int = 2, load_s: float = 0.5) -> None:
+        self.waiting_ranks = waiting_ranks
+        self.load_s = load_s
         self.staged: list[int] = []
-        self._store, self._waiting_ranks, self._load_s = store, waiting_ranks, load_s
-        self._resident: dict[str, Manifest] = {}
+        self._store = store
+        self._resident: dict[str, Manifest] = {}  # the one before, and the newest
 
     def stage(self, manifest: Manifest, manifest_digest: str) -> float:
         """Make a checkpoint resident; CorruptError if an object of it is missing or not what was saved."""
         for named in objects(manifest):
             body = self._store.get(named.key)
-            if body is None or digest(body) != named.sha256:
+            if body is None:
+                raise CorruptError(f"{named.key} is not in the store")
+            if digest(body) != named.sha256:
                 raise CorruptError(f"{named.key} is not what its manifest names")
-        self._resident[manifest_digest] = manifest
+        others = [one for one in self._resident.items() if one[0] != manifest_digest]
+        self._resident = {**dict(others[-1:]), manifest_digest: manifest}
         self.staged.append(manifest.step)
-        return self._load_s
+        return self.load_s
 
     def health(self) -> PoolHealth:
-        """Look at the nodes."""
+        """Look at the nodes; as long as nothing is staged, how many ranks are wanted is not known."""
         newest = next(reversed(self._resident), "")
-        ready = bool(newest) and self._waiting_ranks > 0
-        step = self._resident[newest].step if newest else 0
         return PoolHealth(
-            ready=ready,
-            waiting_ranks=self._waiting_ranks,
+            ready=bool(newest) and self.waiting_ranks > 0,
+            waiting_ranks=self.waiting_ranks if newest else 0,
             staged_digest=newest,
-            staged_step=step,
-            load_s=self._load_s if newest else 0.0,
+            staged_step=self._resident[newest].step if newest else 0,
+            load_s=self.load_s if newest else 0.0,
             proof="loaded" if newest else "",
         )
 

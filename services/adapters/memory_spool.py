@@ -22,7 +22,7 @@ class MemorySpool:
         self.told: dict[str, list[dict[str, Any]]] = {}
         self.released: list[CheckpointId] = []
         self._records: dict[str, list[SpoolRecord]] = {}
-        self._positions: dict[str, int] = {}
+        self._positions: dict[tuple[str, str], int] = {}
         self._requests: dict[str, StartRequest] = {}
         self._beats: dict[str, Beat] = {}
         self._shards: dict[tuple[CheckpointId, int], bytes] = {}
@@ -43,8 +43,13 @@ class MemorySpool:
         self._requests[launch] = request
 
     def beat(self, beat: Beat) -> None:
-        """Leave the newest sign of life."""
+        """Leave the newest sign of life, beside a log that may still be empty."""
+        self._records.setdefault(beat.producer, [])
         self._beats[beat.producer] = beat
+
+    def ends(self, producer: str) -> None:
+        """Its process is gone; what it accepted stays."""
+        self._beats.pop(producer, None)
 
     def save(self, checkpoint: CheckpointId, rank: int, shard: bytes, state: bytes | None) -> None:
         """Write one rank's shard, and its state if there is one yet."""
@@ -69,17 +74,15 @@ class MemorySpool:
 
     def position(self, run: str, producer: str) -> int:
         """The log offset up to which everything is published."""
-        del run
-        return self._positions.get(producer, 0)
+        return self._positions.get((run, producer), 0)
 
     def advance(self, run: str, producer: str, offset: int) -> None:
         """Remember a position."""
-        del run
-        self._positions[producer] = offset
+        self._positions[run, producer] = offset
 
     def beats(self, run: str) -> tuple[Beat, ...]:
         """The newest beat of each producer whose process lives."""
-        return tuple(self._beats.values()) if run == self.run else ()
+        return tuple(self._beats[name] for name in sorted(self._beats)) if run == self.run else ()
 
     def launches(self, run: str) -> tuple[str, ...]:
         """Launches that asked for a start and have no grant yet."""

@@ -64,14 +64,7 @@ class ThreadTransfers:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, job: CopyJob) -> None:
-        try:
-            result = CopyResult(job, moved_bytes=self._copy(job))
-        except CorruptError as error:
-            result = CopyResult(job, error=str(error), corrupt=True)
-        except FarsideError as error:
-            result = CopyResult(job, error=str(error))
-        except Exception as error:  # noqa: BLE001 - a copy that died must be reported, or its checkpoint waits for ever
-            result = CopyResult(job, error=f"{type(error).__name__}: {error}")
+        result = copied(job, self._peers, self._store)
         with self._lock:
             if job.job_id in self._cancelled:
                 self._cancelled.discard(job.job_id)
@@ -79,19 +72,32 @@ class ThreadTransfers:
             else:
                 self._done.append(result)
 
-    def _copy(self, job: CopyJob) -> int:
-        """Copy and verify; the bytes that crossed the link."""
-        present = self._store.get(job.key)
-        if present is not None:
-            verify(job, present, "this region's")
-            return 0
-        body = self._peers[job.peer].get(job.key)
-        if body is None:
-            raise CorruptError(f"{job.key} is not in the store of {job.peer}")
-        verify(job, body, f"{job.peer}'s")
-        if not self._store.create(job.key, body):
-            verify(job, self._store.get(job.key) or b"", "this region's")
-        return len(body)
+
+def copied(job: CopyJob, peers: Mapping[str, ObjectStore], store: ObjectStore) -> CopyResult:
+    """Copy one object and say how it ended; never raises. Every Transfers says it in these words."""
+    try:
+        return CopyResult(job, moved_bytes=_moved(job, peers, store))
+    except CorruptError as error:
+        return CopyResult(job, error=str(error), corrupt=True)
+    except FarsideError as error:
+        return CopyResult(job, error=str(error))
+    except Exception as error:  # noqa: BLE001 - a copy that died must be reported, or its checkpoint waits for ever
+        return CopyResult(job, error=f"{type(error).__name__}: {error}")
+
+
+def _moved(job: CopyJob, peers: Mapping[str, ObjectStore], store: ObjectStore) -> int:
+    """Copy and verify; the bytes that crossed the link."""
+    present = store.get(job.key)
+    if present is not None:
+        verify(job, present, "this region's")
+        return 0
+    body = peers[job.peer].get(job.key)
+    if body is None:
+        raise CorruptError(f"{job.key} is not in the store of {job.peer}")
+    verify(job, body, f"{job.peer}'s")
+    if not store.create(job.key, body):
+        verify(job, store.get(job.key) or b"", "this region's")
+    return len(body)
 
 
 def verify(job: CopyJob, body: bytes, whose: str) -> None:

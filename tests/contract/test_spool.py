@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +14,7 @@ from farside import _checkpoint, _spool
 from pipelines.core.resume import StartRequest
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
-from pipelines.ports import Spool
+from pipelines.ports import Beat, Spool
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.spool import NodeSpool
 
@@ -26,6 +28,8 @@ class _Trainer(Protocol):
 
     def accept(self, lane: str, step: int) -> None: ...
     def wants(self, launch: str, request: StartRequest) -> None: ...
+    def beat(self, beat: Beat) -> None: ...
+    def ends(self) -> None: ...
     def save(self, state: bytes | None) -> None: ...
     def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]: ...
     def agent(self) -> Spool: ...
@@ -40,6 +44,12 @@ class _InMemory:
 
     def wants(self, launch: str, request: StartRequest) -> None:
         self.spool.wants(launch, request)
+
+    def beat(self, beat: Beat) -> None:
+        self.spool.beat(beat)
+
+    def ends(self) -> None:
+        self.spool.ends(PRODUCER)
 
     def save(self, state: bytes | None) -> None:
         self.spool.save(OWN, 0, SHARD, state)
@@ -66,6 +76,14 @@ class _OnDisk:
         asked = {"mode": request.mode, "world_size": request.world_size, "fingerprint": dict(request.fingerprint)}
         _spool.write_json_atomically(_spool.request_path(folder), asked)
 
+    def beat(self, beat: Beat) -> None:
+        body = dataclasses.asdict(beat)
+        folder = _spool.producer_folder(self.folder, "gpt", body.pop("producer"))
+        _spool.write_json_atomically(_spool.beat_path(folder), body, durable=False)
+
+    def ends(self) -> None:
+        self.writer.close()
+
     def save(self, state: bytes | None) -> None:
         folder = _spool.checkpoint_folder(self.folder, "gpt", OWN.epoch, OWN.attempt, OWN.step)
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +103,11 @@ class _OnDisk:
 
 
 @pytest.fixture(params=["memory", "disk"])
-def trainer(request: pytest.FixtureRequest, tmp_path: Path) -> _Trainer:
+def trainer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Trainer]:
     """One rank of run gpt."""
-    return _InMemory() if request.param == "memory" else _OnDisk(tmp_path)
+    made: _Trainer = _InMemory() if request.param == "memory" else _OnDisk(tmp_path)
+    yield made
+    made.ends()
 
 
 def test_I14_records_are_read_in_order_by_offset_and_a_new_agent_goes_on_where_the_last_one_settled(
@@ -112,6 +132,34 @@ def test_I14_records_are_read_in_order_by_offset_and_a_new_agent_goes_on_where_t
     again = trainer.agent()
     assert again.position("gpt", PRODUCER) == found[0].end
     assert again.read("gpt", PRODUCER, found[2].end) == ()
+
+
+def test_what_nobody_wrote_is_empty_and_no_error(trainer: _Trainer) -> None:
+    """A run or a producer that this node does not know, and positions of one run are not those of another."""
+    trainer.accept("metrics", 1)
+    agent = trainer.agent()
+    agent.advance("gpt", PRODUCER, 50)
+    assert agent.read("gpt", "r00001-0123456789abcdef", 0) == ()
+    assert agent.read("other", PRODUCER, 0) == ()
+    assert (agent.producers("other"), agent.launches("other"), agent.beats("other")) == ((), (), ())
+    assert agent.position("other", PRODUCER) == 0
+
+
+def test_the_newest_beat_counts_and_only_while_its_process_lives(trainer: _Trainer) -> None:
+    """What a process that is gone accepted is still read."""
+    trainer.accept("metrics", 1)
+    agent = trainer.agent()
+    assert agent.beats("gpt") == ()
+    first = Beat(PRODUCER, 10, "train", 60.0, 5, 1, 1, {"metrics": 1})
+    trainer.beat(first)
+    assert agent.beats("gpt") == (first,)
+    newest = dataclasses.replace(first, step=11, phase="save", time_ms=6)
+    trainer.beat(newest)
+    assert agent.beats("gpt") == (newest,)
+    trainer.ends()
+    assert agent.beats("gpt") == ()
+    assert agent.producers("gpt") == (PRODUCER,)
+    assert len(agent.read("gpt", PRODUCER, 0)) == 1
 
 
 def test_a_launch_waits_until_it_is_granted_and_its_request_is_read_as_it_was_made(trainer: _Trainer) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from farside import _spool
 from pipelines.errors import CorruptError
 from pipelines.paths import CheckpointId
-from pipelines.ports import StandbyPool
+from pipelines.ports import PoolHealth, StandbyPool
 from schemas.codec import digest
 from schemas.records import Item, Manifest
 from services.adapters.memory import MemoryObjectStore, MemoryStandbyPool
@@ -20,11 +22,15 @@ from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
 
 
+@dataclasses.dataclass
 class _Waiting:
-    """As much of the Spool port as the pool asks: how many launches wait."""
+    """As much of the Spool port as the pool asks: which launches wait."""
+
+    names: tuple[str, ...] = ("launch-1",)
 
     def launches(self, run: str) -> tuple[str, ...]:
-        return (f"{run}-launch",)
+        del run
+        return self.names
 
 
 def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
@@ -70,11 +76,18 @@ def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
     )
 
 
-def _torch_pool(store: MemoryObjectStore, arena: Path) -> StandbyPool:
+def _torch_pool(store: MemoryObjectStore, arena: Path, waiting: _Waiting) -> StandbyPool:
     from services.adapters.standby_torch import TorchStandbyPool  # noqa: PLC0415 - imports torch
 
     # The pool asks the spool one question only.
-    return TorchStandbyPool(arena_dir=arena, store=store, spool=_Waiting(), run="gpt", clock=SystemClock())  # type: ignore[arg-type] # as above
+    return TorchStandbyPool(arena_dir=arena, store=store, spool=waiting, run="gpt", clock=SystemClock())  # type: ignore[arg-type] # as above
+
+
+class _Node(NamedTuple):
+    """A pool, and how its trainers go away."""
+
+    pool: StandbyPool
+    nobody_waits: Callable[[], None]
 
 
 @pytest.fixture
@@ -84,9 +97,28 @@ def store() -> MemoryObjectStore:
 
 
 @pytest.fixture(params=["memory", pytest.param("torch", marks=pytest.mark.torch)])
-def pool(request: pytest.FixtureRequest, store: MemoryObjectStore, tmp_path: Path) -> StandbyPool:
-    """Two ranks wait in it."""
-    return MemoryStandbyPool(store) if request.param == "memory" else _torch_pool(store, tmp_path)
+def node(request: pytest.FixtureRequest, store: MemoryObjectStore, tmp_path: Path) -> _Node:
+    """Two ranks wait on it."""
+    if request.param == "memory":
+        memory = MemoryStandbyPool(store, waiting_ranks=2)
+        return _Node(memory, lambda: setattr(memory, "waiting_ranks", 0))
+    waiting = _Waiting()
+    return _Node(_torch_pool(store, tmp_path, waiting), lambda: setattr(waiting, "names", ()))
+
+
+@pytest.fixture
+def pool(node: _Node) -> StandbyPool:
+    """The node's."""
+    return node.pool
+
+
+def _newer(store: MemoryObjectStore, manifest: Manifest, chunk: bytes | None) -> Manifest:
+    """The same state ten steps on, with this chunk; None: the chunk is missing."""
+    own = CheckpointId("gpt", 1, 1, 20)
+    store.create(own.rank_state(0), b"rng")
+    if chunk is not None:
+        store.create(own.chunk(0, 0), chunk)
+    return dataclasses.replace(manifest, step=20, prefix=own.prefix)
 
 
 def test_a_staged_checkpoint_is_resident_and_has_been_loaded(pool: StandbyPool, store: MemoryObjectStore) -> None:
@@ -101,25 +133,56 @@ def test_a_staged_checkpoint_is_resident_and_has_been_loaded(pool: StandbyPool, 
     assert pool.folder("digest-2") is None
 
 
+def test_nothing_is_said_of_a_pool_in_which_nothing_is_staged(pool: StandbyPool) -> None:
+    """How many ranks are wanted is known from a manifest only."""
+    assert pool.health() == PoolHealth(
+        ready=False, waiting_ranks=0, staged_digest="", staged_step=0, load_s=0.0, proof=""
+    )
+
+
+def test_a_pool_in_which_nobody_waits_is_not_ready(node: _Node, store: MemoryObjectStore) -> None:
+    """The checkpoint is resident all the same."""
+    node.pool.stage(_checkpoint(store), "digest-1")
+    node.nobody_waits()
+    health = node.pool.health()
+    assert (health.ready, health.waiting_ranks, health.staged_step) == (False, 0, 10)
+    assert node.pool.folder("digest-1") is not None
+
+
+@pytest.mark.parametrize("chunk", [None, b"other bytes"], ids=["missing", "changed"])
 def test_the_one_before_stays_resident_when_a_newer_one_cannot_be_staged(
-    pool: StandbyPool, store: MemoryObjectStore
+    pool: StandbyPool, store: MemoryObjectStore, chunk: bytes | None
 ) -> None:
-    """A chunk of the newer one is not what was saved."""
+    """A chunk of the newer one is not there, or not what was saved; the error names it."""
     manifest = _checkpoint(store)
     pool.stage(manifest, "digest-1")
-    newer = dataclasses.replace(manifest, step=20, prefix=CheckpointId("gpt", 1, 1, 20).prefix)
-    store.create(CheckpointId("gpt", 1, 1, 20).chunk(0, 0), b"other bytes")
-    with pytest.raises(CorruptError):
-        pool.stage(newer, "digest-2")
+    with pytest.raises(CorruptError, match="s0000000020/rank-00000/chunk-000000 is not"):
+        pool.stage(_newer(store, manifest, chunk), "digest-2")
     assert (pool.health().staged_step, pool.health().ready) == (10, True)
     assert pool.folder("digest-1") is not None
     assert pool.folder("digest-2") is None
 
 
+def test_the_last_one_staged_is_the_one_that_counts_and_the_one_before_stays(
+    pool: StandbyPool, store: MemoryObjectStore
+) -> None:
+    """Also when that is an earlier one again, as after a rewind."""
+    manifest = _checkpoint(store)
+    chunk = store.get(CheckpointId("gpt", 1, 1, 10).chunk(0, 0))
+    newer = _newer(store, manifest, chunk)
+    found = []
+    for one, name in ((manifest, "digest-1"), (newer, "digest-2"), (manifest, "digest-1")):
+        pool.stage(one, name)
+        found.append((pool.health().staged_digest, pool.health().staged_step))
+    assert found == [("digest-1", 10), ("digest-2", 20), ("digest-1", 10)]
+    assert pool.folder("digest-1") is not None
+    assert pool.folder("digest-2") is not None
+
+
 @pytest.mark.torch
 def test_the_resident_folder_is_what_the_reader_wants(store: MemoryObjectStore, tmp_path: Path) -> None:
     """With its index."""
-    pool = _torch_pool(store, tmp_path)
+    pool = _torch_pool(store, tmp_path, _Waiting())
     pool.stage(_checkpoint(store), "digest-1")
     folder = pool.folder("digest-1")
     assert folder is not None
@@ -129,7 +192,7 @@ def test_the_resident_folder_is_what_the_reader_wants(store: MemoryObjectStore, 
 @pytest.mark.torch
 def test_a_checkpoint_whose_tensor_is_not_what_was_saved_is_not_ready(store: MemoryObjectStore, tmp_path: Path) -> None:
     """The chunk's digest fits, the tensor's does not: the rehearsal finds it, and readiness is not claimed."""
-    pool = _torch_pool(store, tmp_path)
+    pool = _torch_pool(store, tmp_path, _Waiting())
     with pytest.raises(CorruptError, match=r"step 10 does not load: model\.w"):
         pool.stage(_checkpoint(store, item_digest="0" * 64), "digest-1")
     assert not pool.health().ready

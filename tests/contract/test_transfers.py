@@ -23,76 +23,85 @@ REAL_TRANSFERS = ["memory", "threads", pytest.param("versitygw", marks=pytest.ma
 JOB = CopyJob(job_id="j1", peer="east", key="k", size=len(BODY), sha256=digest(BODY))
 
 
-class _Peer(MemoryObjectStore):
-    """A peer's store whose reads can be held and can fail."""
+class _Link:
+    """Implements ObjectStore around a peer's store whose reads can be held and can fail."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
         self.gate = threading.Event()
         self.gate.set()
         self.reads = 0
         self.failing = False
 
     def get(self, key: str) -> bytes | None:
-        """As the store's, when the gate is open."""
         self.reads += 1
         self.gate.wait(10)
         if self.failing:
             raise RetryableError("the link is cut")
-        return super().get(key)
+        return self.store.get(key)
+
+    def create(self, key: str, body: bytes) -> bool:
+        return self.store.create(key, body)
+
+    def put(self, key: str, body: bytes) -> None:
+        self.store.put(key, body)
+
+    def list(self, prefix: str) -> tuple[str, ...]:
+        return self.store.list(prefix)
+
+    def size(self, key: str) -> int | None:
+        return self.store.size(key)
 
 
 class _Pair(NamedTuple):
-    """Transfers, and the store that they fill."""
+    """Transfers, the link over which they read east's store, and the store that they fill."""
 
     transfers: Transfers
+    link: _Link
     here: ObjectStore
 
 
-@pytest.fixture
-def peer() -> _Peer:
-    """East, which has the object."""
-    store = _Peer()
-    store.put("k", BODY)
-    return store
-
-
-@pytest.fixture
-def here() -> MemoryObjectStore:
-    """Our store, empty."""
-    return MemoryObjectStore()
+def _stores(request: pytest.FixtureRequest, kind: str) -> tuple[ObjectStore, ObjectStore]:
+    """East's, which has the object, and ours, which is empty."""
+    if kind != "versitygw":
+        theirs, ours = MemoryObjectStore(), MemoryObjectStore()
+        theirs.put("k", BODY)
+        return theirs, ours
+    client = witness_client(request.getfixturevalue("stack"))
+    names = [f"{side}-{next(BUCKETS)}" for side in ("peer", "here")]
+    for name in names:
+        ensure_bucket(client, name)
+    S3ObjectStore(client, names[0]).put("k", BODY)
+    return S3ObjectStore(client, names[0]), S3ObjectStore(client, names[1])
 
 
 @pytest.fixture(params=REAL_TRANSFERS)
 def pair(request: pytest.FixtureRequest) -> Iterator[_Pair]:
     """The same contract in memory, on threads, and on threads between two buckets of a real server."""
-    if request.param == "versitygw":
-        client = witness_client(request.getfixturevalue("stack"))
-        names = [f"{side}-{next(BUCKETS)}" for side in ("peer", "here")]
-        for name in names:
-            ensure_bucket(client, name)
-        theirs, ours = (S3ObjectStore(client, name) for name in names)
-        theirs.put("k", BODY)
-        threads = ThreadTransfers(peers={"east": theirs}, store=ours, workers=2)
-        yield _Pair(threads, ours)
-        threads.close()
-        return
-    there, near = _Peer(), MemoryObjectStore()
-    there.put("k", BODY)
+    theirs, ours = _stores(request, request.param)
+    link = _Link(theirs)
     if request.param == "memory":
-        yield _Pair(MemoryTransfers({"east": there}, near), near)
+        yield _Pair(MemoryTransfers({"east": link}, ours), link, ours)
         return
-    threads = ThreadTransfers(peers={"east": there}, store=near, workers=2)
-    yield _Pair(threads, near)
+    threads = ThreadTransfers(peers={"east": link}, store=ours, workers=2)
+    yield _Pair(threads, link, ours)
     threads.close()
 
 
 @pytest.fixture
-def transfers(peer: _Peer, here: MemoryObjectStore) -> Iterator[ThreadTransfers]:
+def link() -> _Link:
+    """To east, which has the object."""
+    store = MemoryObjectStore()
+    store.put("k", BODY)
+    return _Link(store)
+
+
+@pytest.fixture
+def transfers(link: _Link) -> Iterator[ThreadTransfers]:
     """Two workers."""
-    made = ThreadTransfers(peers={"east": peer}, store=here, workers=2)
+    made = ThreadTransfers(peers={"east": link}, store=MemoryObjectStore(), workers=2)
     yield made
-    peer.gate.set()
+    link.gate.set()
     made.close()
 
 
@@ -109,7 +118,7 @@ def _ended(transfers: Transfers, count: int = 1) -> list[CopyResult]:
 
 def test_a_copy_is_verified_created_and_reported_once(pair: _Pair) -> None:
     """And a second copy of what is here already moves nothing."""
-    transfers, here = pair
+    transfers, _, here = pair
     transfers.start(JOB)
     transfers.start(JOB)
     assert _ended(transfers) == [CopyResult(JOB, moved_bytes=len(BODY))]
@@ -131,7 +140,7 @@ def test_I13_missing_truncated_and_changed_bytes_are_corrupt_and_never_created(
     pair: _Pair, change: dict[str, str], reason: str
 ) -> None:
     """Each says what was wrong and where."""
-    transfers, here = pair
+    transfers, _, here = pair
     transfers.start(dataclasses.replace(JOB, **change))  # type: ignore[arg-type] # the table's values fit their fields
     (result,) = _ended(transfers)
     assert result.corrupt
@@ -141,7 +150,7 @@ def test_I13_missing_truncated_and_changed_bytes_are_corrupt_and_never_created(
 
 def test_what_is_here_but_wrong_is_found(pair: _Pair) -> None:
     """Only chunks verified in this region are trusted."""
-    transfers, here = pair
+    transfers, _, here = pair
     here.put("k", BODY[:-1] + b"?")
     transfers.start(JOB)
     (result,) = _ended(transfers)
@@ -149,53 +158,77 @@ def test_what_is_here_but_wrong_is_found(pair: _Pair) -> None:
     assert "this region's k" in result.error
 
 
-def test_a_link_that_is_cut_is_no_fault_of_the_bytes_in_memory_either() -> None:
-    """The fake says the same of a store that does not answer."""
-    there, near = _Peer(), MemoryObjectStore()
-    there.failing = True
-    transfers = MemoryTransfers({"east": there}, near)
-    transfers.start(JOB)
-    (result,) = transfers.finished()
-    assert (result.corrupt, result.error) == (False, "the link is cut")
-
-
-def test_a_cut_link_is_reported_as_retryable_and_the_same_job_may_start_again(
-    transfers: ThreadTransfers, peer: _Peer
-) -> None:
+def test_a_cut_link_is_reported_as_retryable_and_the_same_job_may_start_again(pair: _Pair) -> None:
     """A fault of the link is not a fault of the bytes."""
-    peer.failing = True
+    transfers, link, here = pair
+    link.failing = True
     transfers.start(JOB)
+    assert _ended(transfers) == [CopyResult(JOB, error="the link is cut", corrupt=False)]
+    link.failing = False
+    transfers.start(JOB)
+    assert _ended(transfers) == [CopyResult(JOB, moved_bytes=len(BODY))]
+    assert here.get("k") == BODY
+
+
+def test_a_peer_that_nobody_knows_is_reported_and_the_next_copy_goes_on(pair: _Pair) -> None:
+    """A copy never ends in silence, whatever it died of."""
+    transfers, _, _ = pair
+    transfers.start(dataclasses.replace(JOB, job_id="j2", peer="nowhere"))
     (result,) = _ended(transfers)
-    assert (result.corrupt, result.error) == (False, "the link is cut")
-    peer.failing = False
+    assert (result.corrupt, result.error) == (False, "KeyError: 'nowhere'")
     transfers.start(JOB)
-    assert _ended(transfers)[0].error == ""
+    assert [one.error for one in _ended(transfers)] == [""]
 
 
-def test_a_cancelled_copy_is_not_reported_and_can_be_started_again(transfers: ThreadTransfers, peer: _Peer) -> None:
+def test_a_cancelled_copy_stays_silent_until_it_is_wanted_again(pair: _Pair) -> None:
+    """Wherever it stood when it was given up; unknown ids are fine."""
+    transfers, _, _ = pair
+    other = dataclasses.replace(JOB, job_id="j2")
+    transfers.start(JOB)
+    transfers.cancel(JOB.job_id)
+    transfers.cancel("unknown")
+    transfers.start(other)
+    assert [one.job for one in _ended(transfers)] == [other]
+    transfers.start(JOB)
+    assert [one.job for one in _ended(transfers)] == [JOB]
+    assert transfers.finished() == ()
+
+
+def test_the_fake_copies_as_many_a_turn_as_it_was_told() -> None:
+    """So that a test can look at half a copy."""
+    there = MemoryObjectStore()
+    there.put("k", BODY)
+    transfers = MemoryTransfers({"east": there}, MemoryObjectStore(), per_turn=2)
+    for number in range(3):
+        transfers.start(dataclasses.replace(JOB, job_id=f"j{number}"))
+    turns = [[one.job.job_id for one in transfers.finished()] for _ in range(3)]
+    assert turns == [["j0", "j1"], ["j2"], []]
+
+
+def test_a_cancelled_copy_is_not_reported_and_can_be_started_again(transfers: ThreadTransfers, link: _Link) -> None:
     """Whether it was waiting for a worker or under way; unknown ids are fine."""
-    peer.gate.clear()
+    link.gate.clear()
     jobs = [dataclasses.replace(JOB, job_id=f"j{number}") for number in range(3)]
     for job in jobs:
         transfers.start(job)
-    wait_until(lambda: peer.reads == 2, 10, "both workers")
+    wait_until(lambda: link.reads == 2, 10, "both workers")
     transfers.cancel("j0")
     transfers.cancel("j2")
     transfers.cancel("unknown")
-    peer.gate.set()
+    link.gate.set()
     assert [result.job.job_id for result in _ended(transfers)] == ["j1"]
     transfers.start(jobs[2])
     assert [result.job.job_id for result in _ended(transfers)] == ["j2"]
 
 
 def test_a_copy_that_is_cancelled_and_wanted_again_while_it_runs_is_reported(
-    transfers: ThreadTransfers, peer: _Peer
+    transfers: ThreadTransfers, link: _Link
 ) -> None:
     """Newest-wins may change its mind: a wanted copy never stays silent."""
-    peer.gate.clear()
+    link.gate.clear()
     transfers.start(JOB)
-    wait_until(lambda: peer.reads == 1, 10, "the worker")
+    wait_until(lambda: link.reads == 1, 10, "the worker")
     transfers.cancel(JOB.job_id)
     transfers.start(JOB)
-    peer.gate.set()
+    link.gate.set()
     assert [result.error for result in _ended(transfers)] == [""]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from services import local_config
+from services.cli import app
 from services.cli.ask import ask
 from services.demo import figures, report, roundtrip
 from services.demo.actors import Actors
@@ -140,6 +143,42 @@ def test_I1_a_region_that_was_only_asleep_stands_down_when_it_wakes(regions: _Re
     assert set(later()) == {"west"}
     assert figures.first_of(regions.timeline(), "failover.stood_down", at="east") is not None
     assert figures.overlap_s(regions.timeline()) == 0
+
+
+@pytest.mark.servers
+def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why(regions: _Regions) -> None:
+    """Pause, resume, acknowledge, a switchover that cannot be, and the history of it all, through real processes."""
+
+    def farside(*words: str, code: int = 0) -> Any:  # noqa: ANN401 - whatever the command prints as JSON
+        config = str(regions.stack.folder / "farside.toml")
+        done = CliRunner().invoke(app, [words[0], "--run", "gpt", "--config", config, *words[1:]])
+        assert done.exit_code == code, done.output
+        return json.loads(done.stdout) if "--json" in words and code == 0 else done.output
+
+    paused = farside("pause", "--reason", "link works", "--yes", "--wait", "--json")
+    assert (paused["before"]["mode"], paused["after"]["mode"]) == ("active", "paused")
+    gates = {name: {gate["name"]: gate["open"] for gate in one["gates"]} for name, one in _gates(farside)}
+    assert gates["west"]["mode_paused"] is False, "an automatic move is held back"
+    assert "mode paused -> active" in farside("resume", "--yes")
+    assert "nothing is paused" in farside("resume", "--yes", code=1)
+    assert "is its warmer running" in farside("switchover", "--to", "west", "--yes", code=1)
+    assert "never had gpt" in farside("failback", "--to", "west", "--yes", code=1)
+    assert farside("acknowledge", "--yes", "--json")["after"]["acknowledged"] == 1
+
+    def said() -> list[tuple[str, str]]:
+        found = [(one["reason"], one["note"]) for one in farside("history", "--json")]
+        return [one for one in found if one[0] in {"pause", "resume", "acknowledge"}]
+
+    wait_until(lambda: len(said()) == 3, DEADLINE_S, "the history, which is written right after the record")
+    assert said() == [("pause", "link works"), ("resume", ""), ("acknowledge", "")]
+    assert [entry["region"] for entry in farside("lineage", "--json")["lineage"]] == ["east"]
+    assert "renews in" in farside("explain")
+
+
+def _gates(farside: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """What each controller's gates say now."""
+    found: dict[str, Any] = farside("explain", "--json")
+    return list(found.items())
 
 
 @contextlib.contextmanager

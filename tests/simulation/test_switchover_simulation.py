@@ -13,23 +13,13 @@ from pipelines.core.lease import ACTIVE
 from pipelines.flows.moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, Wish
 from services.adapters.signer import Ed25519Signer
 from tests.simulation.failover_world import World, signer_in
-from tests.simulation.lease_checker import faults_of_history, overlaps
+from tests.simulation.judge import TO_WEST, ask, faults, moving
 
 
 @pytest.fixture(scope="module")
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Ed25519Signer:
     """One for all worlds."""
     return signer_in(tmp_path_factory.mktemp("keys"))
-
-
-def _ask(world: World, region: str, wish: Wish) -> list[str]:
-    """Let somebody ask at a moment of the world; the answers."""
-    answers: list[str] = []
-    control = world.regions[region].control
-    if control is not None:
-        answers.append(control.ask(wish))
-        world.say(f"operator asks {region} for {wish.kind}: {answers[-1] or 'heeded'}")
-    return answers
 
 
 def _take_over(world: World, actor: str, note: str) -> None:
@@ -40,12 +30,7 @@ def _take_over(world: World, actor: str, note: str) -> None:
 
 def _judge(world: World) -> None:
     trace = "\n".join(world.trace[-60:])
-    assert overlaps(world.claims) == [], f"I1 broken in seed {world.seed}\n{trace}"
-    assert faults_of_history(world.witness.history) == [], f"seed {world.seed}\n{trace}"
-    commits = sorted((*one, name) for name, region in world.regions.items() for one in region.job.commits)
-    for at_s, epoch, step, name in commits:
-        holders = {claim.region for claim in world.claims if claim.begin_s <= at_s <= claim.end_s}
-        assert holders <= {name}, f"I8: {name} committed {epoch}/{step} at {at_s} under {holders}\n{trace}"
+    assert faults(world) == [], f"seed {world.seed}\n{trace}"
 
 
 def _moves(world: World) -> list[tuple[str, str]]:
@@ -53,14 +38,11 @@ def _moves(world: World) -> list[tuple[str, str]]:
     return [(entry.region, entry.reason) for entry in chain]
 
 
-TO_WEST = Wish(SWITCHOVER, "ann", "maintenance", "west")
-
-
 def test_a_switchover_loses_no_step_and_is_much_faster_than_a_lease(signer: Ed25519Signer) -> None:
     """East saves, holds and gives away; west goes on from that very step."""
     for seed in range(6):
         world = World(seed, signer, faults=False, trains=True, length_s=200.0)
-        world.at(60.0, partial(_ask, world, "east", TO_WEST))
+        world.at(60.0, partial(ask, world, "east", TO_WEST))
         world.run()
         _judge(world)
         assert _moves(world) == [("east", "creates_run"), ("west", "switchover")], f"seed {seed}"
@@ -90,12 +72,7 @@ def _at_bad_moments(seeds: Iterable[int], signer: Ed25519Signer) -> int:
     """Judge each world; how many planned moves there were."""
     moves = 0
     for seed in seeds:
-        world = World(seed, signer, trains=True, length_s=500.0)
-        for number in range(6):
-            wish = (TO_WEST, Wish(SWITCHOVER, "bob", "back", "east"), Wish(CANCEL, "ann"))[number % 3]
-            asked = "west" if wish.target == "east" else "east"
-            world.at(40.0 + 70 * number + seed, partial(_ask, world, asked, wish))
-        world.run()
+        world = moving(seed, signer).run()
         _judge(world)
         moves += sum(reason == "switchover" for _, reason in _moves(world))
     return moves
@@ -104,7 +81,7 @@ def _at_bad_moments(seeds: Iterable[int], signer: Ed25519Signer) -> int:
 def test_a_switchover_whose_target_falls_silent_is_called_off_and_training_goes_on(signer: Ed25519Signer) -> None:
     """Before the release nothing is lost by staying."""
     world = World(3, signer, faults=False, trains=True, length_s=200.0)
-    world.at(62.0, lambda: _ask(world, "east", TO_WEST))
+    world.at(62.0, lambda: ask(world, "east", TO_WEST))
     world.at(62.0, world.regions["west"].die)
     world.run()
     _judge(world)
@@ -119,14 +96,14 @@ def test_nothing_new_begins_where_a_run_is_leaving(signer: Ed25519Signer) -> Non
     world = World(10, signer, faults=False, trains=True, length_s=90.0)
     answers: list[str] = []
 
-    def ask() -> None:
+    def look() -> None:
         held = world.witness.read("gpt")
         if held is not None and held.lease.mode == "handover":
             answers.append(world.regions["east"].grant("a-new-one").state)
-        world.at(0.2, ask)
+        world.at(0.2, look)
 
-    world.at(60.0, partial(_ask, world, "east", TO_WEST))
-    world.at(60.0, ask)
+    world.at(60.0, partial(ask, world, "east", TO_WEST))
+    world.at(60.0, look)
     world.run()
     _judge(world)
     assert len(answers) > 5
@@ -136,7 +113,7 @@ def test_nothing_new_begins_where_a_run_is_leaving(signer: Ed25519Signer) -> Non
 def test_a_released_run_that_nobody_takes_is_taken_back(signer: Ed25519Signer) -> None:
     """The target dies right after the release: its old holder goes on, under the same epoch."""
     world = World(4, signer, faults=False, trains=True, length_s=260.0)
-    world.at(60.0, lambda: _ask(world, "east", TO_WEST))
+    world.at(60.0, lambda: ask(world, "east", TO_WEST))
     west = world.regions["west"]
 
     def die_when_released() -> None:
@@ -162,7 +139,7 @@ def test_a_restarted_controller_waits_out_its_predecessor_before_it_gives_the_ru
     world = World(5, signer, faults=False, trains=True, length_s=200.0)
     east = world.regions["east"]
     world.at(58.0, east.begin)  # a second process; the first one goes on until it reads that it was replaced
-    world.at(61.0, lambda: _ask(world, "east", TO_WEST))
+    world.at(61.0, lambda: ask(world, "east", TO_WEST))
     world.run()
     _judge(world)
     taken = next(one for one in world.witness.history if one.reason == "new_incarnation")
@@ -174,7 +151,7 @@ def test_a_restarted_controller_waits_out_its_predecessor_before_it_gives_the_ru
 def test_I10_a_pause_holds_back_automatic_moves_and_a_person_still_can(signer: Ed25519Signer) -> None:
     """Paused, east dies, west waits; a failover by hand goes through the same gates and write."""
     world = World(7, signer, faults=False, trains=True, length_s=300.0, east_dies_at_s=80.0)
-    world.at(60.0, lambda: _ask(world, "east", Wish(PAUSE, "ann", "link works")))
+    world.at(60.0, lambda: ask(world, "east", Wish(PAUSE, "ann", "link works")))
     world.at(200.0, partial(_take_over, world, "ann", "east burnt down"))
     world.run()
     _judge(world)
@@ -196,7 +173,7 @@ def test_a_second_automatic_move_waits_for_a_person_or_its_time(signer: Ed25519S
         world.at(30.0, partial(setattr, west, "deaf_until_s", 90.0))
         world.at(130.0, partial(setattr, east, "deaf_until_s", 190.0))
         if acknowledged:
-            world.at(110.0, partial(_ask, world, "west", Wish(ACKNOWLEDGE, "ann", "seen")))
+            world.at(110.0, partial(ask, world, "west", Wish(ACKNOWLEDGE, "ann", "seen")))
         world.run()
         _judge(world)
         regions = [region for region, _ in _moves(world)]
@@ -228,8 +205,8 @@ def test_a_standby_says_before_anything_happens_that_it_could_not_keep_the_promi
 def test_a_wish_that_cannot_be_is_refused_with_what_to_do(signer: Ed25519Signer, wish: Wish, why: str) -> None:
     """At once, and nothing is written."""
     world = World(9, signer, faults=False, length_s=30.0).run()
-    assert why in _ask(world, "east", wish)[0]
-    assert "east holds the run" in _ask(world, "west", wish)[0]
+    assert why in ask(world, "east", wish)
+    assert "east holds the run" in ask(world, "west", wish)
 
 
 def test_keys_are_made_once_for_moves(tmp_path: Path) -> None:
