@@ -130,6 +130,7 @@ class Readiness(Event):
     proof: str
     staged_s: float
     predicted_rto_s: float
+    waiting_ranks: int = -1  # ranks that wait for their grant; -1: an older warmer, which does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

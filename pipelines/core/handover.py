@@ -25,6 +25,7 @@ class HandoverView:
         held_step: the step at which all of our nodes hold; None while one trains.
         committed_step: the newest that our agents report as committed.
         target_step: the newest that the target says it has proven; None if it says nothing.
+        target_waits: whether ranks wait for their grant there.
         target_at_s: when the target's controller was heard last.
         granted_until_s: until when the longest grant that we gave is good.
     """
@@ -34,6 +35,7 @@ class HandoverView:
     held_step: int | None = None
     committed_step: int = -1
     target_step: int | None = None
+    target_waits: bool = False
     target_at_s: float = NEVER_S
     granted_until_s: float = NEVER_S
 
@@ -85,6 +87,7 @@ def handover_gates(view: HandoverView, now_s: float, policy: FailoverPolicy) -> 
         Gate("held_step", held, 0, view.held_step is not None),
         Gate("committed_step", view.committed_step, held, view.held_step is not None and view.committed_step >= held),
         Gate("target_step", there, view.committed_step, drained(view)),
+        Gate("target_waits", float(view.target_waits), 1, view.target_waits),
         Gate("older_lease_left_s", older_s, 0, older_s <= 0),
         Gate("grants_left_s", grants_s, 0, grants_s <= 0),
     )

@@ -52,6 +52,10 @@ def refusal(wish: Wish, lease: Lease | None, region: str, listeners: Mapping[str
             wish.kind == SWITCHOVER and wish.target in others and proven_step(listeners[wish.target], lease) is None,
             f"{wish.target} has not said that a pool with this run's checkpoint is ready: is its warmer running?",
         ),
+        (
+            wish.kind == SWITCHOVER and wish.target in others and not _somebody_waits(listeners[wish.target]),
+            f"no ranks wait in {wish.target}: start the trainer there first",
+        ),
     )
     return next((text for broken, text in rules if broken), "")
 
@@ -91,6 +95,7 @@ class Moves:
             held_step=_held_step(listeners[self._region].pulse.nodes, committed_step),
             committed_step=committed_step,
             target_step=None if target is None else proven_step(target, lease),
+            target_waits=target is not None and _somebody_waits(target),
             target_at_s=NEVER_S if target is None else max(target.pulse.controller_at_s, target.since_s),
             # An answer that was begun before we fell silent may not have been noted yet: that one is waited for too.
             granted_until_s=max(self._granted_until_s, self._silent_at_s + GRANT_S),
@@ -120,6 +125,11 @@ def proven_step(listener: Listen, lease: Lease) -> int | None:
     if said is None or standing(view_of(lease.lineage), said.epoch, said.step) is not Standing.CURRENT:
         return None
     return said.step
+
+
+def _somebody_waits(listener: Listen) -> bool:
+    """An older warmer does not say how many wait: then it is believed that some do."""
+    return listener.readiness is not None and listener.readiness.waiting_ranks != 0
 
 
 def _held_step(nodes: Mapping[str, NodePulse], committed_step: int) -> int | None:

@@ -147,6 +147,7 @@ class Warm:
             proof=health.proof,
             staged_s=self._staged_s,
             predicted_rto_s=self.predicted_rto_s() or 0.0,
+            waiting_ranks=health.waiting_ranks,
         )
         self._log.publish([Message(paths.CONTROL, self._run.encode(), self._codec.encode(event))])
         self._published_at_s = self._clock.boottime_s()

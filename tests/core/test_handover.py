@@ -36,6 +36,7 @@ READY = HandoverView(
     held_step=40,
     committed_step=40,
     target_step=40,
+    target_waits=True,
     target_at_s=NOW_S - 1,
     granted_until_s=NOW_S - 0.1,
 )
@@ -48,6 +49,7 @@ READY = HandoverView(
         ({"held_step": None}, Action.WAIT, Reason.HANDING_OVER),
         ({"held_step": 50}, Action.WAIT, Reason.HANDING_OVER),
         ({"target_step": 30}, Action.WAIT, Reason.HANDING_OVER),
+        ({"target_waits": False}, Action.WAIT, Reason.HANDING_OVER),
         ({"target_step": None}, Action.WAIT, Reason.HANDING_OVER),
         ({"granted_until_s": NOW_S + 0.1}, Action.WAIT, Reason.HANDING_OVER),
         ({"belief": holding(MOVING, NOW_S - 4)}, Action.WAIT, Reason.HANDING_OVER),

@@ -133,10 +133,11 @@ MUTANTS = (
     Mutant(
         "given away before the target has it",
         HANDOVER,
-        'drained(view)),\n        Gate("older',
-        'True),\n        Gate("older',
+        "drained(view)),",
+        "True),",
         CORE_DECIDE,
     ),
+    Mutant("given away to nobody", HANDOVER, "1, view.target_waits)", "1, True)", CORE_DECIDE),
     Mutant("given away under an older process's lease", HANDOVER, "older_s <= 0", "True", (*CORE_DECIDE, *WORLDS)),
     Mutant("given away while grants are out", HANDOVER, "grants_s <= 0", "True", CORE_DECIDE),
     Mutant(

@@ -101,4 +101,5 @@ class SimulatedJob:
             proof="loaded",
             staged_s=0.0,
             predicted_rto_s=1.0,
+            waiting_ranks=0 if self.phase == "train" else 2,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -191,6 +192,17 @@ def test_a_standby_says_before_anything_happens_that_it_could_not_keep_the_promi
     assert "2 are promised" in promise["broken"][0]
     assert "recovery would take 1.0 s, 0.5 s are promised" in promise["broken"]
     assert cast("dict[str, Any]", east.status()["promise"])["kept"] is True
+
+
+def test_a_run_is_not_given_to_a_region_in_which_nobody_waits(signer: Ed25519Signer) -> None:
+    """Nothing would train there: the operator is told before anything begins."""
+    world = World(12, signer, faults=False, trains=True, length_s=60.0).run()
+    ready = world.regions["west"].job.readiness
+    east = world.regions["east"].control
+    assert ready is not None
+    assert east is not None
+    east._listeners["west"].readiness = dataclasses.replace(ready, waiting_ranks=0)
+    assert ask(world, "east", TO_WEST) == "no ranks wait in west: start the trainer there first"
 
 
 @pytest.mark.parametrize(
