@@ -46,6 +46,7 @@ class Arena:
         """Write a checkpoint into the slot that does not hold the newest one; CorruptError if a byte is wrong."""
         present = self.folder(manifest_digest)
         if present is not None:
+            _spool.index_path(present).touch()  # after a rewind it is the newest again, and stays
             return present
         resident = self.resident()
         keep = max(resident, key=self._age, default=None)

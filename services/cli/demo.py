@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from services.demo.story import Story
 
 REGION_LOSS, ROUNDTRIP = "region-loss", "roundtrip"
-ROUNDTRIP_STEPS = 140
+ROUNDTRIP_STEPS = 200
 DEFAULT_SEED, DEFAULT_STEPS, LEAST_STEPS = 7, 60, 60
 REFRESH_S = 1.0
 

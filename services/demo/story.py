@@ -59,7 +59,7 @@ class Story:
     def __init__(self, folder: Path, seed: int, steps: int, say: Say) -> None:
         self.folder, self.seed, self.steps, self._say = folder, seed, steps, say
         self.facts = Facts()
-        self.pace: tuple[str, ...] = ()  # words for the trainers under Farside
+        self.pace: dict[str, tuple[str, ...]] = {}  # words for a region's first trainer
         self.clock = SystemClock()
         self.events = figures.Events(0, 0, 0, 0)
         self.all_events: list[dict[str, Any]] = []
@@ -125,7 +125,10 @@ class Story:
         actors.service("warmer", WEST)
         for region in (EAST, WEST):
             actors.trainer(
-                f"trainer-{region}", self._out(region), self._args(*self.pace), self._farside(region, f"{region}-1")
+                f"trainer-{region}",
+                self._out(region),
+                self._args(*self.pace.get(region, ())),
+                self._farside(region, f"{region}-1"),
             )
         actors.wait("the first training step in east", lambda: bool(self.losses(EAST)), START_S)
         self._say("east trains; west's own ranks wait in run.start(), groups up")

@@ -166,16 +166,16 @@ def test_the_one_before_stays_resident_when_a_newer_one_cannot_be_staged(
 def test_the_last_one_staged_is_the_one_that_counts_and_the_one_before_stays(
     pool: StandbyPool, store: MemoryObjectStore
 ) -> None:
-    """Also when that is an earlier one again, as after a rewind."""
+    """Also when one is staged twice, or an earlier one again, as after a rewind."""
     manifest = _checkpoint(store)
     chunk = store.get(CheckpointId("gpt", 1, 1, 10).chunk(0, 0))
     newer = _newer(store, manifest, chunk)
     found = []
-    for one, name in ((manifest, "digest-1"), (newer, "digest-2"), (manifest, "digest-1")):
-        pool.stage(one, name)
-        found.append((pool.health().staged_digest, pool.health().staged_step))
-    assert found == [("digest-1", 10), ("digest-2", 20), ("digest-1", 10)]
-    assert pool.folder("digest-1") is not None
+    for number in (1, 2, 2, 1):
+        pool.stage(newer if number == 2 else manifest, f"digest-{number}")
+        found.append((pool.health().staged_digest, pool.health().staged_step, pool.folder("digest-1") is not None))
+    first, second = ("digest-1", 10, True), ("digest-2", 20, True)
+    assert found == [first, second, second, first]
     assert pool.folder("digest-2") is not None
 
 

@@ -107,6 +107,20 @@ def test_the_arena_keeps_the_last_whole_checkpoint_until_the_next_one_is_whole(
     assert arena.stage(store, second, second_digest) == arena.folder(second_digest)
 
 
+def test_what_is_staged_again_after_a_rewind_stays_when_the_next_one_is_not_whole(
+    signer: Ed25519Signer, tmp_path: Path
+) -> None:
+    """10, 20, 10 again, then 30 with a byte gone: 10 is what the pool would start from."""
+    store, arena = MemoryObjectStore(), Arena(tmp_path / "arena")
+    staged = {step: _put(store, signer, step) for step in (10, 20, 30)}
+    for step in (10, 20, 10):
+        arena.stage(store, *staged[step])
+    del store.objects[CheckpointId("gpt", 1, 1, 30).chunk(0, 1)]
+    with pytest.raises(CorruptError):
+        arena.stage(store, *staged[30])
+    assert arena.folder(staged[10][1]) is not None
+
+
 def test_a_cold_fetch_refuses_what_is_missing_or_unsigned(signer: Ed25519Signer, tmp_path: Path) -> None:
     """The same folder as the arena's, straight from the store."""
     store = MemoryObjectStore()

@@ -50,7 +50,7 @@ def test_I7_I13_I14_a_lost_region_changes_nothing_in_the_result(tmp_path: Path) 
 @pytest.mark.torch
 def test_I9_a_failback_loses_no_step_and_changes_nothing_in_the_result(tmp_path: Path) -> None:
     """Lost, and back by the operator's own command: bit-identical, no event lost, the lease never held twice."""
-    story = Roundtrip(tmp_path / "demo", 5, 140, lambda _text: None)
+    story = Roundtrip(tmp_path / "demo", 5, 200, lambda _text: None)
     story.play()
     found = roundtrip.write(story, tmp_path / "report")
     assert roundtrip.passed(found), found
