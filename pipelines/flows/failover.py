@@ -326,10 +326,14 @@ class Control:
         elif held is not None and decision.action is Action.TAKE_OVER:
             self._take_over(held, decision)
         elif held is not None and decision.action in {Action.RELEASE, Action.CALL_OFF}:
-            given = decision.action is Action.RELEASE
-            mode, target = (core.RELEASED, held.lease.target) if given else (core.ACTIVE, "")
-            author = self._author(f"handover_{decision.reason.value}", held.lease.actor, held.lease.note)
-            self._write(core.in_mode(held.lease, author, self._committed_step, mode, target), held)
+            self._move(held, decision)
+
+    def _move(self, held: Held, decision: Decision) -> None:
+        """Give the run away, or do not; both are one conditional write."""
+        given = decision.action is Action.RELEASE
+        mode, target = (core.RELEASED, held.lease.target) if given else (core.ACTIVE, "")
+        author = self._author(f"handover_{decision.reason.value}", held.lease.actor, held.lease.note)
+        if self._write(core.in_mode(held.lease, author, self._committed_step, mode, target), held):
             self._journal.say(
                 "handover.released" if given else "handover.called_off",
                 run=self._run,
@@ -341,10 +345,12 @@ class Control:
 
     def _heed(self) -> None:
         """What a person asked of the holder: one conditional write each, while we may write at all."""
-        while self._moves.wishes and self._may_write():
+        while self._moves.wishes:
             wish, held = self._moves.wishes[0], self._belief.held
             why = refusal(wish, None if held is None else held.lease, self._region, self._listeners)
             if held is not None and not why:
+                if not self._may_write():
+                    return
                 author = self._author(wish.kind, wish.actor, wish.note)
                 mode, target = mode_after(wish, held.lease)
                 changed = core.in_mode(held.lease, author, self._committed_step, mode, target)
@@ -494,7 +500,8 @@ class Control:
     def _may_write(self) -> bool:
         held, now_s = self._belief.held, self._clock.boottime_s()
         durable = held is not None and held.lease.epoch == self._durable_epoch
-        return durable and now_s < self._belief.valid_until_s(self._profile)
+        settled = not self._belief.unread_writes  # decision 0002: a read comes before another write
+        return durable and settled and now_s < self._belief.valid_until_s(self._profile)
 
     def _new_attempt(self, name: str) -> Launch | None:
         held = self._belief.held

@@ -92,6 +92,22 @@ def test_a_switchover_whose_target_falls_silent_is_called_off_and_training_goes_
     assert max(at_s for at_s, _, _ in world.regions["east"].job.commits) > 180
 
 
+def test_a_wish_that_waited_until_the_run_was_lost_is_refused_and_does_not_come_back(signer: Ed25519Signer) -> None:
+    """East is asked while it cannot reach the witness; when it can, west holds the run."""
+    world = World(6, signer, faults=False, trains=True, length_s=200.0)
+    east, west = world.regions["east"], world.regions["west"]
+    world.at(30.0, partial(setattr, east, "cut_until_s", 100.0))
+    world.at(30.0, partial(setattr, west, "deaf_until_s", 100.0))
+    world.at(52.0, partial(ask, world, "east", Wish(PAUSE, "ann")))
+    world.run()
+    _judge(world)
+    assert _moves(world)[-1] == ("west", "region_lost")
+    assert east.control is not None
+    assert east.control.status()["operator_pending"] is False
+    assert any("operator.refused" in line and "west holds the run" in line for line in world.trace)
+    assert "pause" not in {lease.reason for lease in world.witness.history}
+
+
 def test_nothing_new_begins_where_a_run_is_leaving(signer: Ed25519Signer) -> None:
     """A trainer that is started while the run is on its way waits for what comes of it."""
     world = World(10, signer, faults=False, trains=True, length_s=90.0)
