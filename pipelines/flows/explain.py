@@ -110,5 +110,6 @@ def _heard(one: Listen, now_s: float) -> dict[str, object]:
     return {
         "heard_age_s": finite(now_s - one.pulse.nodes_at_s),
         "step": max(steps, default=None),
+        "waiting_ranks": None if one.readiness is None else one.readiness.waiting_ranks,
         "phases": sorted({node.phase for node in one.pulse.nodes.values()}),
     }

@@ -64,6 +64,7 @@ class Warm:
         self._staged_s = 0.0
         self._health: PoolHealth | None = None
         self._published_at_s = float("-inf")
+        self._published_ranks = -1
         self._epoch = 0
 
     def step(self) -> float:
@@ -77,7 +78,8 @@ class Warm:
         if newest is not None and staged:
             self._stage(newest)
         self._health = self._pool.health()
-        if staged or self._clock.boottime_s() - self._published_at_s >= PUBLISH_S:
+        changed = self._health.waiting_ranks != self._published_ranks
+        if staged or changed or self._clock.boottime_s() - self._published_at_s >= PUBLISH_S:
             self._publish(self._health)
         return TURN_S
 
@@ -150,7 +152,7 @@ class Warm:
             waiting_ranks=health.waiting_ranks,
         )
         self._log.publish([Message(paths.CONTROL, self._run.encode(), self._codec.encode(event))])
-        self._published_at_s = self._clock.boottime_s()
+        self._published_at_s, self._published_ranks = self._clock.boottime_s(), health.waiting_ranks
 
 
 def step_s(before: Manifest, after: Manifest) -> float | None:

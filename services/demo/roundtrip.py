@@ -15,6 +15,7 @@ from rich.table import Table
 
 from infra.local.stack import Stack
 from pipelines.errors import RetryableError
+from services.cli.ask import ask
 from services.demo import figures, picture
 from services.demo.actors import Actors
 from services.demo.report import write_timeline
@@ -82,7 +83,13 @@ class Roundtrip(Story):
     def _caught_up(self) -> bool:
         west = (self.status() or {})["runs"][RUN]["regions"]
         standby = west[EAST]["standby"] or {}
-        return bool(standby.get("ready")) and standby.get("staged_epoch") == (self._promoted() or {}).get("epoch")
+        holder = (ask(self.settings.region(WEST).ports.controller, "/status") or {}).get(RUN, {})
+        heard = holder.get("regions", {}).get(EAST, {})  # what the holder knows: it refuses to give to nobody
+        return (
+            bool(standby.get("ready"))
+            and (heard.get("waiting_ranks") or 0) > 0
+            and standby.get("staged_epoch") == (self._promoted() or {}).get("epoch")
+        )
 
     def _farside_says(self, *words: str) -> str:
         config = str(self.folder / "farside.toml")

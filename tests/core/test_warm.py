@@ -184,6 +184,10 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
     ready = CODEC.decode_as(Readiness, log.messages[-1].value)
     assert (ready.step, ready.proof, ready.predicted_rto_s) == (10, "loaded", 5.25)
     assert warm.status()["staged_step"] == 10
+    pool.waiting_ranks = 0
+    warm.step()
+    changed = CODEC.decode_as(Readiness, log.messages[-1].value)
+    assert (changed.step, changed.waiting_ranks) == (10, 0), "told at once: a planned move asks for it"
     standby[0] = False
     _put(store, signer, 20)
     warm.step()
