@@ -13,14 +13,23 @@ from matplotlib import pyplot as plt
 Losses = list[dict[str, Any]]
 
 
-def draw(path: Path, *, primary: Losses, standby: Losses, control: Losses, killed_at: int, resumed_from: int) -> None:
-    """Draw the control run below, and the two regions' parts of the run on it."""
+def draw(
+    path: Path,
+    *,
+    primary: Losses,
+    standby: Losses,
+    control: Losses,
+    killed_at: int,
+    resumed_from: int,
+    again: Losses | None = None,
+) -> None:
+    """Draw the control run below, and the regions' parts of the run on it; `again`: east's after a failback."""
     figure, axes = plt.subplots(figsize=(10, 5), dpi=120)
-    steps = {name: [one["step"] for one in found] for name, found in _named(primary, standby, control).items()}
-    values = {name: [one["loss"] for one in found] for name, found in _named(primary, standby, control).items()}
-    axes.plot(steps["control"], values["control"], color="0.75", linewidth=6, label="control run, never interrupted")
-    axes.plot(steps["primary"], values["primary"], color="tab:blue", label="region east, epoch 1")
-    axes.plot(steps["standby"], values["standby"], color="tab:orange", label="region west, epoch 2")
+    _line(axes, control, "control run, never interrupted", color="0.75", linewidth=6)
+    _line(axes, primary, "region east, epoch 1", color="tab:blue")
+    _line(axes, standby, "region west, epoch 2", color="tab:orange")
+    if again is not None:
+        _line(axes, again, "region east again, epoch 3", color="tab:green")
     axes.axvline(killed_at, color="tab:red", linestyle="--", label=f"region east lost at step {killed_at}")
     axes.axvline(resumed_from, color="0.4", linestyle=":", label=f"resumed from step {resumed_from}")
     axes.set_xlabel("optimizer step")
@@ -32,5 +41,5 @@ def draw(path: Path, *, primary: Losses, standby: Losses, control: Losses, kille
     plt.close(figure)
 
 
-def _named(primary: Losses, standby: Losses, control: Losses) -> dict[str, Losses]:
-    return {"primary": primary, "standby": standby, "control": control}
+def _line(axes: Any, losses: Losses, label: str, **style: Any) -> None:  # noqa: ANN401 - matplotlib's own
+    axes.plot([one["step"] for one in losses], [one["loss"] for one in losses], label=label, **style)

@@ -56,7 +56,6 @@ class Roundtrip(Story):
         actors.trainer(BACK, self._out(BACK), self._args(), launch)
         self._say("east is back as a standby: Kafka, store, services and ranks that wait")
         actors.wait("a proven checkpoint of west's in east", self._caught_up, REJOIN_S)
-        self.lines = self._farside_says("lineage").splitlines()
         self._say("east has caught up and is warm")
 
     def _fail_back(self, actors: Actors) -> None:
@@ -75,6 +74,7 @@ class Roundtrip(Story):
         self._say(f"east finished step {self.steps}")
         actors.wait("the control run", lambda: self.final("control") is not None, TRAIN_S)
         self._say("the control run, never interrupted, has finished")
+        self.lines = self._farside_says("lineage").splitlines()
         self.answers["history"] = json.loads(self._farside_says("history", "--json"))
 
     def _primary(self) -> str:
@@ -157,7 +157,8 @@ def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
     picture.draw(
         folder / "loss.png",
         primary=story.losses(EAST),
-        standby=[*story.losses(WEST), *story.losses(BACK)],
+        standby=story.losses(WEST),
+        again=story.losses(BACK),
         control=story.losses("control"),
         killed_at=story.facts.killed_at_step,
         resumed_from=there["fork_step"],
