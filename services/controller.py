@@ -90,7 +90,6 @@ def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Call
         clock=parts.clock,
         entropy=parts.entropy,
         journal=parts.journal,
-        profile=parts.profile,
         policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, rto_s=wanted.rto_s, settle_s=wanted.settle_s),
     )
     flows[f"{name}/lease"] = control.step

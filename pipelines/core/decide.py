@@ -12,7 +12,7 @@ import enum
 import math
 from dataclasses import dataclass
 
-from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile
+from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile, released_to
 from schemas.records import Lease
 
 SILENCE_LEAST_S = 3.0
@@ -234,7 +234,7 @@ def _as_primary(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
 
 def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> Decision:
     gates = takeover_gates(view, lease, now_s, policy)
-    given = (lease.mode, lease.target) == (RELEASED, view.belief.region)
+    given = released_to(lease, view.belief.region)
     if given or view.operator:
         return _if_open(Action.TAKE_OVER, Reason.SWITCHOVER if given else Reason.OPERATOR, Reason.REFUSED, gates)
     if not view.candidate:
@@ -271,7 +271,7 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
     """
     silence_s = now_s - view.heard_at_s
     step = -1 if view.recoverable_step is None else view.recoverable_step
-    given = (lease.mode, lease.target) == (RELEASED, view.belief.region)
+    given = released_to(lease, view.belief.region)
     asked = view.operator or given
     # With nothing ever committed there is nothing to lose; otherwise a start from zero would throw a run away.
     least = 0 if lease.committed_step >= 0 or len(lease.lineage) > 1 else -1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.core.decide import Action, Decision, FailoverPolicy, Gate, Reason
-from pipelines.core.lease import HANDOVER, NEVER_S, RELEASED, Belief
+from pipelines.core.lease import MOVING, NEVER_S, RELEASED, Belief
 
 GRANT_S = 2.0  # how far ahead an agent is granted while its region gives the run away
 
@@ -57,17 +57,16 @@ def combined(decision: Decision, moving: Decision | None) -> Decision:
 def hand_over(view: HandoverView, now_s: float, policy: FailoverPolicy) -> Decision | None:
     """Release, call off, or go on waiting; None if the record is not on its way anywhere."""
     lease = None if view.belief.held is None else view.belief.held.lease
-    if lease is None or not view.belief.is_holder or lease.mode not in {HANDOVER, RELEASED}:
+    if lease is None or not view.belief.is_holder or lease.mode not in MOVING:
         return None
     if lease.mode == RELEASED:
         waited_s = now_s - view.belief.seen_at_s
         gate = Gate("released_for_s", waited_s, policy.takes_release_s, waited_s < policy.takes_release_s)
         return Decision(Action.WAIT if gate.open else Action.CALL_OFF, Reason.RELEASED, (gate,))
     gates = handover_gates(view, now_s, policy)
-    sick = next(gate for gate in gates if gate.name == "target_age_s")
-    left = next(gate for gate in gates if gate.name == "handover_left_s")
-    if not sick.open or not left.open:
-        return Decision(Action.CALL_OFF, Reason.TARGET_SICK if not sick.open else Reason.TOO_LONG, gates)
+    time_left, target_heard, *_ = gates
+    if not target_heard.open or not time_left.open:
+        return Decision(Action.CALL_OFF, Reason.TOO_LONG if target_heard.open else Reason.TARGET_SICK, gates)
     if all(gate.open for gate in gates):
         return Decision(Action.RELEASE, Reason.DRAINED, gates)
     return Decision(Action.WAIT, Reason.HANDING_OVER, gates)

@@ -29,6 +29,7 @@ from schemas.records import GENESIS, EpochEntry, Lease
 
 NEVER_S = float("-inf")
 ACTIVE, HANDOVER, RELEASED, PAUSED = "active", "handover", "released", "paused"
+MOVING = frozenset({HANDOVER, RELEASED})  # on its way to the record's target
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +167,15 @@ class Belief:
     def may_try_at_s(self, profile: LeaseProfile) -> float:
         """From when on we may challenge the holder of the record as last seen; at once if it is released to us."""
         lease = None if self.held is None else self.held.lease
-        if lease is not None and (lease.mode, lease.target) == (RELEASED, self.region):
+        if lease is not None and released_to(lease, self.region):
             return self.seen_at_s
         lease_s = profile.lease_s if self.held is None else self.held.lease.lease_s
         return profile.challenger_may_try_at(self.seen_at_s, lease_s)
+
+
+def released_to(lease: Lease, region: str) -> bool:
+    """Its holder gave the run away to this region."""
+    return (lease.mode, lease.target) == (RELEASED, region)
 
 
 def sent(belief: Belief, lease: Lease, expected_etag: str | None, now_s: float) -> Belief:

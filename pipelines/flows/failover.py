@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Mapping
 
 from pipelines.core import lease as core
-from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide, policy_of
+from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide
 from pipelines.core.handover import combined
-from pipelines.core.lease import Author, Belief, Fork, Held, LeaseProfile
+from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
@@ -62,15 +62,14 @@ class Control:
         clock: Clock,
         entropy: Entropy,
         journal: Journal,
-        profile: LeaseProfile,
-        policy: FailoverPolicy | None = None,
+        policy: FailoverPolicy,
     ) -> None:
-        profile.check()
+        policy.profile.check()
         self._region, self._run = region, run
         self._first_region, self._candidate = first_region, candidate
         self._leases, self._listeners, self._attest, self._store = leases, listeners, attest, store
         self._codec, self._clock, self._entropy, self._journal = codec, clock, entropy, journal
-        self._profile, self._policy = profile, policy or policy_of(profile)
+        self._profile, self._policy = policy.profile, policy
         self._lineages = Lineages(store)
         self._recoverable = Recoverable(store, signer, codec)
         self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
@@ -91,7 +90,7 @@ class Control:
         self._unknown: set[str] = set()
         self._committed_step = -1
         self._operator: Operator | None = None
-        self._moves = Moves(region, profile, self._policy)
+        self._moves = Moves(region, policy)
         self._noted = -1
         self._notes: list[Lease] = []
         self._troubles: dict[str, str] = {}
@@ -126,7 +125,7 @@ class Control:
             start_manifest_digest=known.start_manifest_digest,
             start_lineage_seq=known.start_lineage_seq,
             forks=forks,
-            draining=lease.mode in {core.HANDOVER, core.RELEASED},
+            draining=lease.mode in core.MOVING,
             committed_step=max(lease.committed_step, self._committed_step),
             recoverable_step=self._safe_elsewhere(lease),
         )
@@ -507,7 +506,7 @@ class Control:
         held = self._belief.held
         if held is None:
             return None
-        if held.lease.mode in {core.HANDOVER, core.RELEASED}:
+        if held.lease.mode in core.MOVING:
             return None  # the run is on its way: nothing new begins here
         if held.lease.launch != name:  # else: won before, by us or by the controller before us, and not written down
             author = self._author("launch")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipelines.core.decide import Decision, FailoverPolicy
 from pipelines.core.handover import GRANT_S, HandoverView, drained, hand_over
-from pipelines.core.lease import ACTIVE, HANDOVER, NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile
+from pipelines.core.lease import ACTIVE, HANDOVER, MOVING, NEVER_S, PAUSED, RELEASED, Belief
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.core.pulse import DRAINED, NodePulse
 from pipelines.flows.listen import Listen
@@ -38,7 +38,7 @@ def refusal(wish: Wish, lease: Lease | None, region: str, listeners: Mapping[str
         return "the lease record has not been read yet: is the witness reachable?"
     if lease.holder != region:
         return f"{lease.holder} holds the run, not {region}: ask there"
-    moving, others = lease.mode in {HANDOVER, RELEASED}, sorted(set(listeners) - {region})
+    moving, others = lease.mode in MOVING, sorted(set(listeners) - {region})
     rules = (
         (moving and wish.kind in {PAUSE, SWITCHOVER}, f"the run is on its way to {lease.target}: cancel that first"),
         (wish.kind == RESUME and lease.mode != PAUSED, f"nothing is paused: the mode is {lease.mode}"),
@@ -63,8 +63,8 @@ def refusal(wish: Wish, lease: Lease | None, region: str, listeners: Mapping[str
 class Moves:
     """One run's wishes and planned move, in the holder."""
 
-    def __init__(self, region: str, profile: LeaseProfile, policy: FailoverPolicy) -> None:
-        self._region, self._profile, self._policy = region, profile, policy
+    def __init__(self, region: str, policy: FailoverPolicy) -> None:
+        self._region, self._policy = region, policy
         self._since_s = NEVER_S
         self._granted_until_s = NEVER_S
         self._silent_at_s = NEVER_S  # since when no grant is given any more: the last ones run out
@@ -75,7 +75,7 @@ class Moves:
     ) -> Decision | None:
         """What the planned move asks for now; None if there is none."""
         lease = None if belief.held is None else belief.held.lease
-        if lease is None or not belief.is_holder or lease.mode not in {HANDOVER, RELEASED}:
+        if lease is None or not belief.is_holder or lease.mode not in MOVING:
             self._since_s = self._silent_at_s = NEVER_S
             return None
         if self._since_s == NEVER_S:
@@ -107,7 +107,8 @@ class Moves:
             return 0.0
         valid_s = min(left_s, GRANT_S) if lease.mode == HANDOVER else left_s
         # The agent counts on its own clock, which may be slower than ours.
-        until_s = now_s + valid_s * (1 + self._profile.rho) / (1 - self._profile.rho)
+        rho = self._policy.profile.rho
+        until_s = now_s + valid_s * (1 + rho) / (1 - rho)
         self._granted_until_s = max(self._granted_until_s, until_s)
         return valid_s
 

@@ -18,7 +18,6 @@ from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
-from pipelines.flows.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
 from pipelines.ports import (
     Clock,
@@ -137,7 +136,6 @@ class Publish:
         self._launches: dict[str, dict[str, _Launch]] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._committed: dict[str, int] = {}
-        self._schemas_stored = False
         self._budget = CHUNKS_PER_STEP
         self._said: set[str] = set()
         self._troubles: dict[str, str] = {}
@@ -292,9 +290,6 @@ class Publish:
     # --- records ---
 
     def _drain(self, run: str) -> None:
-        if not self._schemas_stored:
-            store_schemas(self._store)
-            self._schemas_stored = True
         for producer in self._spool.producers(run):
             known = self._tails.get((run, producer))
             tail = known or _Tail(self._spool.position(run, producer))

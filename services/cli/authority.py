@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,17 +14,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from services.cli.ask import Json, Reason, Yes, ask, confirm, until
 from services.cli.fail import FAILED, misconfigured_exits
-from services.cli.operate import Json
 from services.cli.serve import Config
 from services.settings import Settings, load
 
-LOOK_S = 0.2
 MOVE_S = 3_900.0
 NOTED_S = 30.0
 Run = Annotated[str, typer.Option(help="The run.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; kept in the history.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def switchover(
@@ -52,14 +48,12 @@ def failback(
 
     Exit codes: 0 the region holds the run, 1 refused, called off or not confirmed, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-        settings.region(to)
-    entries = (_primary(settings, run)[1] or {}).get("lineage", [])
-    if not any(entry["region"] == to for entry in entries):
+    settings = _settings(config, run, to)
+    _, best = _primary(settings, run)
+    if best is None or not any(entry["region"] == to for entry in best["lineage"]):
         typer.echo(f"farside: {to} never had {run}: use `farside switchover`", err=True)
         raise typer.Exit(FAILED)
-    for line in _branches(settings, run, to):
+    for line in _branches(settings, best, to):
         typer.echo(f"left in {to}, set aside: {line}", err=True)
     _move(run, to, config, reason or "failback", yes=yes, as_json=as_json)
 
@@ -72,12 +66,11 @@ def pause(
 
     Exit codes: 0 paused, 1 refused or not confirmed, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-    _confirm(f"Hold back automatic failovers of {run}?", yes=yes)
+    settings = _settings(config, run)
+    confirm(f"Hold back automatic failovers of {run}?", yes=yes)
     found = _asked(settings, run, "pause", reason, lambda one: one["mode"] == "paused", as_json=as_json)
     if wait and found:
-        _until(lambda: all(one["mode"] == "paused" for one in _views(settings, run).values()), NOTED_S)
+        until(lambda: all(one["mode"] == "paused" for one in _views(settings, run).values()), NOTED_S)
 
 
 def resume(
@@ -88,9 +81,8 @@ def resume(
 
     Exit codes: 0 active again, 1 refused or not confirmed, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-    _confirm(f"{'Call off the move' if cancel else 'Allow automatic failovers'} of {run}?", yes=yes)
+    settings = _settings(config, run)
+    confirm(f"{'Call off the move' if cancel else 'Allow automatic failovers'} of {run}?", yes=yes)
     kind = "cancel" if cancel else "resume"
     _asked(settings, run, kind, reason, lambda one: one["mode"] == "active", as_json=as_json)
 
@@ -102,9 +94,8 @@ def acknowledge(
 
     Exit codes: 0 noted, 1 refused or not confirmed, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-    _confirm(f"Allow another automatic failover of {run} within the hour?", yes=yes)
+    settings = _settings(config, run)
+    confirm(f"Allow another automatic failover of {run} within the hour?", yes=yes)
     _asked(settings, run, "acknowledge", reason, lambda one: one["acknowledged"] == one["epoch"], as_json=as_json)
 
 
@@ -113,9 +104,7 @@ def history(run: Run, config: Config = None, *, as_json: Json = False) -> None:
 
     Exit codes: 0 shown, 1 no controller can read it, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-        settings.run(run)
+    settings = _settings(config, run)
     records = _from_any(settings, f"/v1/history?run={run}", "records")
     if as_json:
         typer.echo(json.dumps(records))
@@ -135,9 +124,7 @@ def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
 
     Exit codes: 0 shown, 1 no controller answers, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-        settings.run(run)
+    settings = _settings(config, run)
     views = _views(settings, run)
     if not views:
         typer.echo("farside: no controller answers: start one", err=True)
@@ -162,14 +149,12 @@ def lineage(run: Run, config: Config = None, *, as_json: Json = False) -> None:
 
     Exit codes: 0 shown, 1 no controller answers, 2 misconfigured.
     """
-    with misconfigured_exits():
-        settings = load(config)
-        settings.run(run)
+    settings = _settings(config, run)
     _, best = _primary(settings, run)
     if best is None:
         typer.echo("farside: no controller answers: start one", err=True)
         raise typer.Exit(FAILED)
-    branches = {name: _branches(settings, run, name) for name in settings.regions}
+    branches = {name: _branches(settings, best, name) for name in settings.regions}
     if as_json:
         typer.echo(json.dumps({"lineage": best["lineage"], "branches": branches}))
         return
@@ -183,10 +168,18 @@ def lineage(run: Run, config: Config = None, *, as_json: Json = False) -> None:
             typer.echo(f"  branch in {name}: {line}")
 
 
-def _move(run: str, to: str, config: Path | None, reason: str, *, yes: bool, as_json: bool) -> None:
+def _settings(config: Path | None, run: str, *regions: str) -> Settings:
+    """The settings, which know the run and the regions; else the command ends."""
     with misconfigured_exits():
         settings = load(config)
-        settings.region(to)
+        settings.run(run)
+        for name in regions:
+            settings.region(name)
+    return settings
+
+
+def _move(run: str, to: str, config: Path | None, reason: str, *, yes: bool, as_json: bool) -> None:
+    settings = _settings(config, run, to)
     region, before = _primary(settings, run)
     if before is None or region is None:
         typer.echo(
@@ -200,7 +193,7 @@ def _move(run: str, to: str, config: Path | None, reason: str, *, yes: bool, as_
     typer.echo(
         f"after:  {to} holds epoch {before['epoch'] + 1}, from {region}'s next checkpoint: 0 steps lost", err=True
     )
-    _confirm(f"Move {run} from {region} to {to}?", yes=yes)
+    confirm(f"Move {run} from {region} to {to}?", yes=yes)
     _ask_holder(settings, region, run, "switchover", reason, to)
     told: list[str] = []
 
@@ -215,7 +208,7 @@ def _move(run: str, to: str, config: Path | None, reason: str, *, yes: bool, as_
         moving = here is None or here["operator_pending"] or here["mode"] in {"handover", "released"}
         return not moving and here is not None and here["primary"] == region
 
-    _until(over, MOVE_S)
+    until(over, MOVE_S)
     after = _views(settings, run).get(to)
     done = after is not None and after["primary"] == to
     if as_json:
@@ -235,7 +228,7 @@ def _asked(
         typer.echo(f"farside: nobody holds {run} that can be asked; `farside status` shows what is seen", err=True)
         raise typer.Exit(FAILED)
     _ask_holder(settings, region, run, kind, reason)
-    _until(lambda: done(_views(settings, run).get(region, before)), NOTED_S)
+    until(lambda: done(_views(settings, run).get(region, before)), NOTED_S)
     after = _views(settings, run).get(region, before)
     if as_json:
         typer.echo(json.dumps({"done": done(after), "before": before, "after": after}))
@@ -247,8 +240,6 @@ def _asked(
 
 
 def _ask_holder(settings: Settings, region: str, run: str, kind: str, reason: str, target: str = "") -> None:
-    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
-
     wish: dict[str, object] = {"run": run, "kind": kind, "actor": getpass.getuser(), "note": reason, "target": target}
     answer = ask(settings.region(region).ports.controller, "/v1/ask", wish)
     if answer is None or answer["refused"]:
@@ -258,16 +249,12 @@ def _ask_holder(settings: Settings, region: str, run: str, kind: str, reason: st
 
 
 def _views(settings: Settings, run: str) -> dict[str, dict[str, Any]]:
-    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
-
     found = {name: (ask(one.ports.controller, "/status") or {}).get(run) for name, one in settings.regions.items()}
     return {name: one for name, one in found.items() if one is not None}
 
 
 def _primary(settings: Settings, run: str) -> tuple[str | None, dict[str, Any] | None]:
     """The region that holds the run, and what is known of it; the region is None if its controller does not answer."""
-    with misconfigured_exits():
-        settings.run(run)
     views = _views(settings, run)
     best = max(views.values(), key=lambda one: (one["epoch"], one["is_holder"]), default=None)
     name = None if best is None or not best["is_holder"] else str(best["region"])
@@ -275,8 +262,6 @@ def _primary(settings: Settings, run: str) -> tuple[str | None, dict[str, Any] |
 
 
 def _from_any(settings: Settings, path: str, key: str) -> list[dict[str, Any]]:
-    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
-
     for region in settings.regions.values():
         answer = ask(region.ports.controller, path)
         if answer is not None and key in answer:
@@ -286,37 +271,21 @@ def _from_any(settings: Settings, path: str, key: str) -> list[dict[str, Any]]:
     raise typer.Exit(FAILED)
 
 
-def _branches(settings: Settings, run: str, region: str) -> list[str]:
-    """What lies in a region's store past the fork that closed its epoch."""
+def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[str]:
+    """What lies in a region's store past the fork that closed its epoch, by the lineage that `best` tells."""
     from pipelines import paths  # noqa: PLC0415 - with the services' imports
-    from pipelines.core.lineage import Standing, standing  # noqa: PLC0415 - as above
+    from pipelines.core.lineage import LineageView, Standing, standing  # noqa: PLC0415 - as above
     from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
-    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - as above
     from services.clients import store_of  # noqa: PLC0415 - as above
 
+    view = LineageView(best["epoch"], tuple((epoch, parent, step) for epoch, parent, step in best["forks"]))
     try:
-        store = store_of(settings.region(region))
-        views = [
-            one for one in (Lineages(store_of(peer))(run) for peer in settings.regions.values()) if one is not None
-        ]
-        view = max(views, key=lambda one: one.epoch, default=None)
-        keys = store.list(paths.checkpoints_prefix(run))
+        keys = store_of(settings.region(region)).list(paths.checkpoints_prefix(best["run"]))
     except FarsideError as error:
         return [f"cannot be read: {error}"]
     found = [paths.parse_checkpoint(key) for key in keys if key.endswith("/manifest")]
-    aside = [one for one in found if view is not None and standing(view, one.epoch, one.step) is Standing.BRANCH]
+    aside = [one for one in found if standing(view, one.epoch, one.step) is Standing.BRANCH]
     return [f"epoch {one.epoch} attempt {one.attempt} step {one.step} ({one.manifest})" for one in aside]
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if not yes and not typer.confirm(question, err=True):
-        raise typer.Exit(FAILED)
-
-
-def _until(done: Callable[[], bool], patience_s: float) -> None:
-    deadline_s = time.monotonic() + patience_s  # noqa: TID251 - a command's own patience
-    while not done() and time.monotonic() < deadline_s:  # noqa: TID251 - as above
-        time.sleep(LOOK_S)  # noqa: TID251 - as above
 
 
 def _when(time_ms: int) -> str:

@@ -15,13 +15,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from services.cli.ask import Json, Reason, Yes, ask, confirm, until
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.serve import Config
 from services.settings import Settings, load
 
 WATCH_S = 1.0
 GIVES_UP_S = 120.0
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def status(
@@ -58,8 +58,6 @@ def _again(settings: Settings, seen: dict[str, float], *, watch: bool) -> Iterat
 
 def gather(settings: Settings, seen: dict[str, float]) -> dict[str, Any]:
     """Everything that the services say of every run; `seen` remembers when each region answered last."""
-    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
-
     answers = {name: ask(region.ports.controller, "/status") for name, region in settings.regions.items()}
     lags = {name: ask(region.ports.replicator, "/status") for name, region in settings.regions.items()}
     warm = {name: ask(region.ports.warmer, "/status") for name, region in settings.regions.items()}
@@ -185,7 +183,7 @@ def failover(
     to: Annotated[str, typer.Option(help="The region that takes it over.")],
     config: Config = None,
     *,
-    reason: Annotated[str, typer.Option(help="Why, in your words; kept in the history.")] = "",
+    reason: Reason = "",
     fenced: Annotated[
         bool,
         typer.Option(
@@ -194,15 +192,13 @@ def failover(
             "two regions may write at once.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Promote a region by hand: the detectors are skipped, every safety gate and the lease's one write are not.
 
     Exit codes: 0 the region holds the run, 1 refused or not confirmed, 2 misconfigured.
     """
-    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
-
     with misconfigured_exits():
         settings = load(config)
         port, _ = settings.region(to).ports.controller, settings.run(run)
@@ -222,8 +218,7 @@ def failover(
     if before["primary"] == to:
         typer.echo(f"{to} holds it already", err=True)
         raise typer.Exit(0)
-    if not yes and not typer.confirm(f"Let {to} take {run} over?", err=True):
-        raise typer.Exit(FAILED)
+    confirm(f"Let {to} take {run} over?", yes=yes)
     if ask(port, "/v1/failover", {"run": run, "actor": getpass.getuser(), "note": reason, "fenced": fenced}) is None:
         typer.echo(f"farside: the controller of {to} did not take the request", err=True)
         raise typer.Exit(FAILED)
@@ -240,13 +235,12 @@ def failover(
 
 def _outcome(port: int, run: str, to: str) -> dict[str, Any] | None:
     """The controller's status once the wish is settled."""
-    from services.cli.ask import ask  # noqa: PLC0415 - with the services' imports
-
-    deadline_s = time.monotonic() + GIVES_UP_S  # noqa: TID251 - a command's own patience
     found: dict[str, Any] | None = None
-    while time.monotonic() < deadline_s:  # noqa: TID251 - as above
+
+    def settled() -> bool:
+        nonlocal found
         found = (ask(port, "/status") or {}).get(run) or found
-        if found is not None and (found["primary"] == to or not found["operator_pending"]):
-            return found
-        time.sleep(0.2)  # noqa: TID251 - as above
+        return found is not None and (found["primary"] == to or not found["operator_pending"])
+
+    until(settled, GIVES_UP_S)
     return found

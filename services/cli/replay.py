@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.cli.ask import Json
 from services.cli.fail import FAILED, misconfigured_exits
-from services.cli.operate import Json
 from services.cli.serve import Config
 
 if TYPE_CHECKING:

@@ -21,11 +21,8 @@ _WHEN = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) INFO resumed step
 
 def write(story: Story, folder: Path) -> dict[str, Any]:
     """Write everything into a folder; the report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    timeline = story.timeline()
-    report = make(story, timeline)
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    write_timeline(story, folder)
+    report = make(story, story.timeline())
+    keep(story, folder, report)
     picture.draw(
         folder / "loss.png",
         primary=story.losses(EAST),
@@ -37,8 +34,10 @@ def write(story: Story, folder: Path) -> dict[str, Any]:
     return report
 
 
-def write_timeline(story: Story, folder: Path) -> None:
-    """Every event and decision, by time, a JSON line each."""
+def keep(story: Story, folder: Path, report: dict[str, Any]) -> None:
+    """`report.json`, and `timeline.jsonl`: every event and decision, by time, a JSON line each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     entries = sorted([*story.timeline(), *story.all_events], key=lambda one: int(one["time_ms"]))
     lines = "".join(json.dumps(one, default=str) + "\n" for one in entries)
     (folder / "timeline.jsonl").write_text(lines, encoding="utf-8")
@@ -62,7 +61,6 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
         "first_step": first_ms - resumed_ms,
     }
     before = [one for one in timeline if one["event"] == "lease.written" and one["at"] == EAST][-1]
-    final, control = story.final(WEST) or {}, story.final("control") or {}
     sizes = [one["size_bytes"] for one in timeline if one["event"] == "replicate.copied"]
     return {
         "seed": story.seed,
@@ -79,14 +77,18 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
         "events": story.events.plain(),
         "link_bytes": facts.link_bytes,
         "checkpoint_bytes": max(sizes, default=0),
-        "final_digest": final.get("digest"),
-        "control_digest": control.get("digest"),
-        "bit_identical": final.get("digest") is not None and final.get("digest") == control.get("digest"),
+        **compared(story, WEST),
         "zombie_set_aside": facts.zombie_set_aside,
         "holders_overlap_s": round(figures.overlap_s(timeline), 3),
         "warm_ready_before_loss": facts.warm_before_loss,
         "versions": versions(),
     }
+
+
+def compared(story: Story, last: str) -> dict[str, object]:
+    """The final parameters of the trainer that ended the run, beside those of the run that was never interrupted."""
+    final, control = ((story.final(name) or {}).get("digest") for name in (last, "control"))
+    return {"final_digest": final, "control_digest": control, "bit_identical": final is not None and final == control}
 
 
 def passed(report: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from pipelines.errors import RetryableError
 from services.cli.ask import ask
 from services.demo import figures, picture
 from services.demo.actors import Actors
-from services.demo.report import write_timeline
+from services.demo.report import compared, keep
 from services.demo.story import EAST, RUN, START_S, TRAIN_S, WEST, Say, Story
 
 REJOIN_S = 180.0
@@ -108,7 +108,6 @@ def report(story: Roundtrip) -> dict[str, Any]:
     if there is None or back is None:
         raise RuntimeError("the timeline lacks a promotion: there is nothing to report")
     west, east = story.losses(WEST), story.losses(BACK)
-    final, control = story.final(BACK) or {}, story.final("control") or {}
     return {
         "seed": story.seed,
         "steps": story.steps,
@@ -130,9 +129,7 @@ def report(story: Roundtrip) -> dict[str, Any]:
         ],
         "lineage": story.lines,
         "events": story.events.plain(),
-        "final_digest": final.get("digest"),
-        "control_digest": control.get("digest"),
-        "bit_identical": final.get("digest") is not None and final.get("digest") == control.get("digest"),
+        **compared(story, BACK),
         "holders_overlap_s": round(figures.overlap_s(timeline), 3),
     }
 
@@ -149,11 +146,8 @@ def passed(found: dict[str, Any]) -> bool:
 
 def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
     """Write report.json, timeline.jsonl and loss.png into a folder; the report."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = report(story)
-    (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_timeline(story, folder)
-    there = found["moves"][0]
+    keep(story, folder, found)
     picture.draw(
         folder / "loss.png",
         primary=story.losses(EAST),
@@ -161,7 +155,7 @@ def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
         again=story.losses(BACK),
         control=story.losses("control"),
         killed_at=story.facts.killed_at_step,
-        resumed_from=there["fork_step"],
+        resumed_from=found["moves"][0]["fork_step"],
     )
     return found
 

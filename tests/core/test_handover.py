@@ -124,7 +124,7 @@ def test_a_new_epoch_is_active_and_keeps_who_moved_it_and_why() -> None:
 
 def test_I8_grants_shrink_while_a_run_is_given_away_and_end_with_its_release() -> None:
     """So the holder waits for seconds, not for a lease, until no agent can report a commit."""
-    moves = Moves("east", FAST, POLICY)
+    moves = Moves("east", POLICY)
     assert moves.granted(FIRST, 3.0, NOW_S) == 3.0
     assert moves.granted(MOVING, 3.0, NOW_S) == 2.0
     assert moves.granted(RELEASED, 3.0, NOW_S) == 0.0

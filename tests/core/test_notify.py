@@ -15,6 +15,7 @@ from pipelines.flows.notify import Notify
 from schemas.records import GENESIS, EpochEntry
 from services.adapters.memory import MemoryObjectStore
 from services.adapters.poster import HttpPoster
+from tests.manual_clock import ManualClock
 
 WON = EpochEntry(
     epoch=2,
@@ -29,24 +30,16 @@ WON = EpochEntry(
 )
 
 
-class _World:
+class _World(ManualClock):
     """Implements Clock, Journal and Poster by remembering."""
 
     def __init__(self) -> None:
-        self.now_s = self.turned_at_s = 100.0
+        super().__init__(100.0)
+        self.turned_at_s = self.now_s
         self.won: EpochEntry | None = WON
         self.posted: list[tuple[str, bytes]] = []
         self.away = False
         self.said: list[str] = []
-
-    def boottime_s(self) -> float:
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        return 0
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
 
     def say(self, event: str, **fields: object) -> None:
         del fields

@@ -14,6 +14,7 @@ from pipelines.core import manifests
 from pipelines.core.resume import StartRequest
 from pipelines.errors import RetryableError
 from pipelines.flows.publish import Publish
+from pipelines.flows.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest, record_types
@@ -22,6 +23,7 @@ from services.adapters.memory import MemoryObjectStore
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemEntropy
+from tests.manual_clock import ManualClock
 
 SHARD = b"0123456789" * 10
 OWN = CheckpointId("gpt", 1, 1, 10)
@@ -45,11 +47,11 @@ INTENT: dict[str, Any] = {
 }
 
 
-class _World:
+class _World(ManualClock):
     """Implements EventLog, Grants, Journal and Clock by remembering: one agent's surroundings, with a spool."""
 
     def __init__(self) -> None:
-        self.now_s = 100.0
+        super().__init__(100.0)
         self.spool = MemorySpool("gpt")
         self.spool.wants("launch-1", StartRequest())
         self.spool.beat(Beat("gpt-r0", 10, "train", 60.0, 0, 1, 1, {"metrics": 7}))
@@ -57,15 +59,6 @@ class _World:
         self.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
         self.messages: list[Message] = []
         self.away = False
-
-    def boottime_s(self) -> float:
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        return int(self.now_s * 1000)
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
 
     def say(self, event: str, **fields: object) -> None:
         del event, fields
@@ -189,6 +182,7 @@ def test_a_launch_elsewhere_is_told_that_it_does_not_go_on_bit_for_bit(signer: E
 def test_every_writers_schema_is_in_the_store_before_its_first_use(signer: Ed25519Signer) -> None:
     """A reader of another version can then decode all that is published."""
     world, store = _World(), MemoryObjectStore()
+    store_schemas(store)  # as every service does before its flows begin
     world.accept("metrics", "metric", {"values": {"loss": 1.0}})
     _turn(world, _agent(world, store, signer))
     assert {paths.schema(message.value[2:10].hex()) for message in world.messages} <= set(store.objects)

@@ -6,29 +6,12 @@ import pytest
 
 from pipelines.errors import FencedError, RetryableError
 from services.wrappers.retrying import WAIT_S_MAX, retrying
-
-
-class _Clock:
-    """Implements Clock: waiting is what moves it."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.waits_s: list[float] = []
-
-    def boottime_s(self) -> float:
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        return 0
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.waits_s.append(seconds)
+from tests.manual_clock import ManualClock
 
 
 def test_it_goes_on_until_it_works_and_waits_longer_each_time() -> None:
     """Each wait is told with its reason."""
-    clock, told, left = _Clock(), list[str](), [RetryableError("away"), RetryableError("still away")]
+    clock, told, left = ManualClock(), list[str](), [RetryableError("away"), RetryableError("still away")]
 
     def call() -> str:
         if left:
@@ -42,7 +25,7 @@ def test_it_goes_on_until_it_works_and_waits_longer_each_time() -> None:
 
 def test_it_gives_up_when_the_time_is_over_with_the_last_reason() -> None:
     """By the port's clock, in simulated time."""
-    clock = _Clock()
+    clock = ManualClock()
 
     def call() -> str:
         raise RetryableError("away")
@@ -54,7 +37,7 @@ def test_it_gives_up_when_the_time_is_over_with_the_last_reason() -> None:
 
 def test_what_is_not_retryable_is_raised_at_once() -> None:
     """A fenced writer must stop."""
-    clock = _Clock()
+    clock = ManualClock()
 
     def call() -> str:
         raise FencedError("newer")

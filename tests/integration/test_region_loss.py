@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
+from schemas.codec import record_types
 from services import local_config
 from services.cli import app
 from services.cli.ask import ask
+from services.clients import store_of
 from services.demo import figures, report, roundtrip
 from services.demo.actors import Actors
 from services.demo.roundtrip import Roundtrip
@@ -173,6 +175,8 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
     assert said() == [("pause", "link works"), ("resume", ""), ("acknowledge", "")]
     assert [entry["region"] for entry in farside("lineage", "--json")["lineage"]] == ["east"]
     assert "renews in" in farside("explain")
+    for here in regions.settings.regions.values():
+        assert len(store_of(here).list("schemas/")) == len(record_types()), "stored before the services' first use"
 
 
 def _gates(farside: Callable[..., Any]) -> list[tuple[str, Any]]:

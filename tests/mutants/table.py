@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant(
         "a release is every region's",
         LEASE,
-        "(lease.mode, lease.target) == (RELEASED, self.region)",
+        "(lease.mode, lease.target) == (RELEASED, region)",
         "lease.mode == RELEASED",
         CORE_DECIDE,
     ),
@@ -191,7 +191,7 @@ MUTANTS = (
     Mutant(
         "a new launch begins while the run moves",
         FAILOVER,
-        "if held.lease.mode in {core.HANDOVER, core.RELEASED}:",
+        "if held.lease.mode in core.MOVING:",
         "if False:",
         WORLDS,
     ),

@@ -231,7 +231,6 @@ class Region:
             clock=self,
             entropy=self,
             journal=self,
-            profile=PROFILE,
             policy=policy_of(PROFILE, settle_s=self.world.settle_s, **self.world.objectives),
         )
         while True:

@@ -42,6 +42,12 @@ def faults(world: World) -> list[str]:
     return found + _lost_in_planned_moves(world)
 
 
+def hold(world: World) -> None:
+    """Every promise held; else the seed and the end of its trace are shown."""
+    trace = "\n".join(world.trace[-60:])
+    assert faults(world) == [], f"replay with seed {world.seed}\n{trace}"
+
+
 def _lost_in_planned_moves(world: World) -> list[str]:
     """A switchover's fork is the newest step that its giver had committed."""
     found = []

@@ -9,24 +9,11 @@ import pytest
 
 from services.adapters.signer import Ed25519Signer
 from tests.simulation.failover_world import World, signer_in
-from tests.simulation.lease_checker import faults_of_history, overlaps
+from tests.simulation.judge import hold
+from tests.simulation.lease_checker import overlaps
 
 SMOKE_SEEDS = range(15)
 FULL_SEEDS = range(15, 1_015)
-
-
-@pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Ed25519Signer:
-    """One for all worlds."""
-    return signer_in(tmp_path_factory.mktemp("keys"))
-
-
-def _judge(world: World) -> None:
-    trace = "\n".join(world.trace[-40:])
-    assert overlaps(world.claims) == [], f"I1 broken; replay with World({world.seed}, signer).run()\n{trace}"
-    assert faults_of_history(world.witness.history) == [], f"seed {world.seed}\n{trace}"
-    epochs = {lease.epoch for lease in world.witness.history}
-    assert epochs == set(range(1, max(epochs, default=0) + 1)), "I2: no epoch is skipped or repeated"
 
 
 def test_I1_I2_I3_hold_for_the_shipped_controllers_in_every_smoke_seed(signer: Ed25519Signer) -> None:
@@ -34,7 +21,7 @@ def test_I1_I2_I3_hold_for_the_shipped_controllers_in_every_smoke_seed(signer: E
     takeovers = 0
     for seed in SMOKE_SEEDS:
         world = World(seed, signer).run()
-        _judge(world)
+        hold(world)
         takeovers += world.witness.history[-1].epoch - 1
     assert takeovers > 0, "the faults must lead to takeovers, or nothing was tested"
 
@@ -44,7 +31,7 @@ def test_I1_I2_I3_hold_for_the_shipped_controllers_in_every_smoke_seed(signer: E
 def test_I1_I2_I3_hold_for_the_shipped_controllers_in_every_seed(block: int, signer: Ed25519Signer) -> None:
     """1,000 seeds; `make simulate` runs as many as wanted."""
     for seed in FULL_SEEDS[block::8]:
-        _judge(World(seed, signer).run())
+        hold(World(seed, signer).run())
 
 
 def test_the_same_seed_gives_the_same_failover_history(signer: Ed25519Signer) -> None:
@@ -63,7 +50,7 @@ def test_a_lost_region_is_taken_over_within_the_bound_that_is_printed(signer: Ed
     """From its death: what is left of the lease in a challenger's eyes, plus a poll and a few turns."""
     for seed in range(8):
         world = World(seed, signer, faults=False, east_dies_at_s=100.0).run()
-        _judge(world)
+        hold(world)
         last = world.witness.history[-1]
         assert (last.holder, last.epoch) == ("west", 2)
         won = next(lease for lease in world.witness.history if lease.epoch == 2)
@@ -89,7 +76,7 @@ def test_a_lost_region_is_taken_over_although_replies_are_lost(signer: Ed25519Si
     """Decision 2: a pending write is repeated, or one lost request would leave the run without a primary."""
     for seed in range(8):
         world = World(seed, signer, east_dies_at_s=100.0, length_s=900.0).run()
-        _judge(world)
+        hold(world)
         assert world.witness.history[-1].holder == "west", f"seed {seed}"
 
 
@@ -125,7 +112,7 @@ def test_a_stopped_region_that_comes_back_stands_down_and_calls_its_launch_super
     world.at(30.0, lambda: setattr(east, "cut_until_s", 100.0))
     world.at(30.0, lambda: setattr(world.regions["west"], "deaf_until_s", 100.0))
     world.run()
-    _judge(world)
+    hold(world)
     assert world.witness.history[-1].holder == "west"
     reply = east.grant("launch-east")
     assert (reply.state, reply.epoch) == ("superseded", 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,25 +12,14 @@ import pytest
 from pipelines.core.lease import ACTIVE
 from pipelines.flows.moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, Wish
 from services.adapters.signer import Ed25519Signer
-from tests.simulation.failover_world import World, signer_in
-from tests.simulation.judge import TO_WEST, ask, faults, moving
-
-
-@pytest.fixture(scope="module")
-def signer(tmp_path_factory: pytest.TempPathFactory) -> Ed25519Signer:
-    """One for all worlds."""
-    return signer_in(tmp_path_factory.mktemp("keys"))
+from tests.simulation.failover_world import World
+from tests.simulation.judge import TO_WEST, ask, hold, moving
 
 
 def _take_over(world: World, actor: str, note: str) -> None:
     control = world.regions["west"].control
     assert control is not None
     control.ask_takeover(actor, note)
-
-
-def _judge(world: World) -> None:
-    trace = "\n".join(world.trace[-60:])
-    assert faults(world) == [], f"seed {world.seed}\n{trace}"
 
 
 def _moves(world: World) -> list[tuple[str, str]]:
@@ -45,7 +33,7 @@ def test_a_switchover_loses_no_step_and_is_much_faster_than_a_lease(signer: Ed25
         world = World(seed, signer, faults=False, trains=True, length_s=200.0)
         world.at(60.0, partial(ask, world, "east", TO_WEST))
         world.run()
-        _judge(world)
+        hold(world)
         assert _moves(world) == [("east", "creates_run"), ("west", "switchover")], f"seed {seed}"
         entry = world.witness.history[-1].lineage[-1]
         last = max(step for _, _, step in world.regions["east"].job.commits)
@@ -74,7 +62,7 @@ def _at_bad_moments(seeds: Iterable[int], signer: Ed25519Signer) -> int:
     moves = 0
     for seed in seeds:
         world = moving(seed, signer).run()
-        _judge(world)
+        hold(world)
         moves += sum(reason == "switchover" for _, reason in _moves(world))
     return moves
 
@@ -85,7 +73,7 @@ def test_a_switchover_whose_target_falls_silent_is_called_off_and_training_goes_
     world.at(62.0, lambda: ask(world, "east", TO_WEST))
     world.at(62.0, world.regions["west"].die)
     world.run()
-    _judge(world)
+    hold(world)
     assert _moves(world) == [("east", "creates_run")]
     assert world.witness.history[-1].mode == ACTIVE
     assert any(one.reason == "handover_target_sick" for one in world.witness.history)
@@ -100,7 +88,7 @@ def test_a_wish_that_waited_until_the_run_was_lost_is_refused_and_does_not_come_
     world.at(30.0, partial(setattr, west, "deaf_until_s", 100.0))
     world.at(52.0, partial(ask, world, "east", Wish(PAUSE, "ann")))
     world.run()
-    _judge(world)
+    hold(world)
     assert _moves(world)[-1] == ("west", "region_lost")
     assert east.control is not None
     assert east.control.status()["operator_pending"] is False
@@ -122,7 +110,7 @@ def test_nothing_new_begins_where_a_run_is_leaving(signer: Ed25519Signer) -> Non
     world.at(60.0, partial(ask, world, "east", TO_WEST))
     world.at(60.0, look)
     world.run()
-    _judge(world)
+    hold(world)
     assert len(answers) > 5
     assert set(answers) == {"wait"}
 
@@ -142,7 +130,7 @@ def test_a_released_run_that_nobody_takes_is_taken_back(signer: Ed25519Signer) -
 
     world.at(60.0, die_when_released)
     world.run()
-    _judge(world)
+    hold(world)
     assert west.dead
     assert _moves(world) == [("east", "creates_run")]
     assert world.witness.history[-1].mode == ACTIVE
@@ -158,7 +146,7 @@ def test_a_restarted_controller_waits_out_its_predecessor_before_it_gives_the_ru
     world.at(58.0, east.begin)  # a second process; the first one goes on until it reads that it was replaced
     world.at(61.0, lambda: ask(world, "east", TO_WEST))
     world.run()
-    _judge(world)
+    hold(world)
     taken = next(one for one in world.witness.history if one.reason == "new_incarnation")
     released = next(one for one in world.witness.history if one.mode == "released")
     assert released.time_ms - taken.time_ms > 20_000
@@ -171,7 +159,7 @@ def test_I10_a_pause_holds_back_automatic_moves_and_a_person_still_can(signer: E
     world.at(60.0, lambda: ask(world, "east", Wish(PAUSE, "ann", "link works")))
     world.at(200.0, partial(_take_over, world, "ann", "east burnt down"))
     world.run()
-    _judge(world)
+    hold(world)
     assert _moves(world)[-1] == ("west", "operator")
     assert world.witness.history[-1].lineage[-1].time_ms >= 200_000
     assert world.witness.history[-1].lineage[-1].note == "east burnt down"
@@ -192,7 +180,7 @@ def test_a_second_automatic_move_waits_for_a_person_or_its_time(signer: Ed25519S
         if acknowledged:
             world.at(110.0, partial(ask, world, "west", Wish(ACKNOWLEDGE, "ann", "seen")))
         world.run()
-        _judge(world)
+        hold(world)
         regions = [region for region, _ in _moves(world)]
         assert regions == (["east", "west", "east"] if acknowledged else ["east", "west"])
 
@@ -235,9 +223,3 @@ def test_a_wish_that_cannot_be_is_refused_with_what_to_do(signer: Ed25519Signer,
     world = World(9, signer, faults=False, length_s=30.0).run()
     assert why in ask(world, "east", wish)
     assert "east holds the run" in ask(world, "west", wish)
-
-
-def test_keys_are_made_once_for_moves(tmp_path: Path) -> None:
-    """The worlds' signer signs what it verifies."""
-    made = signer_in(tmp_path)
-    assert made.verify(made.sign(b"x")) == b"x"
