@@ -134,6 +134,23 @@ class Readiness(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting(Record):
+    """What one service of a region can reach of another region. Ages in seconds; -1: never.
+
+    It belongs to no run and has no place in a sequence: a lost one is replaced by the next.
+    """
+
+    schema_name: ClassVar[str] = "events/sighting"
+    region: str  # who looks
+    observer: str  # which of its services
+    of_region: str
+    kafka_age_s: float  # since its Kafka answered
+    store_age_s: float  # since its store answered
+    nodes_age_s: float  # since a node of it was heard
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header(Record):
     """One Kafka header."""
 

@@ -8,10 +8,12 @@ from prometheus_client import Gauge
 from pydantic import SecretStr
 
 from pipelines.core.decide import policy_of
+from pipelines.core.lease import NEVER_S
 from pipelines.flows.attest import Attest
 from pipelines.flows.failover import Control
 from pipelines.flows.listen import Listen
 from pipelines.flows.notify import Notify
+from pipelines.flows.sight import Sight
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.lease_s3 import S3LeaseStore
@@ -31,7 +33,16 @@ def run(settings: Settings, region: str) -> int:
     parts.prepare()
     flows: dict[str, Flow] = {}
     closing: list[Callable[[], None]] = []
-    controls = {name: _control(parts, name, flows, closing) for name in settings.runs}
+    heard: dict[str, list[Listen]] = {name: [] for name in settings.regions}
+
+    def nodes_at_s(peer: str) -> float:
+        return max((one.pulse.nodes_at_s for one in heard[peer]), default=NEVER_S)
+
+    log = KafkaLog(parts.here.kafka)
+    closing.append(log.close)
+    sight = parts.sight("controller", log, closing, nodes_at_s)
+    flows["sight"] = sight.step
+    controls = {name: _control(parts, name, flows, closing, heard, sight) for name in settings.runs}
     epoch = Gauge("farside_epoch", "Epoch of the run as seen here.", ["run"], registry=parts.registry)
     valid = Gauge("farside_lease_valid_seconds", "What is left of our lease.", ["run"], registry=parts.registry)
 
@@ -53,13 +64,21 @@ def run(settings: Settings, region: str) -> int:
     return parts.serve(flows, status=status, close=closing, routes=AuthorityRoutes(controls).routes())
 
 
-def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Callable[[], None]]) -> Control:
+def _control(
+    parts: Parts,
+    name: str,
+    flows: dict[str, Flow],
+    closing: list[Callable[[], None]],
+    heard: dict[str, list[Listen]],
+    sight: Sight,
+) -> Control:
     settings, region, here = parts.settings, parts.region, parts.here
     listeners = {}
     for other in settings.regions:
         source = KafkaSource(here.kafka if other == region else parts.link(other).kafka)
         closing.append(source.close)
         listeners[other] = Listen(region=other, run=name, source=source, codec=Codec(), clock=parts.clock)
+        heard[other].append(listeners[other])
         flows[f"{name}/listen-{other}"] = listeners[other].step
     log = KafkaLog(here.kafka)
     closing.append(log.close)
@@ -90,24 +109,33 @@ def _control(parts: Parts, name: str, flows: dict[str, Flow], closing: list[Call
         clock=parts.clock,
         entropy=parts.entropy,
         journal=parts.journal,
+        sight=sight,
         policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, rto_s=wanted.rto_s, settle_s=wanted.settle_s),
     )
     flows[f"{name}/lease"] = control.step
-    if wanted.webhook_url is not None or wanted.ping_url is not None:
-        notify = Notify(
-            run=name,
-            region=region,
-            webhook=_poster(wanted.webhook_url),
-            ping=_poster(wanted.ping_url),
-            ping_s=wanted.ping_s,
-            won=control.won,
-            turned_at_s=lambda: control.turned_at_s,
-            store=parts.store(),
-            clock=parts.clock,
-            journal=parts.journal,
-        )
+    notify = _notify(parts, name, control)
+    if notify is not None:
         flows[f"{name}/notify"] = notify.step
     return control
+
+
+def _notify(parts: Parts, name: str, control: Control) -> Notify | None:
+    """Who is told of the run's moves; None if nobody is to be."""
+    wanted = parts.settings.run(name)
+    if wanted.webhook_url is None and wanted.ping_url is None:
+        return None
+    return Notify(
+        run=name,
+        region=parts.region,
+        webhook=_poster(wanted.webhook_url),
+        ping=_poster(wanted.ping_url),
+        ping_s=wanted.ping_s,
+        won=control.won,
+        turned_at_s=lambda: control.turned_at_s,
+        store=parts.store(),
+        clock=parts.clock,
+        journal=parts.journal,
+    )
 
 
 def _poster(url: SecretStr | None) -> HttpPoster | None:

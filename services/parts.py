@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
@@ -11,8 +12,11 @@ from pipelines import paths
 from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.lineages import Lineages
+from pipelines.flows.sight import KAFKA, STORE, Probe, Sight
 from pipelines.flows.writer_schemas import store_schemas
-from services.adapters.kafka import ensure_topics
+from pipelines.ports import EventLog
+from schemas.codec import Codec
+from services.adapters.kafka import KafkaSource, ensure_topics
 from services.adapters.s3 import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock, SystemEntropy
@@ -23,6 +27,7 @@ from services.settings import LinkSettings, RegionSettings, Settings
 from services.wrappers.retrying import retrying
 
 PREPARE_S = 60.0
+PROBE_TIMEOUT_S = 2.0
 
 
 class Parts:
@@ -64,6 +69,33 @@ class Parts:
     def link(self, peer: str) -> LinkSettings:
         """How this region reaches another; MisconfiguredError if it is not said."""
         return self.settings.link(self.region, peer)
+
+    def sight(
+        self, observer: str, log: EventLog, closing: list[Callable[[], None]], nodes_at_s: Callable[[str], float]
+    ) -> Sight:
+        """What this service can reach of the other regions, through clients of its own."""
+        probes: dict[str, dict[str, Probe]] = {}
+        for peer in self.peers():
+            link, source = self.link(peer), KafkaSource(self.link(peer).kafka)
+            store = S3ObjectStore(
+                client_of(link.s3, link.credentials_file, attempts=1, timeout_s=PROBE_TIMEOUT_S), link.bucket
+            )
+            closing.append(source.close)
+            probes[peer] = {
+                KAFKA: partial(source.partitions, [paths.HEARTBEATS]),
+                STORE: partial(store.size, paths.health("controller", peer)),
+            }
+        every_s = max(PROBE_TIMEOUT_S, self.profile.poll_s)
+        return Sight(
+            region=self.region,
+            observer=observer,
+            probes=probes,
+            log=log,
+            codec=Codec(),
+            clock=self.clock,
+            every_s=every_s,
+            nodes_at_s=nodes_at_s,
+        )
 
     def peers(self) -> tuple[str, ...]:
         """The other regions."""

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipelines import paths
+from pipelines.core.lease import NEVER_S
 from pipelines.flows.replicate import Replicate
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
@@ -48,6 +49,9 @@ def run(settings: Settings, region: str) -> int:
                 clock=parts.clock,
                 journal=parts.journal,
             )
+    log = KafkaLog(parts.here.kafka)
+    closing.append(log.close)
+    sight = parts.sight("replicator", log, closing, lambda _peer: NEVER_S)
     lag = Gauge("farside_lag_steps", "Steps that this region is behind.", ["peer", "run"], registry=parts.registry)
 
     def status() -> dict[str, object]:
@@ -66,4 +70,5 @@ def run(settings: Settings, region: str) -> int:
         return JSONResponse({"asked": True})
 
     routes = [Route("/v1/replay", replay, methods=["POST"])]
-    return parts.serve({name: flow.step for name, flow in flows.items()}, status=status, close=closing, routes=routes)
+    turned = {name: flow.step for name, flow in flows.items()} | {"sight": sight.step}
+    return parts.serve(turned, status=status, close=closing, routes=routes)

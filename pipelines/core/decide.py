@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile, released_to
+from pipelines.core.suspicion import PHI_LIMIT, PHI_MOST
 from schemas.records import Lease
 
 SILENCE_LEAST_S = 3.0
@@ -177,6 +178,9 @@ class RunView:
     fenced: bool = False  # and says that the old region cannot write any more: the wait for its lease is skipped
     moved_ago_s: float = math.inf  # since the last automatic move that nobody has acknowledged
     primary_step: int | None = None  # the newest heard of the holder's nodes
+    phi: float = PHI_MOST  # how surprising the silence of its liveliest node is
+    elsewhere_at_s: float = NEVER_S  # when somebody else heard the holder's nodes
+    patience: float = 1.0  # what our own troubles multiply the silence with (Lifeguard)
 
 
 def decide(view: RunView, now_s: float, policy: FailoverPolicy) -> Decision:
@@ -241,7 +245,7 @@ def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
         return Decision(Action.WAIT, Reason.NOT_CANDIDATE, gates)
     if not _witness_gate(view, now_s, policy).open:
         return Decision(Action.WAIT, Reason.WITNESS_UNREACHABLE, gates)
-    silent = now_s - view.heard_at_s >= policy.silence_s
+    silent = is_silent(view, now_s, policy)
     if not _expiry_gate(view, now_s, policy).open:
         return (
             _while_leased(view, now_s, policy, gates) if silent else Decision(Action.WAIT, Reason.PRIMARY_WELL, gates)
@@ -252,6 +256,11 @@ def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
             Action.WAIT if waits else Action.ALARM, Reason.RELEASED if waits else Reason.HOLDER_NOT_RENEWING, gates
         )
     return _if_open(Action.TAKE_OVER, Reason.REGION_LOST, Reason.REFUSED, gates)
+
+
+def is_silent(view: RunView, now_s: float, policy: FailoverPolicy) -> bool:
+    """No node of the holder for longer than is forgiven, and longer than its rhythm explains."""
+    return now_s - view.heard_at_s >= policy.silence_s * view.patience and view.phi >= PHI_LIMIT
 
 
 def _while_leased(view: RunView, now_s: float, policy: FailoverPolicy, gates: tuple[Gate, ...]) -> Decision:
@@ -269,7 +278,8 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
 
     What was released to us has no detectors to pass, and must not lose a step.
     """
-    silence_s = now_s - view.heard_at_s
+    silence_s, elsewhere_s = now_s - view.heard_at_s, now_s - view.elsewhere_at_s
+    limit_s = policy.silence_s * view.patience
     step = -1 if view.recoverable_step is None else view.recoverable_step
     given = released_to(lease, view.belief.region)
     asked = view.operator or given
@@ -277,7 +287,9 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
     least = 0 if lease.committed_step >= 0 or len(lease.lineage) > 1 else -1
     least = lease.committed_step if given else least
     detectors = (
-        Gate("heartbeat_silence_s", silence_s, policy.silence_s, silence_s >= policy.silence_s, asked),
+        Gate("heartbeat_silence_s", silence_s, limit_s, silence_s >= limit_s, asked),
+        Gate("heartbeat_phi", view.phi, PHI_LIMIT, view.phi >= PHI_LIMIT, asked),
+        Gate("heard_elsewhere_s", elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked),
         Gate("mode_paused", float(lease.mode == PAUSED), 0, lease.mode != PAUSED, asked),
         Gate("moved_ago_s", view.moved_ago_s, policy.settle_s, view.moved_ago_s >= policy.settle_s, asked),
         *_loss_gate(view, lease, policy, advisory=asked),

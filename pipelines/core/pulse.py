@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.core.lease import NEVER_S
+from pipelines.core.suspicion import PHI_MOST, Rhythm
 from schemas.records import Heartbeat
 
 CONTROLLER_NODE = "controller"
@@ -28,6 +29,7 @@ class NodePulse:
     budget_s: float
     heard_at_s: float
     moved_at_s: float  # when its step or phase was last heard to change
+    rhythm: Rhythm = field(default_factory=Rhythm)
 
     @property
     def works_at_s(self) -> float:
@@ -50,6 +52,10 @@ class Pulse:
         """The last moment at which some node is known to have worked."""
         return max((node.works_at_s for node in self.nodes.values()), default=NEVER_S)
 
+    def phi(self, now_s: float, floor_s: float) -> float:
+        """How surprising the silence of the liveliest node is: one silent node is never a silent region."""
+        return min((node.rhythm.phi(now_s, floor_s) for node in self.nodes.values()), default=PHI_MOST)
+
 
 def heard(pulse: Pulse, beat: Heartbeat, now_s: float) -> Pulse:
     """The pulse after one more heartbeat."""
@@ -58,7 +64,8 @@ def heard(pulse: Pulse, beat: Heartbeat, now_s: float) -> Pulse:
     before = pulse.nodes.get(beat.node)
     moved = before is None or (before.step, before.phase) != (beat.step, beat.phase)
     moved_at_s = now_s if moved or before is None else before.moved_at_s
-    node = NodePulse(beat.step, beat.phase, beat.budget_s, now_s, moved_at_s)
+    rhythm = (Rhythm() if before is None else before.rhythm).heard(now_s)
+    node = NodePulse(beat.step, beat.phase, beat.budget_s, now_s, moved_at_s, rhythm)
     return dataclasses.replace(pulse, nodes={**pulse.nodes, beat.node: node}, nodes_at_s=now_s)
 
 

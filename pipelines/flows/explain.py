@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.core.decide import Decision, FailoverPolicy, RunView, steps_lost
+from pipelines.core.diagnose import Diagnosis
 from pipelines.core.lineage import view_of
 from pipelines.flows.listen import Listen
 from pipelines.flows.recoverable import Recovered
@@ -26,6 +27,7 @@ class Situation:
     committed_step: int
     operator_pending: bool
     troubles: Mapping[str, str]
+    diagnosis: Diagnosis | None
     now_s: float
 
 
@@ -58,6 +60,7 @@ def status_of(one: Situation) -> dict[str, object]:
         "promise_kept": promise["kept"],
         "action": decision.action.value,
         "reason": decision.reason.value,
+        "diagnosis": None if one.diagnosis is None else one.diagnosis.plain(),
         "next": next_of(one),
         "gates": [gate.plain() for gate in decision.gates],
         "operator_pending": one.operator_pending,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from pipelines.core import lease as core
 from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide
+from pipelines.core.diagnose import Diagnosis, Trouble
 from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
@@ -24,6 +25,8 @@ from pipelines.flows.lineages import Lineages
 from pipelines.flows.listen import Listen
 from pipelines.flows.moves import ACKNOWLEDGE, Moves, Wish, mode_after, proven_step, refusal
 from pipelines.flows.recoverable import Recoverable, Recovered
+from pipelines.flows.sight import Sight
+from pipelines.flows.watch import Watch
 from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
 from schemas.codec import Codec
 from schemas.records import EpochChange, EpochEntry, Lease
@@ -63,6 +66,7 @@ class Control:
         entropy: Entropy,
         journal: Journal,
         policy: FailoverPolicy,
+        sight: Sight | None = None,
     ) -> None:
         policy.profile.check()
         self._region, self._run = region, run
@@ -85,6 +89,8 @@ class Control:
         self._looked_s = core.NEVER_S
         self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
         self._silent = False
+        self._watch = Watch(region, policy, listeners, sight)
+        self._diagnosis: Diagnosis | None = None
         self._launches: dict[str, Launch] = {}
         self._wanted: dict[str, None] = {}
         self._unknown: set[str] = set()
@@ -186,6 +192,7 @@ class Control:
                 committed_step=self._committed_step,
                 operator_pending=self._operator is not None or bool(self._moves.wishes),
                 troubles=troubles,
+                diagnosis=self._diagnosis,
                 now_s=self._clock.boottime_s(),
             )
         )
@@ -195,13 +202,16 @@ class Control:
     def step(self) -> float:
         """One turn; seconds until the next."""
         now_s = self._clock.boottime_s()
-        if now_s - self._turned_at_s > self._profile.poll_s + TURN_S:
+        stalled = now_s - self._turned_at_s > self._profile.poll_s + TURN_S
+        if stalled:
             self._read_since_stall = False  # we stood still: what we believe may be long over (6.4)
+        self._watch.turned(now_s, well=not stalled and not self._troubles and not self._attest.trouble)
         self._turned_at_s = now_s
         if not self._read_since_stall or now_s - self._asked_witness_s >= self._profile.poll_s:
             self._try("witness", self._read)
         self._try("epochs", self._remember)
         self._try("recoverable", self._look)
+        self._diagnose()
         now_s = self._clock.boottime_s()
         moving = self._moves.step(self._belief, self._listeners, self._committed_step, now_s)
         decision = combined(decide(self._view(), now_s, self._policy), moving)
@@ -261,7 +271,7 @@ class Control:
         holder = None if held is None else self._listeners.get(held.lease.holder)
         known = self._durable_epoch is not None and (held is None or held.lease.epoch <= self._durable_epoch)
         readiness = own.readiness
-        return RunView(
+        view = RunView(
             belief=self._belief,
             candidate=self._candidate,
             may_create=self._region == self._first_region,
@@ -283,6 +293,26 @@ class Control:
             if holder is None
             else max((one.step for one in holder.pulse.nodes.values()), default=None),
         )
+        return self._watch.heard(view, self._clock.boottime_s())
+
+    def _diagnose(self) -> None:
+        """Name what is broken, and say so when that changes."""
+        view, now_s = self._view(), self._clock.boottime_s()
+        if view.belief.held is not None:
+            self._watch.saw(view.belief.held.lease, self._committed_step, now_s)
+        before, found = self._diagnosis, self._watch.diagnosis(view, now_s)
+        self._diagnosis = found
+        changed = found is not None and (
+            before is None or (before.trouble, before.where) != (found.trouble, found.where)
+        )
+        if found is not None and changed and (before is not None or found.trouble is not Trouble.NONE):
+            self._journal.say(
+                "failover.diagnosed",
+                run=self._run,
+                trouble=found.trouble.value,
+                where=found.where,
+                evidence=list(found.evidence),
+            )
 
     def _moved_ago_s(self) -> float:
         """Since the last automatic move, by wall time: it can only hold back another one (I10)."""
@@ -375,6 +405,8 @@ class Control:
             return
         fork = Fork() if found is None else Fork(found.manifest.step, found.digest, found.manifest.lineage_seq)
         author = self._author(decision.reason.value, "controller")
+        if self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
+            author = dataclasses.replace(author, note=self._diagnosis.text)
         if decision.reason is Reason.SWITCHOVER:
             author = self._author(decision.reason.value, held.lease.actor, held.lease.note)
         elif self._operator is not None:
@@ -434,6 +466,8 @@ class Control:
             holder_before=before,
             reason=entry.reason,
             actor=entry.actor,
+            gates=list(gates),
+            diagnosis=entry.note if entry.reason == Reason.REGION_LOST.value else "",
         )
         self._attest.outbox.append(self._change(lease, entry, before, gates))
 

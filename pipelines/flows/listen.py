@@ -8,7 +8,7 @@ from pipelines.core.pulse import Pulse
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, EventSource, Fetched, Partition
 from schemas.codec import Codec, DecodeError
-from schemas.records import Heartbeat, Readiness
+from schemas.records import Heartbeat, Readiness, Sighting
 
 TURN_S = 0.1
 REFRESH_S = 15.0
@@ -23,6 +23,7 @@ class Listen:
         self._source, self._codec, self._clock = source, codec, clock
         self.pulse = Pulse()
         self.readiness: Readiness | None = None
+        self.sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}  # (observer, of region): what, when heard
         self.since_s = clock.boottime_s()
         self.trouble = ""
         self._followed: dict[tuple[str, int], Partition] = {}
@@ -70,3 +71,5 @@ class Listen:
             self.pulse = beats.heard(self.pulse, record, now_s)
         elif isinstance(record, Readiness) and (record.run, record.region) == (self._run, self._region):
             self.readiness = record
+        elif isinstance(record, Sighting) and record.region == self._region:
+            self.sightings = {**self.sightings, (record.observer, record.of_region): (record, now_s)}

@@ -130,7 +130,7 @@ def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
         typer.echo("farside: no controller answers: start one", err=True)
         raise typer.Exit(FAILED)
     if as_json:
-        shown = ("action", "reason", "gates", "next", "mode", "epoch", "primary", "promise")
+        shown = ("action", "reason", "diagnosis", "gates", "next", "mode", "epoch", "primary", "promise")
         typer.echo(json.dumps({name: {key: one[key] for key in shown} for name, one in views.items()}))
         return
     for name, one in views.items():
@@ -141,6 +141,8 @@ def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
             word = "open" if gate["open"] else "noted" if gate["advisory"] else "CLOSED"
             table.add_row(gate["name"], value, f"{gate['limit']:.2f}", word)
         Console().print(table)
+        if one["diagnosis"] is not None:
+            Console().print(f"  diagnosis: {one['diagnosis']['text']}", highlight=False, soft_wrap=True)
         Console().print(f"  next: {one['next']}", highlight=False)
 
 

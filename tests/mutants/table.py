@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LEASE, DECIDE, HANDOVER = "pipelines/core/lease.py", "pipelines/core/decide.py", "pipelines/core/handover.py"
+SUSPICION, PULSE = "pipelines/core/suspicion.py", "pipelines/core/pulse.py"
 LINEAGE, LEDGER = "pipelines/core/lineage.py", "pipelines/core/ledger.py"
 PUBLISH, REPLICATE, COPYING = "pipelines/flows/publish.py", "pipelines/flows/replicate.py", "pipelines/flows/copying.py"
 FAILOVER, MOVES, RECOVERABLE = (
@@ -31,6 +32,34 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "one silent node is a silent region",
+        PULSE,
+        "return min((node.rhythm.phi",
+        "return max((node.rhythm.phi",
+        ("tests/core/test_suspicion.py",),
+    ),
+    Mutant(
+        "no floor under the suspicion",
+        SUSPICION,
+        "if silent_s < floor_s:",
+        "if silent_s < 0:",
+        ("tests/core/test_suspicion.py",),
+    ),
+    Mutant(
+        "what others hear does not count",
+        DECIDE,
+        "elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked)",
+        "elsewhere_s, policy.silence_s, True, asked)",
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "the observer's own troubles do not count",
+        DECIDE,
+        "policy.silence_s * view.patience and view.phi",
+        "policy.silence_s and view.phi",
+        CORE_DECIDE,
+    ),
     Mutant(
         "validity counted from the reply",
         LEASE,

@@ -1,0 +1,115 @@
+"""What a controller makes of all that it hears: other observers' sightings, the rhythm of commits, its own health."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from pipelines.core.decide import FailoverPolicy, RunView
+from pipelines.core.diagnose import Diagnosis, NodeSign, Symptoms, Vantage, diagnose
+from pipelines.core.lease import NEVER_S
+from pipelines.core.suspicion import PHI_LIMIT, Rhythm, SelfTrust
+from pipelines.flows.listen import Listen
+from pipelines.flows.sight import Sight, told
+from schemas.records import Lease
+
+SIGHTINGS = 3.0  # a sighting counts for so many rounds
+COMMIT_FLOOR = 10.0  # times the silence: a commit is not late before
+SCORE_EVERY_S = 1.0
+
+
+class Watch:
+    """One run as one controller hears it; turned by the lease's thread."""
+
+    def __init__(
+        self, region: str, policy: FailoverPolicy, listeners: Mapping[str, Listen], sight: Sight | None
+    ) -> None:
+        self._region, self._policy, self._listeners, self._sight = region, policy, listeners, sight
+        self._trust = SelfTrust()
+        self._commits = Rhythm()
+        self._committed: tuple[int, int] = (0, -1)  # epoch, step
+
+    @property
+    def patience(self) -> float:
+        """What our own troubles multiply every silence with."""
+        return self._trust.patience
+
+    def turned(self, now_s: float, *, well: bool) -> None:
+        """One turn of the controller's loop: in time and with its own dependencies, or not."""
+        self._trust = self._trust.after(now_s, well=well, every_s=SCORE_EVERY_S)
+
+    def saw(self, lease: Lease, committed_step: int, now_s: float) -> None:
+        """The record as it is; a committed step that rose is a commit."""
+        newest = (lease.epoch, max(lease.committed_step, committed_step))
+        if newest[0] != self._committed[0]:
+            self._commits = Rhythm(now_s)
+        elif newest > self._committed:
+            self._commits = self._commits.heard(now_s)
+        self._committed = max(newest, self._committed)
+
+    def vantages(self, holder: str, now_s: float) -> tuple[Vantage, ...]:
+        """Every observer outside of the holder's region, ourselves first."""
+        if self._sight is None:
+            return ()
+        found = [] if holder == self._region else [self._sight.vantage(holder, now_s)]
+        own = {one.name for one in found}
+        for listener in self._listeners.values():
+            for (_, of_region), (sighting, heard_at_s) in listener.sightings.items():
+                age_s = now_s - heard_at_s
+                view = told(sighting, age_s)
+                fresh = age_s < SIGHTINGS * self._sight.every_s
+                if of_region == holder and sighting.region != holder and fresh and view.name not in own:
+                    found.append(view)
+        return tuple(found)
+
+    def elsewhere_at_s(self, holder: str, now_s: float) -> float:
+        """When somebody else heard the holder's nodes last."""
+        others = [one for one in self.vantages(holder, now_s) if not one.name.startswith(f"{self._region}'s ")]
+        return max((now_s - one.nodes_age_s for one in others), default=NEVER_S)
+
+    def heard(self, view: RunView, now_s: float) -> RunView:
+        """The view with what the detectors add to it."""
+        held = view.belief.held
+        listener = None if held is None else self._listeners.get(held.lease.holder)
+        if held is None or listener is None:
+            return dataclasses.replace(view, patience=self.patience)
+        return dataclasses.replace(
+            view,
+            phi=listener.pulse.phi(now_s, self._policy.silence_s),
+            elsewhere_at_s=self.elsewhere_at_s(held.lease.holder, now_s),
+            patience=self.patience,
+        )
+
+    def diagnosis(self, view: RunView, now_s: float) -> Diagnosis | None:
+        """What is broken; None while the record has not been read."""
+        held, policy = view.belief.held, self._policy
+        if held is None:
+            return None
+        listener = self._listeners.get(held.lease.holder)
+        pulse = None if listener is None else listener.pulse
+        floor_s, nodes = policy.silence_s, {}
+        for name, node in ({} if pulse is None else pulse.nodes).items():
+            age_s, phi = now_s - node.heard_at_s, node.rhythm.phi(now_s, floor_s)
+            nodes[name] = NodeSign(age_s, phi, age_s >= floor_s * view.patience and phi >= PHI_LIMIT)
+        every_s = policy.silence_s if self._sight is None else self._sight.every_s
+        return diagnose(
+            Symptoms(
+                region=self._region,
+                holder=held.lease.holder,
+                witness_age_s=now_s - view.belief.read_at_s,
+                witness_limit_s=policy.witness_age_s,
+                renewed_age_s=now_s - view.belief.seen_at_s,
+                renewed_limit_s=policy.renewals_seen_s,
+                controller_age_s=now_s - view.controller_at_s,
+                log_age_s=now_s - view.log_ack_at_s,
+                store_age_s=now_s - view.store_put_at_s,
+                evidence_s=policy.evidence_s,
+                silence_s=floor_s,
+                reach_s=max(floor_s, 2 * every_s),
+                score=int(view.patience - 1),
+                commit_age_s=now_s - self._commits.at_s,
+                commit_limit_s=self._commits.late_after_s(COMMIT_FLOOR * floor_s),
+                nodes=nodes,
+                vantages=self.vantages(held.lease.holder, now_s),
+            )
+        )
