@@ -146,3 +146,22 @@ def start(run: str, node: str, launch: str) -> str:
 def launched(run: str, launch: str) -> str:
     """The create-only object in which a controller fixes a launch's epoch, attempt and start, before it grants it."""
     return f"runs/{run}/launches/{launch}"
+
+
+DRILL_TOPICS = "drill."
+"""What stands before a topic's name in a drill."""
+
+
+def drill_prefix(drill_id: str) -> str:
+    """The folder of everything that one drill writes; removed when it is over."""
+    return f"drills/now/{drill_id}/"
+
+
+def drills_prefix(run: str) -> str:
+    """The folder of a run's history of drills."""
+    return f"drills/history/{run}/"
+
+
+def drilled(run: str, time_ms: int, drill_id: str) -> str:
+    """The create-only object that remembers a drill; the keys are in order of time."""
+    return f"{drills_prefix(run)}{time_ms:015d}-{drill_id}"

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from pipelines.core.decide import policy_of
 from pipelines.core.lease import NEVER_S
 from pipelines.flows.attest import Attest
+from pipelines.flows.drills import Drills
 from pipelines.flows.failover import Control
 from pipelines.flows.listen import Listen
 from pipelines.flows.notify import Notify
@@ -43,6 +44,8 @@ def run(settings: Settings, region: str) -> int:
     sight = parts.sight("controller", log, closing, nodes_at_s)
     flows["sight"] = sight.step
     controls = {name: _control(parts, name, flows, closing, heard, sight) for name in settings.runs}
+    drills = {name: _drills(parts, name) for name in settings.runs}
+    flows |= {f"{name}/drills": one.step for name, one in drills.items()}
     epoch = Gauge("farside_epoch", "Epoch of the run as seen here.", ["run"], registry=parts.registry)
     valid = Gauge("farside_lease_valid_seconds", "What is left of our lease.", ["run"], registry=parts.registry)
 
@@ -59,6 +62,7 @@ def run(settings: Settings, region: str) -> int:
             epoch.labels(name).set(float(str(one["epoch"])))
             valid.labels(name).set(float(str(one["valid_s"])))
             kept.labels(name).set(float(bool(one["promise_kept"])))
+            one["drill"] = drills[name].status()
         return dict(found)
 
     return parts.serve(flows, status=status, close=closing, routes=AuthorityRoutes(controls).routes())
@@ -117,6 +121,10 @@ def _control(
     if notify is not None:
         flows[f"{name}/notify"] = notify.step
     return control
+
+
+def _drills(parts: Parts, name: str) -> Drills:
+    return Drills(run=name, store=parts.store(), clock=parts.clock, most_days=parts.settings.run(name).drill_days)
 
 
 def _notify(parts: Parts, name: str, control: Control) -> Notify | None:

@@ -22,9 +22,20 @@ class ServiceJournal:
         folder: gets `<service>-<region>.jsonl`, with the wall clock in milliseconds.
         clock: tells the time.
         registry: gets the counter `farside_events_total{event}`.
+        quiet: say nothing on standard output, which is a command's own.
     """
 
-    def __init__(self, *, service: str, region: str, folder: Path, clock: Clock, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        *,
+        service: str,
+        region: str,
+        folder: Path,
+        clock: Clock,
+        registry: CollectorRegistry,
+        quiet: bool = False,
+    ) -> None:
+        self._quiet = quiet
         folder.mkdir(parents=True, exist_ok=True)
         self._timeline = folder / f"{service}-{region}.jsonl"
         self._clock = clock
@@ -42,4 +53,5 @@ class ServiceJournal:
         with self._lock, self._timeline.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         self._said.labels(event).inc()
-        self._log.info(event, **fields)
+        if not self._quiet:
+            self._log.info(event, **fields)

@@ -33,6 +33,8 @@ class RunSettings(_Part):
     webhook_url: SecretStr | None = None  # is sent each epoch that is won, at least once, with an idempotency key
     ping_url: SecretStr | None = None  # a dead-man's switch: called while the controller works
     ping_s: float = Field(default=30.0, gt=0)
+    drill_command: tuple[str, ...] = ()  # starts this run's trainer on the standby's node, for a drill
+    drill_days: float = Field(default=30.0, gt=0)  # status warns when the last good drill is older
     settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
 
 

@@ -196,6 +196,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def resume(run: farside.Run, state: dict[str, Any], checkpoint_group: Any) -> int:  # noqa: ANN401 - torch's own
+    """Wait for the grant and load what it names; the step that is done."""
+    start = run.start(mode="exact")
+    if start.reader:
+        dcp.load(state, storage_reader=start.reader, process_group=checkpoint_group)
+    if start.rank_state:
+        farside.rng.restore(start.rank_state)
+    run.beat(start.step)  # loaded: from here on it computes
+    logging.getLogger("train").info("resumed step=%d", start.step)
+    return start.step
+
+
 def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     """Build, warm up, resume, train."""
     out: Path | None = args.out if rank == 0 else None
@@ -213,16 +225,9 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
 
     run = farside.Run.attach(on_superseded=args.on_superseded)
     run.data_version("python-stdlib", corpus.digest, corpus.shards, "uniform-windows", args.seed)
-    start = run.start(mode="exact")
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    if start.reader:
-        dcp.load(state, storage_reader=start.reader, process_group=checkpoint_group)
-    if start.rank_state:
-        farside.rng.restore(start.rank_state)
-    logging.getLogger("train").info("resumed step=%d", start.step)
-
-    step = start.step
-    for step in range(start.step + 1, args.steps + 1):
+    first = step = resume(run, state, checkpoint_group)
+    for step in range(first + 1, args.steps + 1):
         begun = time.perf_counter()
         loss = parallel(*sampler.at(step))
         loss.backward()

@@ -212,15 +212,15 @@ class KafkaSource:
         )
 
 
-def ensure_topics(bootstrap: str, replication: int, partitions: int = 1) -> None:
-    """Create the topics that are missing; the ledger is compacted."""
+def ensure_topics(bootstrap: str, replication: int, partitions: int = 1, prefix: str = "") -> None:
+    """Create the topics that are missing, with `prefix` before their names; the ledger is compacted."""
     try:
         with contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap, **_COMMON)) as admin:
             present = set(admin.list_topics())
             for name in paths.TOPICS:
                 configs = {"cleanup.policy": "compact"} if name == paths.LEDGER else {}
-                if name not in present:
-                    topic = NewTopic(name, partitions, replication, topic_configs=configs)
+                if prefix + name not in present:
+                    topic = NewTopic(prefix + name, partitions, replication, topic_configs=configs)
                     with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker
                         admin.create_topics([topic])
     except errors.KafkaError as error:

@@ -32,16 +32,18 @@ SERVER_ERROR_LEAST = 500
 class S3LeaseStore:
     """Implements LeaseStore."""
 
-    def __init__(self, client: S3Client, bucket: str, codec: Codec) -> None:
+    def __init__(self, client: S3Client, bucket: str, codec: Codec, prefix: str = "") -> None:
+        # `prefix` stands before every key: a drill's records lie apart from the real ones.
         self._client = client
         self._bucket = bucket
+        self._prefix = prefix
         self._codec = codec
 
     def read(self, run: str) -> Held | None:
         """The record now; None if it does not exist."""
         with mapped_errors(f"read the lease of {run}"):
             try:
-                got = self._client.get_object(Bucket=self._bucket, Key=paths.lease(run))
+                got = self._client.get_object(Bucket=self._bucket, Key=self._prefix + paths.lease(run))
                 return Held(self._codec.decode_as(Lease, got["Body"].read()), got["ETag"])
             except ClientError as error:
                 if code_of(error) in MISSING:
@@ -64,13 +66,14 @@ class S3LeaseStore:
         """The noted records, oldest first."""
         with mapped_errors(f"read the history of {run}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=paths.history_prefix(run)
+                Bucket=self._bucket, Prefix=self._prefix + paths.history_prefix(run)
             )
             keys = sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
             bodies = [self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in keys]
         return tuple(self._codec.decode_as(Lease, body) for body in bodies)
 
-    def _conditional(self, key: str, body: bytes, expected_etag: str | None) -> str | None:
+    def _conditional(self, name: str, body: bytes, expected_etag: str | None) -> str | None:
+        key = self._prefix + name
         with mapped_errors(f"write {key}"):
             try:
                 if expected_etag is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import authority, demo, doctor, operate, replay, serve, stack
+from services.cli import authority, demo, doctor, drill, operate, replay, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -30,6 +30,7 @@ for _verb in (
     authority.lineage,
 ):
     app.command()(_verb)
+app.command()(drill.drill)
 app.command()(replay.replay)
 app.add_typer(doctor.app, name="doctor")
 for _service in serve.PARTS:

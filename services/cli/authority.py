@@ -114,7 +114,7 @@ def history(run: Run, config: Config = None, *, as_json: Json = False) -> None:
         what = f"{one['reason']} to {one['target']}" if one["target"] else one["reason"]
         step = "-" if one["committed_step"] < 0 else str(one["committed_step"])
         table.add_row(
-            _when(one["time_ms"]), str(one["epoch"]), one["holder"], one["mode"], what, one["actor"], step, one["note"]
+            when(one["time_ms"]), str(one["epoch"]), one["holder"], one["mode"], what, one["actor"], step, one["note"]
         )
     Console().print(table)
 
@@ -290,5 +290,6 @@ def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[str
     return [f"epoch {one.epoch} attempt {one.attempt} step {one.step} ({one.manifest})" for one in aside]
 
 
-def _when(time_ms: int) -> str:
+def when(time_ms: int) -> str:
+    """A time for people, in UTC."""
     return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -97,6 +97,7 @@ def run_of(
             "reason": None if view is None else view["reason"],
             "standby": warm[name],
             "copies": [copy for flow in flows for copy in flow["copies"] if copy["run"] == run],
+            "drill_warning": "" if view is None or leads else view["drill"]["warning"],
             "promise_broken": [] if view is None else view["promise"]["broken"],
             "troubles": {} if view is None else view["troubles"],
         }
@@ -155,6 +156,11 @@ def tables(found: dict[str, Any]) -> Group:
             Text(f"  {name} could not keep the promise now: {broken}", style="bold red")
             for name, region in one["regions"].items()
             for broken in region["promise_broken"]
+        )
+        shown.extend(
+            Text(f"  {name}: {region['drill_warning']}", style="yellow")
+            for name, region in one["regions"].items()
+            if region["drill_warning"]
         )
     return Group(*shown)
 

@@ -42,12 +42,15 @@ class Actors:
 
     def trainer(self, name: str, out: Path, args: list[str], farside: Mapping[str, str]) -> None:
         """Start `torchrun` with two ranks of the example script."""
+        self._start(name, self.trainer_argv(out, args), {"OMP_NUM_THREADS": "1", **farside})
+
+    def trainer_argv(self, out: Path, args: list[str]) -> list[str]:
+        """How `torchrun` is started."""
         argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(RANKS)]
         argv += ["--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(self._free_port())]
         # Ranks die with torchrun, and torchrun with us: it would leave them behind, were it killed.
         argv += ["--no-python", sys.executable, "-I", "-S", str(TETHER), "0"]
-        argv += [sys.executable, str(TRAINER.absolute()), "--out", str(out), *args]
-        self._start(name, argv, {"OMP_NUM_THREADS": "1", **farside})
+        return [*argv, sys.executable, str(TRAINER.absolute()), "--out", str(out), *args]
 
     def kill(self, *names: str) -> None:
         """SIGKILL processes with all their children, at once."""

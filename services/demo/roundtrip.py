@@ -16,6 +16,7 @@ from rich.table import Table
 from infra.local.stack import Stack
 from pipelines.errors import RetryableError
 from services.cli.ask import ask
+from services.clients import store_of
 from services.demo import figures, picture
 from services.demo.actors import Actors
 from services.demo.report import compared, keep
@@ -23,8 +24,10 @@ from services.demo.story import EAST, RUN, START_S, TRAIN_S, WEST, Say, Story
 
 REJOIN_S = 180.0
 WEST_PACE = ("--min-step-s", "1.0")  # so that west still trains when east is back, on a busy machine too
+EAST_PACE = ("--min-step-s", "0.5")  # so that it still trains when the drill is over
 LATEST_LOSS = 60
 BACK = "east-again"
+DRILLED = ("good", "from_step", "first_step", "predicted_rto_s", "measured_rto_s", "measured_parts_s")
 
 
 class Roundtrip(Story):
@@ -32,19 +35,40 @@ class Roundtrip(Story):
 
     def __init__(self, folder: Path, seed: int, steps: int, say: Say) -> None:
         super().__init__(folder, seed, steps, say)
-        self.pace = {WEST: WEST_PACE}
+        self.pace = {WEST: WEST_PACE, EAST: EAST_PACE}
         self._loss_at = min(self._loss_at, LATEST_LOSS)
         self.answers: dict[str, Any] = {}
         self.lines: list[str] = []
 
     def _scenes(self, actors: Actors, stack: Stack) -> None:
         self._train(actors)
+        self._drill(actors)
         self._lose(actors, stack)
         self._go_on(actors)
         self._rejoin(actors, stack)
         self._fail_back(actors)
         self._compare(actors)
         self._settle(actors, stack)
+
+    def _drill(self, actors: Actors) -> None:
+        """West rehearses what is to come, beside its real pool, while east trains."""
+        actors.wait("a proven checkpoint in west", self._warm_in_west, START_S)
+        command = actors.trainer_argv(self._out("drill"), self._args())
+        said = self._farside_says("drill", "--region", WEST, "--json", "--", *command)
+        self.answers["drill"] = done = json.loads(said)
+        self._say(
+            f"west drilled the loss of {done['holder']}: first step {done['first_step']} after "
+            f"{done['measured_rto_s']:.2f} s, {done['predicted_rto_s']:.2f} s were predicted"
+        )
+        self.answers["left_by_drill"] = list(store_of(self.settings.region(WEST)).list("drills/now/"))
+        self.answers["drills"] = json.loads(self._farside_says("drill", "--region", WEST, "--history", "--json"))
+        lease = (self.status() or {})["runs"][RUN]
+        if (lease["primary"], lease["epoch"]) != (EAST, 1):
+            raise RetryableError(f"the drill moved the real lease: {lease['primary']} holds epoch {lease['epoch']}")
+
+    def _warm_in_west(self) -> bool:
+        standby = (self.status() or {})["runs"][RUN]["regions"][WEST]["standby"] or {}
+        return bool(standby.get("ready")) and bool(standby.get("predicted_parts_s", {}).get("first_step"))
 
     def _rejoin(self, actors: Actors, stack: Stack) -> None:
         """East's disks are back; its own ranks wait again, and its warmer stages what west has committed since."""
@@ -127,6 +151,7 @@ def report(story: Roundtrip) -> dict[str, Any]:
                 (back, west[-1]["step"] - back["fork_step"], west[-1], east[0]),
             )
         ],
+        "drill": {key: story.answers["drill"][key] for key in DRILLED},
         "lineage": story.lines,
         "events": story.events.plain(),
         **compared(story, BACK),
@@ -135,9 +160,10 @@ def report(story: Roundtrip) -> dict[str, Any]:
 
 
 def passed(found: dict[str, Any]) -> bool:
-    """Bit-identical, no step lost on the way back, no event lost, the lease never held twice."""
+    """A good drill, bit-identical, no step lost on the way back, no event lost, the lease never held twice."""
     return bool(
-        found["bit_identical"]
+        found["drill"]["good"]
+        and found["bit_identical"]
         and found["moves"][1]["steps_lost"] == 0
         and found["events"]["lost"] == 0
         and found["holders_overlap_s"] == 0
@@ -163,6 +189,12 @@ def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> Table:
     """For people: a line a move, then the verdicts."""
     shown = Table("what", "figure", title="Lost, and back")
+    drill = found["drill"]
+    parts = ", ".join(f"{name} {took_s:.2f}" for name, took_s in drill["measured_parts_s"].items())
+    shown.add_row(
+        "drill in west",
+        f"first step after {drill['measured_rto_s']:.2f} s ({parts}), {drill['predicted_rto_s']:.2f} s predicted",
+    )
     for one in found["moves"]:
         cost = f"{one['steps_lost']} steps lost, {one['pause_s']:.2f} s without a step"
         shown.add_row(

@@ -14,6 +14,7 @@ from schemas.codec import Codec
 from services.adapters.lease_s3 import S3LeaseStore
 from services.adapters.memory import MemoryLeaseStore, MemoryObjectStore
 from services.adapters.s3 import S3ObjectStore, connect, ensure_bucket
+from services.wrappers.aside import AsideStore
 
 BUCKETS = itertools.count(1)
 REAL = [pytest.param("memory"), pytest.param("versitygw", marks=pytest.mark.servers)]
@@ -25,9 +26,11 @@ def witness_client(stack: Stack, endpoint: str | None = None, timeout_s: float =
     return connect(endpoint=endpoint or stack.endpoints().witness_endpoint, attempts=1, timeout_s=timeout_s, **keys)
 
 
-@pytest.fixture(params=REAL)
+@pytest.fixture(params=[*REAL, "aside"])
 def object_store(request: pytest.FixtureRequest) -> ObjectStore:
-    """An empty bucket, in memory and on a real server."""
+    """An empty bucket, in memory, on a real server, and beside other objects."""
+    if request.param == "aside":
+        return AsideStore(MemoryObjectStore(), MemoryObjectStore(), "drills/now/d1/")
     if request.param == "memory":
         return MemoryObjectStore()
     client = witness_client(request.getfixturevalue("stack"))
@@ -36,7 +39,7 @@ def object_store(request: pytest.FixtureRequest) -> ObjectStore:
     return S3ObjectStore(client, bucket)
 
 
-@pytest.fixture(params=REAL)
+@pytest.fixture(params=[*REAL, pytest.param("prefixed", marks=pytest.mark.servers)])
 def lease_store(request: pytest.FixtureRequest) -> LeaseStore:
     """A witness without any record, in memory and on a real server."""
     if request.param == "memory":
@@ -44,4 +47,4 @@ def lease_store(request: pytest.FixtureRequest) -> LeaseStore:
     client = witness_client(request.getfixturevalue("stack"))
     bucket = f"leases-{next(BUCKETS)}"
     ensure_bucket(client, bucket)
-    return S3LeaseStore(client, bucket, Codec())
+    return S3LeaseStore(client, bucket, Codec(), "drills/now/d1/" if request.param == "prefixed" else "")

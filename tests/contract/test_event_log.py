@@ -15,6 +15,7 @@ from pipelines.errors import CorruptError, FencedError
 from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
+from services.wrappers.aside import AsideLog, AsideSource
 
 TOPIC = paths.METRICS
 IDS = itertools.count(1)
@@ -29,7 +30,7 @@ class _Cluster:
     source: Callable[[], EventSource]
 
 
-@pytest.fixture(params=REAL)
+@pytest.fixture(params=[*REAL, "aside"])
 def cluster(request: pytest.FixtureRequest) -> _Cluster:
     """A cluster with Farside's topics."""
     if request.param == "memory":
@@ -37,6 +38,14 @@ def cluster(request: pytest.FixtureRequest) -> _Cluster:
         for name in paths.TOPICS:
             kafka.topic(name)
         return _Cluster(lambda name: MemoryLog(kafka, name), lambda: MemorySource(kafka))
+    if request.param == "aside":
+        beside = MemoryKafka("east")
+        for name in paths.TOPICS:
+            beside.topic(f"drill.{name}")
+        return _Cluster(
+            lambda name: AsideLog(MemoryLog(beside, name), "drill."),
+            lambda: AsideSource(MemorySource(beside), "drill."),
+        )
     stack: Stack = request.getfixturevalue("stack")
     address = stack.endpoints().regions["east"].kafka_bootstrap
     ensure_topics(address, replication=1)

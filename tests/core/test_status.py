@@ -22,6 +22,7 @@ WEST: dict[str, Any] = {
     "regions": {"east": {"step": None}, "west": {"step": 47}},
     "troubles": {},
     "mode": "active",
+    "drill": {"age_days": None, "measured_rto_s": None, "warning": "never drilled"},
     "promise": {"kept": True, "broken": []},
 }
 FLOWS: dict[str, Any] = {

@@ -68,6 +68,13 @@ def test_I9_a_failback_loses_no_step_and_changes_nothing_in_the_result(tmp_path:
         "switchover",
     ], "asked for, given away, taken"
     assert story.answers["history"][-1]["lineage"][-1]["note"] == "east is repaired"
+    drill = story.answers["drill"]
+    assert drill["good"], drill["why"]
+    assert drill["first_step"] == drill["from_step"] + 1
+    assert set(drill["measured_parts_s"]) == {"detect", "fence", "restore", "first_step"}
+    assert drill["predicted_rto_s"] == pytest.approx(sum(drill["predicted_parts_s"].values()))
+    assert story.answers["left_by_drill"] == [], "it swept what it wrote"
+    assert [one["drill_id"] for one in story.answers["drills"]] == [drill["drill_id"]]
 
 
 class _Regions:
@@ -165,6 +172,9 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
     assert "nothing is paused" in farside("resume", "--yes", code=1)
     assert "is its warmer running" in farside("switchover", "--to", "west", "--yes", code=1)
     assert "never had gpt" in farside("failback", "--to", "west", "--yes", code=1)
+    assert "is no standby" in farside("drill", "--region", "east", "--", "true", code=1)
+    assert "nothing to resume from" in farside("drill", "--region", "west", "--", "true", code=1)
+    assert "drill_command" in farside("drill", "--region", "west", code=2)
     assert farside("acknowledge", "--yes", "--json")["after"]["acknowledged"] == 1
 
     def said() -> list[tuple[str, str]]:

@@ -1,0 +1,108 @@
+"""`farside drill`: rehearse the loss of the primary, and what came of it before."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.ask import Json
+from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.serve import Config
+
+if TYPE_CHECKING:
+    from pipelines.flows.drills import Drill
+
+
+def drill(
+    run: Annotated[str, typer.Option(help="The run whose primary is taken as lost.")],
+    region: Annotated[str, typer.Option(help="The standby that rehearses; the command runs on its node.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="After --: what starts the trainer. Default: runs.<run>.drill_command.")
+    ] = None,
+    config: Config = None,
+    *,
+    past: Annotated[bool, typer.Option("--history", help="Show the drills so far instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rehearse a failover in a standby, to the first optimizer step, on a throw-away branch; measure it by part.
+
+    The drill has a lease, topics, objects and a signing key of its own: it cannot touch the real lease, and gives way
+    when the real primary is in trouble. It takes the lease's whole time, as a real failover does: about 10 s in the
+    fast profile, 80 s in the default one, and the trainer's own start.
+
+    Exit codes: 0 the first step came, within the run's promise; 1 it did not, or the drill gave way; 2 misconfigured.
+    """
+    from services.settings import load  # noqa: PLC0415 - `farside --help` must be quick
+
+    with misconfigured_exits():
+        settings = load(config)
+        wanted, here = settings.run(run), settings.region(region)
+        if past:
+            from pipelines.flows.drills import history  # noqa: PLC0415 - as above
+            from services.clients import store_of  # noqa: PLC0415 - as above
+
+            _show(list(history(store_of(here), run)), as_json=as_json)
+            return
+        from rich.console import Console  # noqa: PLC0415 - as above
+
+        from services.drill import rehearse  # noqa: PLC0415 - as above
+
+        console = Console(stderr=True)
+        with console.status(f"drilling {run} in {region}") as shown:
+
+            def say(text: str) -> None:
+                shown.update(text)
+                console.print(f"[bold]•[/] {text}", highlight=False)
+
+            done = rehearse(settings, region, run, tuple(command or wanted.drill_command), getpass.getuser(), say)
+    if as_json:
+        typer.echo(json.dumps(done.plain()))
+    else:
+        _tell(done)
+    raise typer.Exit(0 if done.good else FAILED)
+
+
+def _tell(done: Drill) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only for people
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    table = Table("part", "predicted", "measured", box=SIMPLE_HEAD, title_justify="left")
+    table.title = f"{done.run} in {done.region}: {done.holder} was taken as lost"
+    measured = dict(done.measured_parts_s)
+    both = [measured.pop(name, None) for name in ("detect", "fence")]
+    rows = {"detect_and_fence": sum(one for one in both if one is not None) if all(both) else None} | measured
+    for name, took_s in rows.items():
+        table.add_row(name, _seconds(done.predicted_parts_s.get(name)), _seconds(took_s))
+    table.add_row("all", _seconds(done.predicted_rto_s), _seconds(done.measured_rto_s))
+    console = Console()
+    console.print(table)
+    if done.first_step >= 0:
+        console.print(f"resumed from step {done.from_step}; first new step: {done.first_step}", highlight=False)
+    console.print("good" if done.good else f"NOT good: {done.why}", highlight=False, soft_wrap=True)
+
+
+def _show(drills: list[Drill], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([one.plain() for one in drills]))
+        return
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only for people
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    from services.cli.authority import when  # noqa: PLC0415 - as above
+
+    table = Table("when", "lost", "by", "predicted", "measured", "from step", "verdict", box=SIMPLE_HEAD)
+    for one in drills:
+        step = str(one.from_step) if one.from_step >= 0 else "-"
+        verdict = "good" if one.good else one.why.splitlines()[0]
+        times = (_seconds(one.predicted_rto_s), _seconds(one.measured_rto_s))
+        table.add_row(when(one.time_ms), one.holder, one.actor, *times, step, verdict)
+    Console().print(table)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
