@@ -143,6 +143,11 @@ def start(run: str, node: str, launch: str) -> str:
     return f"{starts_prefix(run, node)}{launch}"
 
 
+def discarded(run: str, epoch: int) -> str:
+    """The create-only object which says that a branch is of no use: who said so, and why."""
+    return f"runs/{run}/discarded/{epoch:06d}"
+
+
 def launched(run: str, launch: str) -> str:
     """The create-only object in which a controller fixes a launch's epoch, attempt and start, before it grants it."""
     return f"runs/{run}/launches/{launch}"

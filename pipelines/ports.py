@@ -327,6 +327,9 @@ class Poster(Protocol):
     def post(self, key: str, body: bytes) -> None:
         """Send it under an idempotency key; RetryableError unless it was taken."""
 
+    def judge(self, key: str, body: bytes) -> str:
+        """As `post`, to somebody who may object: why not, or "" for no objection."""
+
 
 class Journal(Protocol):
     """Where flows say what they did: structured log, metrics and timeline read the same words."""

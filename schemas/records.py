@@ -370,3 +370,4 @@ class Lease(Record):
     target: str = ""  # handover, released: the region that is to have it
     note: str = ""  # why, in a person's own words
     acknowledged: int = 0  # the newest epoch after which a person allowed another automatic move
+    scheduled_ms: int = 0  # when a planned move to the target begins, by the holder's wall clock; 0: none is planned

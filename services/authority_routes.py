@@ -75,10 +75,12 @@ class AuthorityRoutes:
         return JSONResponse({"action": decision.action.value, "reason": decision.reason.value, "gates": gates})
 
     async def _ask(self, request: Request) -> Response:
-        wish = await asked(request, run=str, kind=str, actor=str, note=str, target=str)
+        wish = await asked(request, run=str, kind=str, actor=str, note=str, target=str, at_ms=int)
         if wish["kind"] not in KINDS:
             raise HTTPException(400, f"kind: one of {', '.join(KINDS)}")
-        refused = self._of(wish["run"]).ask(Wish(wish["kind"], wish["actor"], wish["note"], wish["target"]))
+        refused = self._of(wish["run"]).ask(
+            Wish(wish["kind"], wish["actor"], wish["note"], wish["target"], wish["at_ms"])
+        )
         return JSONResponse({"refused": refused})
 
     def _history(self, request: Request) -> Response:

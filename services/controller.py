@@ -12,6 +12,7 @@ from pipelines.core.lease import NEVER_S
 from pipelines.flows.attest import Attest
 from pipelines.flows.drills import Drills
 from pipelines.flows.failover import Control
+from pipelines.flows.hook import Hook
 from pipelines.flows.listen import Listen
 from pipelines.flows.notify import Notify
 from pipelines.flows.sight import Sight
@@ -97,6 +98,11 @@ def _control(
     )
     flows[f"{name}/attest"] = attest.step
     wanted = settings.run(name)
+    hook = None
+    if wanted.before_url is not None:
+        poster = HttpPoster(wanted.before_url.get_secret_value(), wanted.before_timeout_s)
+        hook = Hook(poster=poster, timeout_s=wanted.before_timeout_s, clock=parts.clock, journal=parts.journal)
+        flows[f"{name}/hook"] = hook.step
     # One attempt a request: the SDK's own retry turns a lost reply into a false refusal (6.3).
     witness = client_of(here.witness, settings.witness.credentials_file, attempts=1, timeout_s=LEASE_TIMEOUT_S)
     control = Control(
@@ -114,6 +120,7 @@ def _control(
         entropy=parts.entropy,
         journal=parts.journal,
         sight=sight,
+        hook=hook,
         policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, rto_s=wanted.rto_s, settle_s=wanted.settle_s),
     )
     flows[f"{name}/lease"] = control.step

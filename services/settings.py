@@ -31,6 +31,8 @@ class RunSettings(_Part):
     rpo_steps: int | None = Field(default=None, ge=0)  # an automatic failover that would lose more waits for a person
     rto_s: float | None = Field(default=None, gt=0)  # status warns when the predicted recovery would take longer
     webhook_url: SecretStr | None = None  # is sent each epoch that is won, at least once, with an idempotency key
+    before_url: SecretStr | None = None  # asked before a run is moved; 403 or 409 is a veto, silence is none
+    before_timeout_s: float = Field(default=3.0, gt=0)  # it may delay an automatic failover by so long
     ping_url: SecretStr | None = None  # a dead-man's switch: called while the controller works
     ping_s: float = Field(default=30.0, gt=0)
     drill_command: tuple[str, ...] = ()  # starts this run's trainer on the standby's node, for a drill

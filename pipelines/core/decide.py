@@ -38,9 +38,11 @@ class Action(enum.Enum):
 class Reason(enum.Enum):
     """Why; also the diagnosis that status shows."""
 
+    ADOPTED = "adopted"  # a person made a branch the run's own line
     CREATES_RUN = "creates_run"
     DRAINED = "drained"  # a planned move: nothing would be lost any more
     EPOCHS_UNKNOWN = "epochs_unknown"  # our store has not told yet which epochs were seen here
+    HOOK_ASKED = "hook_asked"  # the before-hook has not answered yet
     HANDING_OVER = "handing_over"
     HOLDER_NOT_RENEWING = "holder_not_renewing"  # its nodes beat, its controller does not renew
     HOLDING = "holding"
@@ -64,6 +66,7 @@ class Reason(enum.Enum):
     STALLED = "stalled"  # we stood still: the witness must be read first
     SWITCHOVER = "switchover"  # released to us
     TARGET_SICK = "target_sick"
+    VETOED = "vetoed"  # the before-hook said no
     TOO_LONG = "too_long"  # the move was not ready in its time
     WITNESS_UNREACHABLE = "witness_unreachable"
 

@@ -283,10 +283,15 @@ def renewal(before: Lease, author: Author, committed_step: int) -> Lease:
     return dataclasses.replace(_successor(before, author), committed_step=max(before.committed_step, committed_step))
 
 
-def in_mode(before: Lease, author: Author, committed_step: int, mode: str, target: str = "") -> Lease:
-    """The same authority in another mode: paused, active again, or on its way to another region."""
+def in_mode(
+    before: Lease, author: Author, committed_step: int, mode: str, target: str = "", scheduled_ms: int = 0
+) -> Lease:
+    """The same authority in another mode: paused, active again, or on its way to another region.
+
+    A planned move begins at `scheduled_ms` of the holder's wall clock: that is for people, and no gate.
+    """
     renewed = renewal(before, author, committed_step)
-    return dataclasses.replace(renewed, mode=mode, target=target, note=author.note)
+    return dataclasses.replace(renewed, mode=mode, target=target, note=author.note, scheduled_ms=scheduled_ms)
 
 
 def acknowledged(before: Lease, author: Author) -> Lease:
@@ -299,14 +304,18 @@ def new_attempt(before: Lease, author: Author, launch: str) -> Lease:
     return dataclasses.replace(_successor(before, author), attempt=before.attempt + 1, launch=launch)
 
 
-def takeover(before: Lease, author: Author, fork: Fork, profile: LeaseProfile) -> Lease:
-    """The next epoch, won by another region: epoch, parent and fork point in one write (6.6, I9)."""
-    entry = _entry(before.epoch + 1, before.epoch, fork, author)
+def takeover(before: Lease, author: Author, fork: Fork, profile: LeaseProfile, parent: int | None = None) -> Lease:
+    """The next epoch, won by another region: epoch, parent and fork point in one write (6.6, I9).
+
+    Its parent is the epoch before it, unless a branch is adopted: then it is the branch's epoch.
+    """
+    entry = _entry(before.epoch + 1, before.epoch if parent is None else parent, fork, author)
     return dataclasses.replace(
         _successor(before, author),
         epoch=before.epoch + 1,
         mode=ACTIVE,
         target="",
+        scheduled_ms=0,
         note=author.note,
         lease_s=profile.lease_s,
         profile=profile.name,

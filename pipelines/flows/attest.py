@@ -15,7 +15,7 @@ from pipelines.errors import RetryableError
 from pipelines.flows.publish import headers_of
 from pipelines.ports import Clock, Entropy, EventLog, Message, ObjectStore
 from schemas.codec import Codec
-from schemas.records import EpochChange, Heartbeat
+from schemas.records import EpochChange, Heartbeat, Lease
 
 PROBE_S = 1.0
 
@@ -62,6 +62,29 @@ class Attest:
         self._log.publish(messages)
         for _ in changes:
             self.outbox.popleft()
+
+    def change(self, lease: Lease, before: str, gates: tuple[str, ...]) -> EpochChange:
+        """I12: who, why, which gates were seen; `before` is the holder until then."""
+        entry = lease.lineage[-1]
+        return EpochChange(
+            event_id=f"{self._run}/{lease.epoch}/{self.producer}/control/1",
+            run=self._run,
+            region=self._region,
+            epoch=lease.epoch,
+            attempt=0,
+            producer=self.producer,
+            seq=1,
+            step=max(0, entry.fork_step),
+            time_ms=lease.time_ms,
+            parent_epoch=entry.parent_epoch,
+            fork_step=entry.fork_step,
+            fork_manifest_digest=entry.fork_manifest_digest,
+            holder=self._region,
+            holder_before=before,
+            reason=entry.reason,
+            actor=entry.actor,
+            gates=gates,
+        )
 
     def _heartbeat(self) -> Heartbeat:
         self._seq += 1

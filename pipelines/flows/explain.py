@@ -29,6 +29,7 @@ class Situation:
     troubles: Mapping[str, str]
     diagnosis: Diagnosis | None
     now_s: float
+    wall_ms: int
 
 
 def status_of(one: Situation) -> dict[str, object]:
@@ -55,6 +56,7 @@ def status_of(one: Situation) -> dict[str, object]:
         "acknowledged": 0 if lease is None else lease.acknowledged,
         "lineage": [] if lease is None else [dataclasses.asdict(entry) for entry in lease.lineage],
         "target": "" if lease is None else lease.target,
+        "scheduled_ms": 0 if lease is None else lease.scheduled_ms,
         "note": "" if lease is None else lease.note,
         "promise": promise,
         "promise_kept": promise["kept"],
@@ -78,9 +80,15 @@ def next_of(one: Situation) -> str:
     if belief.held is None or belief.releases:
         return decision.reason.value
     if belief.is_holder:
+        lease = belief.held.lease
+        planned = (
+            f"moves to {lease.target} in {(lease.scheduled_ms - one.wall_ms) / 1000:.0f} s; "
+            if lease.scheduled_ms
+            else ""
+        )
         due_s = max(0.0, belief.won_at_s + profile.renew_s - one.now_s)
         left_s = max(0.0, belief.valid_until_s(profile) - one.now_s)
-        return f"renews in {due_s:.1f} s; without a renewal our authority ends in {left_s:.1f} s"
+        return f"{planned}renews in {due_s:.1f} s; without a renewal our authority ends in {left_s:.1f} s"
     closed = ", ".join(gate.name for gate in decision.closed) or "no gate"
     left_s = max(0.0, belief.may_try_at_s(profile) - one.now_s)
     return f"may try to take over in {left_s:.1f} s unless the record changes; closed now: {closed}"

@@ -20,16 +20,17 @@ from pipelines.core.lineage import view_of
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
 from pipelines.flows.explain import Situation, finite, status_of
+from pipelines.flows.hook import Hook
 from pipelines.flows.launches import Launch, fix, recall, starting_from
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.listen import Listen
-from pipelines.flows.moves import ACKNOWLEDGE, Moves, Wish, mode_after, proven_step, refusal
+from pipelines.flows.moves import ADOPT, Moves, Wish, branch_of, fork_of, proven_step, record_after, refusal
 from pipelines.flows.recoverable import Recoverable, Recovered
 from pipelines.flows.sight import Sight
 from pipelines.flows.watch import Watch
 from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
 from schemas.codec import Codec
-from schemas.records import EpochChange, EpochEntry, Lease
+from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1
 LOOK_S = 1.0  # how often the region's recoverable step is looked up
@@ -67,6 +68,7 @@ class Control:
         journal: Journal,
         policy: FailoverPolicy,
         sight: Sight | None = None,
+        hook: Hook | None = None,
     ) -> None:
         policy.profile.check()
         self._region, self._run = region, run
@@ -97,6 +99,7 @@ class Control:
         self._committed_step = -1
         self._operator: Operator | None = None
         self._moves = Moves(region, policy)
+        self._hook = hook
         self._noted = -1
         self._notes: list[Lease] = []
         self._troubles: dict[str, str] = {}
@@ -180,6 +183,7 @@ class Control:
     def status(self) -> dict[str, object]:
         """What this controller believes, and why it does what it does."""
         troubles = dict(self._troubles) | ({"attest": self._attest.trouble} if self._attest.trouble else {})
+        troubles |= {} if self._hook is None or not self._hook.why else {"before_hook": self._hook.why}
         troubles |= {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble}
         return status_of(
             Situation(
@@ -193,6 +197,7 @@ class Control:
                 operator_pending=self._operator is not None or bool(self._moves.wishes),
                 troubles=troubles,
                 diagnosis=self._diagnosis,
+                wall_ms=self._clock.wall_ms(),
                 now_s=self._clock.boottime_s(),
             )
         )
@@ -215,9 +220,12 @@ class Control:
         now_s = self._clock.boottime_s()
         moving = self._moves.step(self._belief, self._listeners, self._committed_step, now_s)
         decision = combined(decide(self._view(), now_s, self._policy), moving)
+        if self._hook is not None:
+            decision = self._hook.weigh(decision, self._belief)
         self._tell(decision)
         self._decision = decision
         self._try("act", lambda: self._act(decision))
+        self._moves.due(self._belief, self._clock.wall_ms())
         self._try("wishes", self._heed)
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
@@ -377,16 +385,19 @@ class Control:
         while self._moves.wishes:
             wish, held = self._moves.wishes[0], self._belief.held
             why = refusal(wish, None if held is None else held.lease, self._region, self._listeners)
-            if held is not None and not why:
+            fork = fork_of(wish, held, self._recoverable) if not why else None
+            if not why and wish.kind == ADOPT and fork is None:
+                why = f"no whole checkpoint of branch {wish.target} is in this region's store: move the run to it first"
+            if held is not None and (not why or (wish.due and held.lease.holder == self._region)):
                 if not self._may_write():
                     return
-                author = self._author(wish.kind, wish.actor, wish.note)
-                mode, target = mode_after(wish, held.lease)
-                changed = core.in_mode(held.lease, author, self._committed_step, mode, target)
-                if wish.kind == ACKNOWLEDGE:
-                    changed = core.acknowledged(held.lease, author)
-                if not self._write(changed, held):
-                    return
+                if wish.kind == ADOPT and fork is not None:
+                    self._adopt(wish, held, fork)
+                else:
+                    author = self._author("schedule_refused" if why else wish.kind, wish.actor, why or wish.note)
+                    after = record_after(wish, held.lease, author, self._committed_step, refused=bool(why))
+                    if not self._write(after, held):
+                        return
             self._moves.wishes.popleft()
             self._journal.say(
                 "operator.heeded" if not why else "operator.refused",
@@ -397,6 +408,13 @@ class Control:
                 target=wish.target,
                 why=why,
             )
+
+    def _adopt(self, wish: Wish, held: Held, fork: Fork) -> None:
+        """A new epoch whose parent is the branch's: what came after the old fork becomes a branch itself (I5, I9)."""
+        epoch, _ = branch_of(wish.target) or (0, 0)
+        author = self._author(Reason.ADOPTED.value, wish.actor, wish.note)
+        lease = core.takeover(held.lease, author, fork, self._profile, parent=epoch)
+        self._seek(lease, held, Decision(Action.TAKE_OVER, Reason.ADOPTED))
 
     def _take_over(self, held: Held, decision: Decision) -> None:
         """The fork point is looked up at the last moment; the conditional write fixes it (6.6, I9)."""
@@ -469,29 +487,7 @@ class Control:
             gates=list(gates),
             diagnosis=entry.note if entry.reason == Reason.REGION_LOST.value else "",
         )
-        self._attest.outbox.append(self._change(lease, entry, before, gates))
-
-    def _change(self, lease: Lease, entry: EpochEntry, before: str, gates: tuple[str, ...]) -> EpochChange:
-        """I12: who, why, which gates were seen."""
-        return EpochChange(
-            event_id=f"{self._run}/{lease.epoch}/{self._attest.producer}/control/1",
-            run=self._run,
-            region=self._region,
-            epoch=lease.epoch,
-            attempt=0,
-            producer=self._attest.producer,
-            seq=1,
-            step=max(0, entry.fork_step),
-            time_ms=lease.time_ms,
-            parent_epoch=entry.parent_epoch,
-            fork_step=entry.fork_step,
-            fork_manifest_digest=entry.fork_manifest_digest,
-            holder=self._region,
-            holder_before=before,
-            reason=entry.reason,
-            actor=entry.actor,
-            gates=gates,
-        )
+        self._attest.outbox.append(self._attest.change(lease, before, gates))
 
     def _claim(self) -> None:
         """Leave the epoch's create-only copy at the witness, which shows a record that was put back later."""
@@ -562,7 +558,8 @@ class Control:
     def _author(self, reason: str, actor: str = "", note: str = "") -> Author:
         held = self._belief.held
         if not actor:  # renewals keep the name of who put the run into its mode
-            actor = held.lease.actor if held is not None and held.lease.mode != core.ACTIVE else "controller"
+            kept = held is not None and (held.lease.mode != core.ACTIVE or held.lease.scheduled_ms > 0)
+            actor = held.lease.actor if held is not None and kept else "controller"
         write_id = self._entropy.new_id()
         return Author(self._region, self._belief.incarnation, write_id, reason, actor, self._clock.wall_ms(), note)
 

@@ -5,31 +5,59 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.core.decide import Decision, FailoverPolicy
 from pipelines.core.handover import GRANT_S, HandoverView, drained, hand_over
-from pipelines.core.lease import ACTIVE, HANDOVER, MOVING, NEVER_S, PAUSED, RELEASED, Belief
+from pipelines.core.lease import (
+    ACTIVE,
+    HANDOVER,
+    MOVING,
+    NEVER_S,
+    PAUSED,
+    RELEASED,
+    Author,
+    Belief,
+    Fork,
+    Held,
+    acknowledged,
+    in_mode,
+)
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.core.pulse import DRAINED, NodePulse
 from pipelines.flows.listen import Listen
+from pipelines.flows.recoverable import Recoverable
 from schemas.records import Lease
 
 PAUSE, RESUME, SWITCHOVER, CANCEL, ACKNOWLEDGE = "pause", "resume", "switchover", "cancel", "acknowledge"
-KINDS = (PAUSE, RESUME, SWITCHOVER, CANCEL, ACKNOWLEDGE)
+SCHEDULE, ADOPT = "schedule", "adopt"
+KINDS = (PAUSE, RESUME, SWITCHOVER, CANCEL, ACKNOWLEDGE, SCHEDULE, ADOPT)
+_BRANCH = re.compile(r"(\d{1,9}):(\d{1,12})")
 OVER = frozenset({"finished", "done", "idle"})
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One thing that a person asked of the holder."""
+    """One thing that a person asked of the holder.
+
+    target: a region; of ADOPT the branch, as EPOCH:STEP. at_ms: when a scheduled move begins. due: it was scheduled.
+    """
 
     kind: str
     actor: str
     note: str = ""
     target: str = ""
+    at_ms: int = 0
+    due: bool = False
+
+
+def branch_of(text: str) -> tuple[int, int] | None:
+    """(epoch, step) of a branch's newest checkpoint, from EPOCH:STEP; None if it is no such text."""
+    found = _BRANCH.fullmatch(text)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def refusal(wish: Wish, lease: Lease | None, region: str, listeners: Mapping[str, Listen]) -> str:
@@ -40,12 +68,19 @@ def refusal(wish: Wish, lease: Lease | None, region: str, listeners: Mapping[str
         return f"{lease.holder} holds the run, not {region}: ask there"
     moving, others = lease.mode in MOVING, sorted(set(listeners) - {region})
     rules = (
-        (moving and wish.kind in {PAUSE, SWITCHOVER}, f"the run is on its way to {lease.target}: cancel that first"),
-        (wish.kind == RESUME and lease.mode != PAUSED, f"nothing is paused: the mode is {lease.mode}"),
-        (wish.kind == CANCEL and not moving, f"no planned move is under way: the mode is {lease.mode}"),
-        (wish.kind == SWITCHOVER and lease.mode == PAUSED, "the run is paused: resume it first"),
         (
-            wish.kind == SWITCHOVER and wish.target not in others,
+            moving and wish.kind in {PAUSE, SWITCHOVER, SCHEDULE, ADOPT},
+            f"the run is on its way to {lease.target}: cancel that first",
+        ),
+        (wish.kind == RESUME and lease.mode != PAUSED, f"nothing is paused: the mode is {lease.mode}"),
+        (
+            wish.kind == CANCEL and not moving and not lease.scheduled_ms,
+            f"no planned move is under way: the mode is {lease.mode}",
+        ),
+        (wish.kind in {SWITCHOVER, SCHEDULE} and lease.mode == PAUSED, "the run is paused: resume it first"),
+        (wish.kind == ADOPT and branch_of(wish.target) is None, f"{wish.target!r} is no branch: say EPOCH:STEP"),
+        (
+            wish.kind in {SWITCHOVER, SCHEDULE} and wish.target not in others,
             f"{wish.target!r} is no other region; there are {', '.join(others)}",
         ),
         (
@@ -69,6 +104,14 @@ class Moves:
         self._granted_until_s = NEVER_S
         self._silent_at_s = NEVER_S  # since when no grant is given any more: the last ones run out
         self.wishes: deque[Wish] = deque()
+
+    def due(self, belief: Belief, wall_ms: int) -> None:
+        """A scheduled move whose time has come is wished for, as by the person who scheduled it."""
+        lease = None if belief.held is None else belief.held.lease
+        if lease is None or not belief.is_holder or not lease.scheduled_ms or wall_ms < lease.scheduled_ms:
+            return
+        if not any(one.due for one in self.wishes):
+            self.wishes.append(Wish(SWITCHOVER, lease.actor, lease.note, lease.target, due=True))
 
     def step(
         self, belief: Belief, listeners: Mapping[str, Listen], committed_step: int, now_s: float
@@ -113,11 +156,29 @@ class Moves:
         return valid_s
 
 
-def mode_after(wish: Wish, lease: Lease) -> tuple[str, str]:
-    """The mode, and the target, that heeding a wish puts into the record."""
+def record_after(wish: Wish, lease: Lease, author: Author, committed_step: int, *, refused: bool) -> Lease:
+    """The record after a wish was heeded; a scheduled move that was refused is taken off it, and no more."""
+    if refused:
+        return in_mode(lease, author, committed_step, lease.mode)
+    if wish.kind == ACKNOWLEDGE:
+        return acknowledged(lease, author)
+    if wish.kind == SCHEDULE:
+        return in_mode(lease, author, committed_step, lease.mode, wish.target, wish.at_ms)
     if wish.kind == SWITCHOVER:
-        return HANDOVER, wish.target
-    return {PAUSE: PAUSED, RESUME: ACTIVE, CANCEL: ACTIVE}.get(wish.kind, lease.mode), lease.target
+        return in_mode(lease, author, committed_step, HANDOVER, wish.target)
+    if wish.kind == CANCEL:
+        return in_mode(lease, author, committed_step, ACTIVE)
+    mode = PAUSED if wish.kind == PAUSE else ACTIVE
+    return in_mode(lease, author, committed_step, mode, lease.target, lease.scheduled_ms)
+
+
+def fork_of(wish: Wish, held: Held | None, recoverable: Recoverable) -> Fork | None:
+    """The checkpoint of the branch that a person wants to adopt; None if it is not whole in our store."""
+    branch = branch_of(wish.target)
+    if wish.kind != ADOPT or held is None or branch is None:
+        return None
+    found = recoverable.branch(held.lease.run, view_of(held.lease.lineage), *branch)
+    return None if found is None else Fork(found.manifest.step, found.digest, found.manifest.lineage_seq)
 
 
 def proven_step(listener: Listen, lease: Lease) -> int | None:

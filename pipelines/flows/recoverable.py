@@ -56,6 +56,15 @@ class Recoverable:
                 return best
         return None
 
+    def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
+        """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""
+        keys = (key for key in self._store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest"))
+        ids = (paths.parse_checkpoint(key) for key in keys)
+        found = [self.verified(one) for one in ids if (one.epoch, one.step) == (epoch, step)]
+        aside = standing(view, epoch, step) is Standing.BRANCH
+        whole = [one for one in found if one is not None] if aside else []
+        return max(whole, key=lambda one: one.manifest.attempt, default=None)
+
     def verified(self, checkpoint: paths.CheckpointId) -> Recovered | None:
         """The manifest of a checkpoint; None if it is absent, was abandoned, or is not to be trusted."""
         key = checkpoint.manifest

@@ -28,6 +28,8 @@ for _verb in (
     authority.history,
     authority.explain,
     authority.lineage,
+    authority.adopt,
+    authority.discard,
 ):
     app.command()(_verb)
 app.command()(drill.drill)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.cli.ask import Json, Reason, Yes, ask, confirm, until
-from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.fail import FAILED, MISCONFIGURED, misconfigured_exits
 from services.cli.serve import Config
 from services.settings import Settings, load
 
@@ -27,14 +27,28 @@ Run = Annotated[str, typer.Option(help="The run.")]
 def switchover(
     run: Run, to: Annotated[str, typer.Option(help="The region that is to have it.")], config: Config = None,
     *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+    scheduled: Annotated[
+        str, typer.Option(help="Begin then instead of now: 2026-11-30T02:00:00Z, or a duration: +90m, +8h.")
+    ] = "",
 ) -> None:  # fmt: skip
     """Move a run as planned: drain, save, wait until it is safe there, hand over. Loses no step.
 
     Until the hand-over it can be cancelled (`farside resume --cancel`), and it is called off by itself if the target
-    falls silent. Ctrl-C stops watching, not the move.
+    falls silent. Ctrl-C stops watching, not the move. A scheduled move is kept in the lease record, where it survives
+    every restart; when its time has come it begins, or is taken off with the reason in the history.
 
-    Exit codes: 0 the region holds the run, 1 refused, called off or not confirmed, 2 misconfigured.
+    Exit codes: 0 the region holds the run (or the move is scheduled), 1 refused, called off or not confirmed, 2
+    misconfigured.
     """
+    if scheduled:
+        settings, at_ms = _settings(config, run, to), _moment(scheduled)
+        confirm(f"Move {run} to {to} at {when(at_ms)} UTC?", yes=yes)
+
+        def planned(one: dict[str, Any]) -> bool:
+            return bool(one["scheduled_ms"] == at_ms)
+
+        _asked(settings, run, "schedule", reason, planned, as_json=as_json, to=to, at_ms=at_ms)
+        return
     _move(run, to, config, reason, yes=yes, as_json=as_json)
 
 
@@ -42,9 +56,10 @@ def failback(
     run: Run, to: Annotated[str, typer.Option(help="The region that had it before.")], config: Config = None,
     *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Move a run back to a region that was lost and has rejoined as a standby: a switchover, with what it left shown.
+    """Move a run back to a region that was lost and has rejoined as a standby: a switchover.
 
-    What the region did past the fork stays there as a branch (`farside lineage`); it is never overwritten.
+    What the region did past the fork stays there as a branch (`farside lineage`); it is never overwritten. It has to be
+    dealt with first: `farside discard`; or `farside switchover` there, and then `farside adopt`.
 
     Exit codes: 0 the region holds the run, 1 refused, called off or not confirmed, 2 misconfigured.
     """
@@ -53,8 +68,16 @@ def failback(
     if best is None or not any(entry["region"] == to for entry in best["lineage"]):
         typer.echo(f"farside: {to} never had {run}: use `farside switchover`", err=True)
         raise typer.Exit(FAILED)
-    for line in _branches(settings, best, to):
-        typer.echo(f"left in {to}, set aside: {line}", err=True)
+    left = [line for line in _branches(settings, best, to) if line["discarded"] is None]
+    for line in left:
+        typer.echo(f"left in {to}, set aside: {_branch_text(line)}", err=True)
+    if left:
+        typer.echo(
+            f"farside: deal with it first: `farside discard --run {run} --region {to} --epoch {left[-1]['epoch']}`, or "
+            f"switch over to it, then `farside adopt --run {run} --branch {left[-1]['epoch']}:{left[-1]['step']}`",
+            err=True,
+        )
+        raise typer.Exit(FAILED)
     _move(run, to, config, reason or "failback", yes=yes, as_json=as_json)
 
 
@@ -77,14 +100,18 @@ def resume(
     run: Run, config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Call off a planned move instead.")] = False,
 ) -> None:  # fmt: skip
-    """Let automatic failovers happen again; with --cancel: call off a planned move that is not handed over yet.
+    """Let automatic failovers happen again; with --cancel: call off a move that is planned and not handed over yet.
 
     Exit codes: 0 active again, 1 refused or not confirmed, 2 misconfigured.
     """
     settings = _settings(config, run)
     confirm(f"{'Call off the move' if cancel else 'Allow automatic failovers'} of {run}?", yes=yes)
     kind = "cancel" if cancel else "resume"
-    _asked(settings, run, kind, reason, lambda one: one["mode"] == "active", as_json=as_json)
+
+    def done(one: dict[str, Any]) -> bool:
+        return one["mode"] == "active" and not one["scheduled_ms"]
+
+    _asked(settings, run, kind, reason, done, as_json=as_json)
 
 
 def acknowledge(
@@ -97,6 +124,59 @@ def acknowledge(
     settings = _settings(config, run)
     confirm(f"Allow another automatic failover of {run} within the hour?", yes=yes)
     _asked(settings, run, "acknowledge", reason, lambda one: one["acknowledged"] == one["epoch"], as_json=as_json)
+
+
+def adopt(
+    run: Run, branch: Annotated[str, typer.Option(help="EPOCH:STEP of its newest checkpoint (`farside lineage`).")],
+    config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make a branch the run's own line again: a new epoch that goes on from it. Nothing is overwritten.
+
+    The region that holds the run must have the branch in its own store: move the run there first. What came after the
+    old fork becomes a branch itself; its trainers stop at a step boundary, and the next launch resumes from the branch.
+
+    Exit codes: 0 adopted, 1 refused or not confirmed, 2 misconfigured.
+    """
+    settings = _settings(config, run)
+    region, best = _primary(settings, run)
+    if best is not None:
+        typer.echo(f"before: {region} holds epoch {best['epoch']}, committed step {best['committed_step']}", err=True)
+        typer.echo(f"after:  {region} holds epoch {best['epoch'] + 1}, from {branch}; the rest is set aside", err=True)
+    confirm(f"Let {run} go on from branch {branch}?", yes=yes)
+    epoch = 0 if best is None else best["epoch"]
+    _asked(settings, run, "adopt", reason, lambda one: one["epoch"] > epoch, as_json=as_json, to=branch)
+
+
+def discard(
+    run: Run, region: Annotated[str, typer.Option(help="The region whose store has the branch.")],
+    epoch: Annotated[int, typer.Option(help="The branch's epoch (`farside lineage`).")],
+    config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Say that a branch is of no use: who, when and why. Its bytes stay; only its claim to be looked at ends.
+
+    Exit codes: 0 noted, 1 there is no such branch, or not confirmed, 2 misconfigured.
+    """
+    from pipelines import paths  # noqa: PLC0415 - with the services' imports
+    from services.clients import store_of  # noqa: PLC0415 - as above
+
+    settings = _settings(config, run, region)
+    _, best = _primary(settings, run)
+    lines = [] if best is None else [one for one in _branches(settings, best, region) if one["epoch"] == epoch]
+    if not lines:
+        typer.echo(
+            f"farside: {region} has no branch of epoch {epoch}; `farside lineage --run {run}` shows all", err=True
+        )
+        raise typer.Exit(FAILED)
+    for line in lines:
+        typer.echo(_branch_text(line), err=True)
+    confirm(f"Discard {len(lines)} checkpoints of epoch {epoch} in {region}?", yes=yes)
+    said = {"actor": getpass.getuser(), "reason": reason, "time_ms": _moment("+0s")}
+    with misconfigured_exits():
+        store_of(settings.region(region)).create(paths.discarded(run, epoch), json.dumps(said).encode())
+    if as_json:
+        typer.echo(json.dumps({"discarded": lines, **said}))
+    else:
+        typer.echo(f"{run}: the branch of epoch {epoch} in {region} is discarded")
 
 
 def history(run: Run, config: Config = None, *, as_json: Json = False) -> None:
@@ -167,7 +247,7 @@ def lineage(run: Run, config: Config = None, *, as_json: Json = False) -> None:
         typer.echo(f"epoch {entry['epoch']}  {entry['region']}  {origin}  {who}")
     for name, lines in branches.items():
         for line in lines:
-            typer.echo(f"  branch in {name}: {line}")
+            typer.echo(f"  branch in {name}: {_branch_text(line)}")
 
 
 def _settings(config: Path | None, run: str, *regions: str) -> Settings:
@@ -223,26 +303,43 @@ def _move(run: str, to: str, config: Path | None, reason: str, *, yes: bool, as_
 
 
 def _asked(
-    settings: Settings, run: str, kind: str, reason: str, done: Callable[[dict[str, Any]], bool], *, as_json: bool
+    settings: Settings,
+    run: str,
+    kind: str,
+    reason: str,
+    done: Callable[[dict[str, Any]], bool],
+    *,
+    as_json: bool,
+    to: str = "",
+    at_ms: int = 0,
 ) -> bool:
     region, before = _primary(settings, run)
     if before is None or region is None:
         typer.echo(f"farside: nobody holds {run} that can be asked; `farside status` shows what is seen", err=True)
         raise typer.Exit(FAILED)
-    _ask_holder(settings, region, run, kind, reason)
-    until(lambda: done(_views(settings, run).get(region, before)), NOTED_S)
+    _ask_holder(settings, region, run, kind, reason, to, at_ms)
+
+    def settled() -> bool:
+        view = _views(settings, run).get(region, before)
+        return done(view) or not view["operator_pending"]
+
+    until(settled, NOTED_S)
     after = _views(settings, run).get(region, before)
     if as_json:
         typer.echo(json.dumps({"done": done(after), "before": before, "after": after}))
     else:
         typer.echo(f"{run}: mode {before['mode']} -> {after['mode']}, epoch {after['epoch']} of {after['primary']}")
     if not done(after):
+        typer.echo(f"farside: not done; `farside explain --run {run}` and the journal of {region} say why", err=True)
         raise typer.Exit(FAILED)
     return True
 
 
-def _ask_holder(settings: Settings, region: str, run: str, kind: str, reason: str, target: str = "") -> None:
+def _ask_holder(
+    settings: Settings, region: str, run: str, kind: str, reason: str, target: str = "", at_ms: int = 0
+) -> None:
     wish: dict[str, object] = {"run": run, "kind": kind, "actor": getpass.getuser(), "note": reason, "target": target}
+    wish["at_ms"] = at_ms
     answer = ask(settings.region(region).ports.controller, "/v1/ask", wish)
     if answer is None or answer["refused"]:
         why = "its controller did not take the request" if answer is None else answer["refused"]
@@ -273,7 +370,13 @@ def _from_any(settings: Settings, path: str, key: str) -> list[dict[str, Any]]:
     raise typer.Exit(FAILED)
 
 
-def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[str]:
+def _branch_text(line: dict[str, Any]) -> str:
+    gone = line["discarded"]
+    verdict = f", discarded by {gone['actor']}: {gone['reason']}" if gone else ""
+    return line["trouble"] or f"epoch {line['epoch']} attempt {line['attempt']} step {line['step']}{verdict}"
+
+
+def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[dict[str, Any]]:
     """What lies in a region's store past the fork that closed its epoch, by the lineage that `best` tells."""
     from pipelines import paths  # noqa: PLC0415 - with the services' imports
     from pipelines.core.lineage import LineageView, Standing, standing  # noqa: PLC0415 - as above
@@ -281,13 +384,36 @@ def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[str
     from services.clients import store_of  # noqa: PLC0415 - as above
 
     view = LineageView(best["epoch"], tuple((epoch, parent, step) for epoch, parent, step in best["forks"]))
+    empty: dict[str, Any] = {"epoch": 0, "attempt": 0, "step": 0, "manifest": "", "discarded": None, "trouble": ""}
     try:
-        keys = store_of(settings.region(region)).list(paths.checkpoints_prefix(best["run"]))
+        store = store_of(settings.region(region))
+        keys = store.list(paths.checkpoints_prefix(best["run"]))
+        said = {epoch: store.get(paths.discarded(best["run"], epoch)) for epoch in range(1, best["epoch"])}
     except FarsideError as error:
-        return [f"cannot be read: {error}"]
+        return [{**empty, "trouble": f"cannot be read: {error}"}]
     found = [paths.parse_checkpoint(key) for key in keys if key.endswith("/manifest")]
     aside = [one for one in found if standing(view, one.epoch, one.step) is Standing.BRANCH]
-    return [f"epoch {one.epoch} attempt {one.attempt} step {one.step} ({one.manifest})" for one in aside]
+    verdicts = {epoch: json.loads(body) for epoch, body in said.items() if body is not None}
+    lines: list[dict[str, Any]] = [
+        {"epoch": one.epoch, "attempt": one.attempt, "step": one.step, "manifest": one.manifest} for one in aside
+    ]
+    return [{**empty, **one, "discarded": verdicts.get(one["epoch"])} for one in lines]
+
+
+def _moment(text: str) -> int:
+    """Milliseconds since the Unix epoch of an RFC 3339 time or a duration from now; else the command ends."""
+    units = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - a person's own clock
+    try:
+        if text.startswith("+"):
+            return int((now.timestamp() + float(text[1:-1]) * units[text[-1]]) * 1000)
+        moment = dt.datetime.fromisoformat(text)
+    except (ValueError, KeyError, IndexError):
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        typer.echo(f"farside: --scheduled {text!r}: a time with its zone (2026-11-30T02:00:00Z) or +90m, +8h", err=True)
+        raise typer.Exit(MISCONFIGURED)
+    return int(moment.timestamp() * 1000)
 
 
 def when(time_ms: int) -> str:

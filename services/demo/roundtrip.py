@@ -84,6 +84,12 @@ class Roundtrip(Story):
 
     def _fail_back(self, actors: Actors) -> None:
         """The command that an operator types; it returns when east holds the run."""
+        branches = json.loads(self._farside_says("lineage", "--json"))["branches"][EAST]
+        for epoch in sorted({one["epoch"] for one in branches}):
+            self._farside_says(
+                "discard", "--region", EAST, "--epoch", str(epoch), "--reason", "west went on without it", "--yes"
+            )
+            self._say(f"what east did past the fork under epoch {epoch} is a branch; it is discarded, not overwritten")
         said = self._farside_says("failback", "--to", EAST, "--reason", "east is repaired", "--yes", "--json")
         self.answers["failback"] = json.loads(said)
         if self.final(WEST) is not None:

@@ -175,14 +175,22 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
     assert "is no standby" in farside("drill", "--region", "east", "--", "true", code=1)
     assert "nothing to resume from" in farside("drill", "--region", "west", "--", "true", code=1)
     assert "drill_command" in farside("drill", "--region", "west", code=2)
+    assert farside("switchover", "--to", "west", "--scheduled", "+8h", "--yes", "--json")["after"]["scheduled_ms"] > 0
+    assert "moves to west in" in farside("explain")
+    assert farside("resume", "--cancel", "--yes", "--json")["after"]["scheduled_ms"] == 0
+    assert "a time with its zone" in farside("switchover", "--to", "west", "--scheduled", "tomorrow", code=2)
+    assert "not done" in farside("adopt", "--branch", "1:10", "--yes", code=1), "there is no such checkpoint"
+    assert "is no branch" in farside("adopt", "--branch", "east", "--yes", code=1)
+    assert "no branch of epoch 1" in farside("discard", "--region", "east", "--epoch", "1", "--yes", code=1)
     assert farside("acknowledge", "--yes", "--json")["after"]["acknowledged"] == 1
 
     def said() -> list[tuple[str, str]]:
         found = [(one["reason"], one["note"]) for one in farside("history", "--json")]
-        return [one for one in found if one[0] in {"pause", "resume", "acknowledge"}]
+        return [one for one in found if one[0] in {"pause", "resume", "schedule", "cancel", "acknowledge"}]
 
-    wait_until(lambda: len(said()) == 3, DEADLINE_S, "the history, which is written right after the record")
-    assert said() == [("pause", "link works"), ("resume", ""), ("acknowledge", "")]
+    wait_until(lambda: len(said()) == 5, DEADLINE_S, "the history, which is written right after the record")
+    told = [("pause", "link works"), ("resume", ""), ("schedule", ""), ("cancel", ""), ("acknowledge", "")]
+    assert said() == told
     assert [entry["region"] for entry in farside("lineage", "--json")["lineage"]] == ["east"]
     assert "renews in" in farside("explain")
     for here in regions.settings.regions.values():

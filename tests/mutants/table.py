@@ -33,6 +33,41 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a hook that is silent is a veto",
+        "pipelines/flows/hook.py",
+        "verdict, why = Verdict.FREE, str(error)",
+        "verdict, why = Verdict.VETO, str(error)",
+        ("tests/core/test_hook.py",),
+    ),
+    Mutant(
+        "a hook's objection does not count",
+        "pipelines/flows/hook.py",
+        "verdict = Verdict.VETO if why else Verdict.FREE",
+        "verdict = Verdict.FREE",
+        ("tests/core/test_hook.py",),
+    ),
+    Mutant(
+        "an adopted branch hangs on the epoch before it",
+        LEASE,
+        "before.epoch if parent is None else parent, fork",
+        "before.epoch, fork",
+        ("tests/simulation/test_branches.py",),
+    ),
+    Mutant(
+        "a drill writes over the real objects",
+        "services/wrappers/aside.py",
+        "self._own.put(self._prefix + key, body)",
+        "self._base.put(key, body)",
+        ("tests/core/test_drill.py",),
+    ),
+    Mutant(
+        "a dead ghost renews",
+        "pipelines/flows/ghost.py",
+        "if not self._dead and now_s - self._wrote_at_s",
+        "if now_s - self._wrote_at_s",
+        ("tests/core/test_drill.py",),
+    ),
+    Mutant(
         "one silent node is a silent region",
         PULSE,
         "return min((node.rhythm.phi",
