@@ -104,7 +104,7 @@ def _control(
         hook = Hook(poster=poster, timeout_s=wanted.before_timeout_s, clock=parts.clock, journal=parts.journal)
         flows[f"{name}/hook"] = hook.step
     # One attempt a request: the SDK's own retry turns a lost reply into a false refusal (6.3).
-    witness = client_of(here.witness, settings.witness.credentials_file, attempts=1, timeout_s=LEASE_TIMEOUT_S)
+    witness = client_of(here.witness, here.witness_credentials_file, attempts=1, timeout_s=LEASE_TIMEOUT_S)
     control = Control(
         region=region,
         run=name,

@@ -143,7 +143,7 @@ class Stage:
         )
         self._marks = Marks(parts, journal)
         self._prefix = paths.drill_prefix(self.drill_id)
-        self._client = client_of(here.s3, here.credentials_file, attempts=1)
+        self._client = client_of(here.s3, here.drill_credentials_file or here.credentials_file, attempts=1)
         self.own = S3ObjectStore(self._client, here.bucket)
         self._store = AsideStore(parts.store(), self.own, self._prefix)
         self._spool = NodeSpool(self._node_dir, self._marks)

@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from infra.local.layout import Layout
+from infra.local.layout import WITNESS, Layout
 from infra.local.ports import PortClaims
 from schemas.codec import digest
-from services.adapters.s3 import ensure_bucket
+from services.adapters.s3 import connect, ensure_bucket, mapped_errors
 from services.adapters.signer import generate_keypair
-from services.clients import client_of
+from services.policies import bucket_policy
 
 BUCKET, WITNESS_BUCKET = "farside", "farside-witness"
 SERVICES = ("agent", "controller", "replicator", "warmer")
@@ -26,17 +26,22 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
     folder = layout.folder
     keys = folder / "keys"
     keys.mkdir(mode=0o700, exist_ok=True)
-    stores = json.loads(layout.credentials_file.read_text(encoding="utf-8"))
-    for store, user in stores.items():
-        _private(keys / f"{store}.json", json.dumps(user))
+    for store, users in json.loads(layout.users_file.read_text(encoding="utf-8")).items():
+        for user, secret in users.items():
+            _private(_key_file(keys, store, user), json.dumps({"access_key": user, "secret_key": secret}))
     for region in layout.regions:
         if not (keys / f"{region}.key.pem").exists():
             generate_keypair(keys, region)
     ends = layout.endpoints()
     buckets = {"s3-witness": (ends.witness_endpoint, WITNESS_BUCKET)}
     buckets |= {f"s3-{region}": (ends.regions[region].s3_endpoint, BUCKET) for region in layout.regions}
+    roots = json.loads(layout.credentials_file.read_text(encoding="utf-8"))
     for store, (endpoint, bucket) in buckets.items():
-        ensure_bucket(client_of(endpoint, keys / f"{store}.json"), bucket)
+        root = connect(endpoint=endpoint, **roots[store])
+        ensure_bucket(root, bucket)
+        users = [(user, _role(store, user)) for user in layout.store_users()[store]]
+        with mapped_errors(f"policy of {bucket}"):
+            root.put_bucket_policy(Bucket=bucket, Policy=bucket_policy(users, bucket))
     path = folder / "farside.toml"
     path.write_text(_text(layout, keys, run, profile), encoding="utf-8")
     return path
@@ -53,6 +58,16 @@ def clean(folder: Path) -> None:
     pattern = arena_of(folder, "*").name
     for arena in SHARED_MEMORY.glob(pattern) if SHARED_MEMORY.is_dir() else ():
         shutil.rmtree(arena, ignore_errors=True)
+
+
+def _role(store: str, user: str) -> str:
+    kind = user.partition("-")[0]
+    plain = "witness" if store == f"s3-{WITNESS}" else "region"
+    return {"reader": "link", "drill": "drill"}.get(kind, plain)
+
+
+def _key_file(keys: Path, store: str, user: str) -> Path:
+    return keys / f"{store}.{user}.json"
 
 
 def _private(path: Path, text: str) -> None:
@@ -73,7 +88,6 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
         "",
         "[witness]",
         f"bucket = {_q(WITNESS_BUCKET)}",
-        f"credentials_file = {_q(keys / 's3-witness.json')}",
     ]
     claims = PortClaims()
     ends = layout.endpoints()
@@ -86,7 +100,9 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
             f"s3 = {_q(own.s3_endpoint)}",
             f"witness = {_q(own.witness_endpoint)}",
             f"bucket = {_q(BUCKET)}",
-            f"credentials_file = {_q(keys / f's3-{region}.json')}",
+            f"credentials_file = {_q(_key_file(keys, f's3-{region}', region))}",
+            f"drill_credentials_file = {_q(_key_file(keys, f's3-{region}', f'drill-{region}'))}",
+            f"witness_credentials_file = {_q(_key_file(keys, f's3-{WITNESS}', region))}",
             f"signing_key_file = {_q(keys / f'{region}.key.pem')}",
             f"public_key_file = {_q(keys / f'{region}.pub.pem')}",
             f"node = {_q(f'{region}-n0')}",
@@ -106,7 +122,7 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
                     f"kafka = {_q(link.kafka_bootstrap)}",
                     f"s3 = {_q(link.s3_endpoint)}",
                     f"bucket = {_q(BUCKET)}",
-                    f"credentials_file = {_q(keys / f's3-{other}.json')}",
+                    f"credentials_file = {_q(_key_file(keys, f's3-{other}', f'reader-{region}'))}",
                 ]
     claims.release()
     return "\n".join(lines) + "\n"

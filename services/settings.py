@@ -41,10 +41,9 @@ class RunSettings(_Part):
 
 
 class WitnessSettings(_Part):
-    """The witness's bucket; each region reaches it by its own address."""
+    """The witness's bucket; each region reaches it by its own address, as a user of its own."""
 
     bucket: str
-    credentials_file: Path
 
 
 class Ports(_Part):
@@ -71,8 +70,10 @@ class RegionSettings(_Part):
     kafka: str
     s3: str
     witness: str
+    witness_credentials_file: Path
     bucket: str
     credentials_file: Path
+    drill_credentials_file: Path | None = None  # None: a drill has the region's own rights
     signing_key_file: Path
     public_key_file: Path
     node: str = "n0"

@@ -147,6 +147,19 @@ class Layout:
         return self.folder / "credentials.json"
 
     @property
+    def users_file(self) -> Path:
+        """Where the secrets of the stores' plain users are, by store and user; readable by the owner only."""
+        return self.folder / "users.json"
+
+    def store_users(self) -> dict[str, tuple[str, ...]]:
+        """The plain users of each store: its region's own, a reader for each other region, and one for rehearsals."""
+        found = {
+            f"s3-{region}": (region, *(f"reader-{other}" for other in others(self.regions, region)), f"drill-{region}")
+            for region in self.regions
+        }
+        return {**found, f"s3-{WITNESS}": self.regions}
+
+    @property
     def state_file(self) -> Path:
         """Where other processes find a running stack."""
         return self.folder / "stack.json"

@@ -58,11 +58,24 @@ def ensure_credentials(layout: Layout) -> dict[str, dict[str, str]]:
     return known
 
 
+def ensure_users(layout: Layout) -> dict[str, dict[str, str]]:
+    """Each store's plain users with their secrets, drawn once per folder; what they may do, bucket policies say."""
+    known: dict[str, dict[str, str]] = {}
+    if layout.users_file.exists():
+        known = json.loads(layout.users_file.read_text(encoding="utf-8"))
+    for store, names in layout.store_users().items():
+        known[store] = {name: secrets.token_hex(20) for name in names} | known.get(store, {})
+    write_private(layout.users_file, json.dumps(known, indent=1) + "\n")
+    return known
+
+
 def build(layout: Layout, tools: Tools) -> dict[str, Server]:
     """Every server of the stack, its configuration files written."""
     keys = ensure_credentials(layout)
     built = [_kafka(layout, tools, region) for region in layout.regions]
-    built += [_store(layout, tools, place, keys[f"s3-{place}"]) for place in (*layout.regions, WITNESS)]
+    users = ensure_users(layout)
+    stores = ((place, f"s3-{place}") for place in (*layout.regions, WITNESS))
+    built += [_store(layout, tools, place, keys[name], users[name]) for place, name in stores]
     built.append(_links(layout, tools))
     return {server.name: server for server in built}
 
@@ -137,11 +150,14 @@ def _kafka_properties(layout: Layout, region: str, data: Path) -> str:
     return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
-def _store(layout: Layout, tools: Tools, place: str, keys: Mapping[str, str]) -> Server:
+def _store(layout: Layout, tools: Tools, place: str, keys: Mapping[str, str], plain: Mapping[str, str]) -> Server:
     name = f"s3-{place}"
     data, users = layout.folder / "data" / name, layout.folder / "data" / f"{name}-users"
     for folder in (data, users):
         folder.mkdir(parents=True, exist_ok=True)
+    # The server reads its users from this file; its admin tool would want their secrets as arguments.
+    accounts = {user: {"access": user, "secret": secret, "role": "user"} for user, secret in plain.items()}
+    write_private(users / "users.json", json.dumps({"accessAccounts": accounts}))
     port = layout.ports[name]
     # Without --keep-alive every request opens a connection, which over the link costs a round trip each.
     options = ["--port", f"{HOST}:{port}", "--iam-dir", str(users), "--health", _HEALTH, "--keep-alive", "--quiet"]

@@ -19,7 +19,7 @@ from pipelines.errors import MisconfiguredError, RetryableError
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 REFUSED_CONDITION = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 DENIED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 
@@ -68,15 +68,25 @@ def mapped_errors(what: str) -> Iterator[None]:
     except ClientError as error:
         code = code_of(error)
         if code in DENIED:
-            raise MisconfiguredError(f"{what}: the store denies it ({code}): check the credentials file") from error
+            raise MisconfiguredError(
+                f"{what}: the store denies it ({code}): check the credentials file, and the user's policy "
+                "(docs/credentials.md)"
+            ) from error
         raise RetryableError(f"{what}: the store answers {code}") from error
     except BotoCoreError as error:
         raise RetryableError(f"{what}: {error}") from error
 
 
 def ensure_bucket(client: S3Client, bucket: str) -> None:
-    """Make the bucket unless it is there."""
+    """Make the bucket unless it is there; a user who may not make buckets needs one that is there."""
     with mapped_errors(f"bucket {bucket}"):
+        try:
+            client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if code_of(error) not in MISSING:
+                raise
+        else:
+            return
         try:
             client.create_bucket(Bucket=bucket)
         except ClientError as error:

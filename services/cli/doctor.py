@@ -17,7 +17,7 @@ from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.serve import Config
 
 if TYPE_CHECKING:
-    from services.settings import RegionSettings, Settings
+    from services.settings import LinkSettings, RegionSettings, Settings
 
 SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durations only
 RUNS_S = 300.0
@@ -55,6 +55,7 @@ def doctor(context: typer.Context, config: Config = None, *, as_json: Json = Fal
         with Console(stderr=True).status("asking every region, and racing for keys at the witness"):
             for name, region in settings.regions.items():
                 found += _region(name, region)
+                found += [_pulls_only(name, peer, link) for peer, link in region.links.items()]
             found += _witness(settings)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found]))
@@ -93,6 +94,23 @@ def _region(name: str, region: RegionSettings) -> list[Finding]:
     return [*found, Finding(f"{name} topics", passed=True, detail=noted)]
 
 
+def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
+    """6.2: what one region may write in another's store, a zombie may spoil there."""
+    from pipelines import paths  # noqa: PLC0415 - as above
+    from pipelines.errors import FarsideError, MisconfiguredError  # noqa: PLC0415 - as above
+    from services.adapters.s3 import S3ObjectStore  # noqa: PLC0415 - as above
+    from services.clients import client_of  # noqa: PLC0415 - as above
+
+    what = f"{name} only pulls from {peer}"
+    try:
+        S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket).put(paths.health("doctor", name), b"")
+    except MisconfiguredError:
+        return Finding(what, passed=True, detail=f"{link.s3} refuses it a write")
+    except FarsideError as error:
+        return Finding(what, passed=False, detail=str(error))
+    return Finding(what, passed=False, detail=f"{link.credentials_file} may write there: docs/credentials.md")
+
+
 def _clock(region: RegionSettings) -> str:
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
     from services.adapters.s3 import mapped_errors  # noqa: PLC0415 - as above
@@ -101,7 +119,7 @@ def _clock(region: RegionSettings) -> str:
 
     client = client_of(region.s3, region.credentials_file)
     with mapped_errors("the store's clock"):
-        told = client.list_buckets()["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+        told = client.head_bucket(Bucket=region.bucket)["ResponseMetadata"]["HTTPHeaders"].get("date", "")
     if not told:
         return "the store does not tell the time"
     skew_s = SystemClock().wall_ms() / 1000 - parsedate_to_datetime(told).timestamp()
@@ -118,7 +136,7 @@ def _witness(settings: Settings) -> list[Finding]:
 
     found = []
     for name, region in settings.regions.items():
-        client = client_of(region.witness, settings.witness.credentials_file, attempts=1)
+        client = client_of(region.witness, region.witness_credentials_file, attempts=1)
         try:
             checks = probe(client, settings.witness.bucket, SystemEntropy())
         except FarsideError as error:

@@ -14,7 +14,6 @@ first_region = "east"
 standby = ["west"]
 [witness]
 bucket = "w"
-credentials_file = "w.json"
 [regions]
 """
 

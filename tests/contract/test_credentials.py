@@ -1,0 +1,128 @@
+"""Users for each region and role, on real stores: what they must not do is refused by the store, not by our code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+from types_boto3_s3 import S3Client
+
+from infra.local.layout import LinkShape
+from infra.local.stack import Stack
+from infra.local.tools import Tools
+from pipelines import paths
+from pipelines.errors import MisconfiguredError
+from services import local_config
+from services.adapters.conformance import probe
+from services.adapters.s3 import S3ObjectStore, code_of, connect, ensure_bucket
+from services.adapters.system_clock import SystemEntropy
+from services.clients import client_of, store_of
+from services.policies import ROLES, iam_policy
+from services.settings import Settings, load
+from tests.test_tidy import ROOT
+
+LEASE = paths.lease("gpt")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A stack of stores with the users and policies of `farside up`."""
+    with Stack(tmp_path_factory.mktemp("users") / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
+        stack.start()
+        yield load(local_config.write(stack.layout), {})
+
+
+def _refused(call: Callable[[], object]) -> bool:
+    """Whether the store says no to this user, and to nothing else."""
+    try:
+        call()
+    except ClientError as error:
+        return code_of(error) in {"AccessDenied", "403"}
+    return False
+
+
+def _drill(settings: Settings) -> S3Client:
+    west = settings.region("west")
+    assert west.drill_credentials_file is not None
+    return client_of(west.s3, west.drill_credentials_file)
+
+
+@pytest.mark.servers
+def test_a_region_cannot_write_in_another_regions_store(settings: Settings) -> None:
+    """6.2: replication only pulls; put, delete and multipart are all refused, and the object is as it was."""
+    store_of(settings.region("east")).put("runs/gpt/x", b"east's")
+    link = settings.link("west", "east")
+    reader = client_of(link.s3, link.credentials_file)
+    bucket = link.bucket
+    assert reader.get_object(Bucket=bucket, Key="runs/gpt/x")["Body"].read() == b"east's"
+    assert S3ObjectStore(reader, bucket).list("runs/") == ("runs/gpt/x",)
+    assert _refused(lambda: reader.put_object(Bucket=bucket, Key="runs/gpt/x", Body=b"west's"))
+    assert _refused(lambda: reader.put_object(Bucket=bucket, Key="runs/gpt/y", Body=b"", IfNoneMatch="*"))
+    assert _refused(lambda: reader.delete_object(Bucket=bucket, Key="runs/gpt/x"))
+    assert _refused(lambda: reader.create_multipart_upload(Bucket=bucket, Key="runs/gpt/y"))
+    assert store_of(settings.region("east")).get("runs/gpt/x") == b"east's"
+    own = json.loads(settings.region("west").credentials_file.read_text(encoding="utf-8"))
+    stranger = connect(endpoint=link.s3, **own)
+    with pytest.raises(MisconfiguredError, match="denies it"):
+        S3ObjectStore(stranger, bucket).get("runs/gpt/x")
+
+
+@pytest.mark.servers
+def test_I2_no_region_can_delete_a_lease_record_and_each_can_still_be_a_writer_of_it(settings: Settings) -> None:
+    """The record survives whoever goes mad; the doctor's probes, which are deleted, still pass."""
+    for name, region in settings.regions.items():
+        client = client_of(region.witness, region.witness_credentials_file, attempts=1)
+        bucket = settings.witness.bucket
+        client.put_object(Bucket=bucket, Key=LEASE, Body=name.encode())
+        assert _refused(partial(client.delete_object, Bucket=bucket, Key=LEASE))
+        assert client.get_object(Bucket=bucket, Key=LEASE)["Body"].read() == name.encode()
+        assert all(one.passed for one in probe(client, bucket, SystemEntropy()))
+
+
+@pytest.mark.servers
+def test_I10_a_drill_can_read_what_is_real_and_write_only_beside_it(settings: Settings) -> None:
+    """Its user is refused outside its prefix, and does not exist at the witness."""
+    west = settings.region("west")
+    store_of(west).put("runs/gpt/real", b"real")
+    drill, bucket = _drill(settings), west.bucket
+    assert drill.get_object(Bucket=bucket, Key="runs/gpt/real")["Body"].read() == b"real"
+    key = paths.drill_prefix("d1") + LEASE
+    etag = drill.put_object(Bucket=bucket, Key=key, Body=b"1", IfNoneMatch="*")["ETag"]
+    drill.put_object(Bucket=bucket, Key=key, Body=b"2", IfMatch=etag)
+    drill.delete_object(Bucket=bucket, Key=key)
+    assert _refused(lambda: drill.put_object(Bucket=bucket, Key="runs/gpt/real", Body=b"drill's"))
+    assert _refused(lambda: drill.delete_object(Bucket=bucket, Key="runs/gpt/real"))
+    assert store_of(west).get("runs/gpt/real") == b"real"
+    assert west.drill_credentials_file is not None
+    at_witness = client_of(west.witness, west.drill_credentials_file, attempts=1)
+    with pytest.raises(ClientError) as unknown:
+        at_witness.put_object(Bucket=settings.witness.bucket, Key=LEASE, Body=b"")
+    assert code_of(unknown.value) in {"InvalidAccessKeyId", "AccessDenied", "403"}
+
+
+@pytest.mark.servers
+def test_a_user_who_may_not_make_buckets_needs_none_that_is_there(settings: Settings) -> None:
+    """A service's start does not ask for more than it needs; a bucket that is missing is said, with what to do."""
+    west = settings.region("west")
+    client = client_of(west.s3, west.credentials_file)
+    ensure_bucket(client, west.bucket)
+    with pytest.raises(MisconfiguredError, match="bucket nowhere"):
+        ensure_bucket(client, "nowhere")
+
+
+def test_the_policies_in_the_docs_are_the_ones_that_are_tested() -> None:
+    """One source: what an AWS user copies is what the local stores enforce."""
+    text = (ROOT / "docs/credentials.md").read_text(encoding="utf-8")
+    for role in ROLES:
+        assert iam_policy(role, "BUCKET") in text, f"docs/credentials.md lacks the policy of {role}"
+
+
+def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """The local stack's too."""
+    path = tmp_path / "key.json"
+    local_config._private(path, "{}")
+    assert path.stat().st_mode & 0o077 == 0
