@@ -69,6 +69,13 @@ def _parsed(name: str) -> Any:  # noqa: ANN401 - fastavro's parsed schema has no
     return fastavro.parse_schema(json.loads(_text(name)))
 
 
+@functools.cache
+def _released() -> dict[str, Any]:
+    """Every schema that was ever released, by its fingerprint."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((_FOLDER / "released").rglob("*.avsc"))]
+    return {_fingerprint_of(text): fastavro.parse_schema(json.loads(text)) for text in texts}
+
+
 def _fingerprint_of(text: str) -> str:
     canonical = fastavro.schema.to_parsing_canonical_form(json.loads(text))
     return str(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
@@ -94,8 +101,8 @@ class Codec:
         self._writers: dict[str, Any] = {}
         for cls in record_types().values():
             self._writers[fingerprint(cls)] = _schema(cls)
-        for path in sorted((_FOLDER / "released").rglob("*.avsc")):
-            self.learn(path.read_text(encoding="utf-8"))
+        for name, writer in _released().items():
+            self._writers.setdefault(name, writer)
 
     def learn(self, text: str) -> str:
         """Remember a writer's schema (JSON text); returns its fingerprint."""

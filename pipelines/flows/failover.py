@@ -216,10 +216,10 @@ class Control:
             self._try("witness", self._read)
         self._try("epochs", self._remember)
         self._try("recoverable", self._look)
-        self._diagnose()
-        now_s = self._clock.boottime_s()
+        now_s, view = self._clock.boottime_s(), self._view()
+        self._diagnose(view, now_s)
         moving = self._moves.step(self._belief, self._listeners, self._committed_step, now_s)
-        decision = combined(decide(self._view(), now_s, self._policy), moving)
+        decision = combined(decide(view, now_s, self._policy), moving)
         if self._hook is not None:
             decision = self._hook.weigh(decision, self._belief)
         self._tell(decision)
@@ -303,9 +303,8 @@ class Control:
         )
         return self._watch.heard(view, self._clock.boottime_s())
 
-    def _diagnose(self) -> None:
+    def _diagnose(self, view: RunView, now_s: float) -> None:
         """Name what is broken, and say so when that changes."""
-        view, now_s = self._view(), self._clock.boottime_s()
         if view.belief.held is not None:
             self._watch.saw(view.belief.held.lease, self._committed_step, now_s)
         before, found = self._diagnosis, self._watch.diagnosis(view, now_s)

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.simulation import failover_world, judge, lease_world
 from tests.simulation.lease_checker import faults_of_history, overlaps
 
 Verdict = tuple[list[str], list[str]]  # broken promises, trace
+Failure = tuple[int, list[str], list[str]]  # seed, broken promises, trace
+BLOCK = 10
+_OF_PROCESS: list[tuple[tempfile.TemporaryDirectory[str], Callable[[int], Verdict]]] = []
 
 
 def main() -> int:
-    """Run the seeds; 0 if all held, 1 with the first failing seed and its trace."""
+    """Run the seeds on all cores; 0 if all held, 1 with the first failing seed and its trace."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Simulate authority under faults.")
     parser.add_argument("--seeds", type=int, default=20_000)
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
+    parser.add_argument("--minutes", type=float, help="go on for so long instead, however many seeds that makes")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument(
         "--world",
         choices=("lease", "failover", "moves"),
@@ -30,18 +38,62 @@ def main() -> int:
         help="lease: the core alone, fast; failover: the shipped controllers; moves: and people who ask for moves",
     )
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="farside-simulation-") as folder:
-        judged = _worlds(Path(folder))[wanted.world]
-        began_s = time.monotonic()
-        seeds = range(wanted.first, wanted.first + wanted.seeds)
-        for seed in track(seeds, description="simulating", console=Console(stderr=True)):
-            broken, trace = judged(seed)
-            if broken:
+    began_s = time.monotonic()
+    until_s = None if wanted.minutes is None else began_s + 60 * wanted.minutes
+    seeds = itertools.count(wanted.first) if until_s else range(wanted.first, wanted.first + wanted.seeds)
+    total = None if until_s else wanted.seeds
+    done = 0
+    with ProcessPoolExecutor(wanted.jobs, initializer=_prepare, initargs=(wanted.world,)) as pool, _progress() as shown:
+        task = shown.add_task("simulating", total=total)
+        for failure, count in _judged(pool, wanted.jobs, iter(seeds), until_s):
+            done += count
+            shown.update(task, completed=done)
+            if failure is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                seed, broken, trace = failure
                 print(f"seed {seed} of world {wanted.world} fails:", *broken, *trace, sep="\n  ")
+                print(f"replay: python -m tests.simulation --world {wanted.world} --from {seed} --seeds 1")
                 return 1
-        took_s = time.monotonic() - began_s
-    print(f"{wanted.seeds} seeds of world {wanted.world} held, {wanted.seeds / took_s:.1f} seeds/s")
+    took_s = time.monotonic() - began_s
+    print(f"{done} seeds of world {wanted.world} held in {took_s:.0f} s, {done / took_s:.1f} seeds/s")
     return 0
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _judged(
+    pool: ProcessPoolExecutor, jobs: int, seeds: Iterator[int], until_s: float | None
+) -> Iterator[tuple[Failure | None, int]]:
+    """The seeds in blocks, a few ahead of the processes, until there are none or the time is over."""
+    waiting: set[Future[tuple[Failure | None, int]]] = set()
+    while True:
+        over = until_s is not None and time.monotonic() >= until_s
+        while not over and len(waiting) < 2 * jobs and (block := tuple(itertools.islice(seeds, BLOCK))):
+            waiting.add(pool.submit(_judge, block))
+        if not waiting:
+            return
+        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for one in ended:
+            yield one.result()
+
+
+def _prepare(world: str) -> None:
+    """Each process makes its own worlds; its folder ends with it."""
+    folder = tempfile.TemporaryDirectory(prefix="farside-simulation-")
+    _OF_PROCESS.append((folder, _worlds(Path(folder.name))[world]))
+
+
+def _judge(seeds: tuple[int, ...]) -> tuple[Failure | None, int]:
+    """The first of some seeds that fails, and how many were run."""
+    _, judged = _OF_PROCESS[0]
+    for number, seed in enumerate(seeds, 1):
+        broken, trace = judged(seed)
+        if broken:
+            return (seed, broken, trace), number
+    return None, len(seeds)
 
 
 def _worlds(folder: Path) -> dict[str, Callable[[int], Verdict]]:

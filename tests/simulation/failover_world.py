@@ -28,6 +28,7 @@ from schemas.records import Lease
 from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore, MemorySource
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.simulation.claims import Claim
+from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
 from tests.simulation.simulated_job import SimulatedJob
 
 PROFILE = LeaseProfile(name="simulated", lease_s=20.0, renew_s=4.0, poll_s=2.0, rho=0.01, margin_s=1.0)
@@ -57,6 +58,8 @@ class World:
     now_s: float = 0.0
     trace: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)  # by ETag
 
     def __post_init__(self) -> None:
         """Derive everything from the seed."""
@@ -70,6 +73,10 @@ class World:
         """Let something happen later, in an order that the seed alone decides."""
         self._number += 1
         heapq.heappush(self._queue, (self.now_s + delay_s, self._number, act))
+
+    def version_of(self, etag: str | None) -> str | None:
+        """Which write made the version that an ETag names."""
+        return None if etag is None else self.versions.get(etag)
 
     def say(self, text: str) -> None:
         """One line of the trace."""
@@ -95,6 +102,8 @@ class Region:
     def __init__(self, world: World, name: str, generator: random.Random) -> None:
         self.world, self.name, self.random = world, name, generator
         self.rate = generator.choice([1 - world.drift, 1 + world.drift, 1.0])
+        # A busy machine's loop turns less often than it would like to; some regions' do.
+        self.slowness = generator.choice([1, 3, 5]) if world.faults else 1
         self.offset_s = generator.uniform(0, 1e6)
         self.store = MemoryObjectStore()
         self.kafka = MemoryKafka(name)
@@ -141,13 +150,18 @@ class Region:
 
     def read(self, run: str) -> Held | None:
         """Implements LeaseStore over a link that may be cut."""
+        invoked_s = self.world.now_s
         self._reach()
         held = self.world.witness.read(run)
         self._reach()
+        self._saw(READ, None if held is None else held.lease.write_id, invoked_s)
         return held
 
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Implements LeaseStore: a write may be lost, land late, or win without an answer."""
+        invoked_s, named = self.world.now_s, self.world.version_of(expected_etag)
+        asked = Operation(self.name, UNKNOWN, lease.write_id, invoked_s, invoked_s)
+        self.world.operations.append(asked)
         fate = self.random.random() if self.world.faults else 1.0
         if self.world.now_s < self.cut_until_s or fate < 0.05:
             self.pause(1.0)
@@ -161,6 +175,10 @@ class Region:
         self.pause(self.random.uniform(0.01, 0.3))
         if fate < 0.2:
             raise UnknownOutcomeError("the answer was lost")
+        if etag is None:
+            self._saw(REFUSED, named, invoked_s)
+        else:
+            self._saw(WROTE, lease.write_id, invoked_s)
         return etag
 
     def claim(self, run: str, epoch: int, body: bytes) -> bool:
@@ -178,9 +196,13 @@ class Region:
         self._reach()
         return self.world.witness.noted(run)
 
+    def _saw(self, kind: str, version: str | None, invoked_s: float) -> None:
+        self.world.operations.append(Operation(self.name, kind, version, invoked_s, self.world.now_s))
+
     def _land(self, lease: Lease, expected: str | None) -> str | None:
         etag = self.world.witness.write(lease, expected)
         if etag is not None:
+            self.world.versions[etag] = lease.write_id
             self.world.say(f"{self.name} wrote epoch {lease.epoch} renewal {lease.renew_seq} ({lease.reason})")
         return etag
 
@@ -264,7 +286,7 @@ class Region:
         until_s = self.control._belief.valid_until_s(PROFILE)
         if self._claimed is None and until_s > self.boottime_s():
             self._claimed = (self.world.now_s, (until_s - self.offset_s) / self.rate)
-        self.pause(seconds)
+        self.pause(seconds * self.slowness)
 
     def close_claim(self) -> None:
         """What was claimed ends now, unless it had ended before."""

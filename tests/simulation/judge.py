@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines.flows.moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, Wish
 from tests.simulation.failover_world import World
 from tests.simulation.lease_checker import faults_of_history, overlaps
+from tests.simulation.register_checker import faults_of_register
 
 if TYPE_CHECKING:
     from services.adapters.signer import Ed25519Signer
@@ -31,6 +32,9 @@ def faults(world: World) -> list[str]:
     """Every broken promise, in words; empty if all held."""
     found = [f"I1: {one}" for one in overlaps(world.claims)]
     found += [str(one) for one in faults_of_history(world.witness.history)]
+    found += [
+        f"I4: {one}" for one in faults_of_register(world.operations, [one.write_id for one in world.witness.history])
+    ]
     epochs = {lease.epoch for lease in world.witness.history}
     if epochs != set(range(1, max(epochs, default=0) + 1)):
         found.append(f"I2: an epoch was skipped or repeated: {sorted(epochs)}")
