@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate mutants clean
+.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -30,10 +30,13 @@ up down: bootstrap
 	@$(BIN)/farside $@
 
 simulate: bootstrap
-	$(RUN)/python -m tests.simulation --seeds $(SEEDS) $(if $(WORLD),--world $(WORLD))
+	$(RUN)/python -m tests.simulation --seeds $(SEEDS) $(if $(WORLD),--world $(WORLD)) $(if $(MINUTES),--minutes $(MINUTES))
 
 mutants: bootstrap
 	$(RUN)/python -m tests.mutants
+
+bench-failover: bootstrap
+	$(RUN)/python -m tests.benchmarks.failover $(if $(KILLS),--kills $(KILLS)) $(if $(PROFILE),--profile $(PROFILE))
 
 lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"

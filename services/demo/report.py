@@ -49,17 +49,7 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
     promoted = figures.first_of(timeline, "failover.promoted", at=WEST)
     if promoted is None:
         raise RuntimeError("the timeline has no promotion: there is nothing to report")
-    silences = [one for one in timeline if one["event"] == "failover.silent" and one["at"] == WEST]
-    silent = [one for one in silences if one["time_ms"] <= promoted["time_ms"]][-1]
-    last_beat_ms = silent["time_ms"] - 1000 * silent["silence_s"]
-    resumed_ms = _resumed_ms(story.folder / "logs" / "trainer-west.log")
-    first_ms = story.losses(WEST)[0]["time_ms"]
-    parts = {
-        "detect": silent["time_ms"] - last_beat_ms,
-        "fence": promoted["time_ms"] - silent["time_ms"],
-        "restore": resumed_ms - promoted["time_ms"],
-        "first_step": first_ms - resumed_ms,
-    }
+    parts = recovery_s(story, timeline)
     before = [one for one in timeline if one["event"] == "lease.written" and one["at"] == EAST][-1]
     sizes = [one["size_bytes"] for one in timeline if one["event"] == "replicate.copied"]
     return {
@@ -69,8 +59,8 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
         "recoverable_step_at_loss": facts.recoverable_at_loss,
         "resumed_from_step": promoted["fork_step"],
         "rpo_steps": facts.killed_at_step - promoted["fork_step"],
-        "rto_s": round((first_ms - last_beat_ms) / 1000, 3),
-        "rto_parts_s": {name: round(ms / 1000, 3) for name, ms in parts.items()},
+        "rto_s": round(sum(parts.values()), 3),
+        "rto_parts_s": parts,
         "rto_predicted_s": facts.predicted_rto_s,
         "diagnosis": promoted["diagnosis"],
         "gates": promoted["gates"],
@@ -85,6 +75,23 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
         "warm_ready_before_loss": facts.warm_before_loss,
         "versions": versions(),
     }
+
+
+def recovery_s(story: Story, timeline: list[dict[str, Any]]) -> dict[str, float]:
+    """The recovery time by part, in seconds, from the last heartbeat to west's first new step."""
+    promoted = figures.first_of(timeline, "failover.promoted", at=WEST) or {}
+    silences = [one for one in timeline if one["event"] == "failover.silent" and one["at"] == WEST]
+    silent = [one for one in silences if one["time_ms"] <= promoted["time_ms"]][-1]
+    last_beat_ms = silent["time_ms"] - 1000 * silent["silence_s"]
+    resumed_ms = _resumed_ms(story.folder / "logs" / "trainer-west.log")
+    first_ms = story.losses(WEST)[0]["time_ms"]
+    parts = {
+        "detect": silent["time_ms"] - last_beat_ms,
+        "fence": promoted["time_ms"] - silent["time_ms"],
+        "restore": resumed_ms - promoted["time_ms"],
+        "first_step": first_ms - resumed_ms,
+    }
+    return {name: round(ms / 1000, 3) for name, ms in parts.items()}
 
 
 def compared(story: Story, last: str) -> dict[str, object]:

@@ -60,6 +60,7 @@ class Story:
         self.folder, self.seed, self.steps, self._say = folder, seed, steps, say
         self.facts = Facts()
         self.pace: dict[str, tuple[str, ...]] = {}  # words for a region's first trainer
+        self.profile = "fast"
         self.clock = SystemClock()
         self.events = figures.Events(0, 0, 0, 0)
         self.all_events: list[dict[str, Any]] = []
@@ -80,7 +81,7 @@ class Story:
         self.folder.mkdir(parents=True)
         with Stack(self.folder, Tools.cached(), (EAST, WEST), LinkShape()) as stack:
             stack.start()
-            config = local_config.write(stack.layout)
+            config = local_config.write(stack.layout, profile=self.profile)
             self._settings = load(config, {})
             actors = Actors(self.folder, config, self._settings.service_ports())
             try:
