@@ -160,6 +160,8 @@ class Region:
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Implements LeaseStore: a write may be lost, land late, or win without an answer."""
         invoked_s, named = self.world.now_s, self.world.version_of(expected_etag)
+        if self.control is not None and self.control._belief.releases:
+            self.close_claim()  # from before a release is sent, whenever its answer comes
         asked = Operation(self.name, UNKNOWN, lease.write_id, invoked_s, invoked_s)
         self.world.operations.append(asked)
         fate = self.random.random() if self.world.faults else 1.0

@@ -50,6 +50,19 @@ def test_I1_I3_I8_hold_when_people_ask_for_moves_at_bad_moments(signer: Ed25519S
     assert _at_bad_moments(range(8), signer) > 2, "planned moves must come about, or nothing was tested"
 
 
+def test_I1_seed_10555_a_release_whose_sender_stands_still_before_its_answer_overlaps_with_nobody(
+    signer: Ed25519Signer,
+) -> None:
+    """Found by a long run: east stood still for 4 s in the write that gives the run away, while west took it.
+
+    The controller acted rightly (it holds nothing from before the send); the world had counted its claim until the
+    answer came.
+    """
+    world = moving(10_555, signer).run()
+    hold(world)
+    assert ("west", "switchover") in _moves(world)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("block", range(4))
 def test_I1_I3_I8_hold_when_people_ask_at_worse_moments(block: int, signer: Ed25519Signer) -> None:
