@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover clean
+.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover faults clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -37,6 +37,9 @@ mutants: bootstrap
 
 bench-failover: bootstrap
 	$(RUN)/python -m tests.benchmarks.failover $(if $(KILLS),--kills $(KILLS)) $(if $(PROFILE),--profile $(PROFILE))
+
+faults: bootstrap
+	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"
