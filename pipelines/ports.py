@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipelines.core.lease import Held
 from pipelines.core.resume import StartRequest
@@ -203,6 +203,8 @@ class GrantReply:
     draining: bool = False  # a planned move: save at the next checkpoint, and hold
     committed_step: int = -1  # the run's newest, as the controller knows it; -1: none
     recoverable_step: int = -1  # the newest that another region has proven: safe elsewhere; -1: none
+    fencing: str = "soft"  # soft, or hard: a guard kills the trainer when the validity ends
+    margin_s: float = 0.0  # the lease's: for so long after the validity's end nobody else can act
 
 
 class Grants(Protocol):
@@ -272,6 +274,12 @@ class Spool(Protocol):
 
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write grant.json."""
+
+    def grants(self, run: str) -> tuple[dict[str, Any], ...]:
+        """The grants that were written here, of all launches."""
+
+    def validity(self, run: str, launch: str, body: dict[str, object]) -> None:
+        """Write validity.json."""
 
     def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write standing.json."""

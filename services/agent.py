@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.flows.publish import Publish
+from pipelines.flows.vigil import Vigil
 from pipelines.ports import GrantReply
 from schemas.codec import Codec
 from services.adapters.arena import Arena, fetch_index_folder
@@ -32,13 +33,21 @@ def run(settings: Settings, region: str) -> int:
         return str(fetch_index_folder(store, parts.signer, Codec(), reply.start_manifest_key, Path(target)))
 
     log = KafkaLog(here.kafka)
+    controller = f"http://{HOST}:{here.ports.controller}"
+    vigil = Vigil(
+        node=here.node,
+        spool=NodeSpool(here.node_dir),
+        grants=HttpGrants(controller),
+        clock=parts.clock,
+        journal=parts.journal,
+    )
     flow = Publish(
         region=region,
         node=here.node,
         spool=spool,
         store=store,
         log=log,
-        grants=HttpGrants(f"http://{HOST}:{here.ports.controller}"),
+        grants=HttpGrants(controller),
         signer=parts.signer,
         codec=Codec(),
         clock=parts.clock,
@@ -47,4 +56,8 @@ def run(settings: Settings, region: str) -> int:
         locate=locate,
         fetch=fetch,
     )
-    return parts.serve({"publish": flow.step}, status=flow.status, close=[log.close])
+
+    def status() -> dict[str, object]:
+        return flow.status() | vigil.status()
+
+    return parts.serve({"publish": flow.step, "vigil": vigil.step}, status=status, close=[log.close])

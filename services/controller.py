@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import Gauge
 from pydantic import SecretStr
 
-from pipelines.core.decide import policy_of
+from pipelines.core.decide import FailoverPolicy, policy_of
 from pipelines.core.lease import NEVER_S
 from pipelines.flows.attest import Attest
 from pipelines.flows.drills import Drills
@@ -24,7 +24,7 @@ from services.authority_routes import AuthorityRoutes
 from services.clients import client_of
 from services.parts import Parts
 from services.process import Flow
-from services.settings import Settings
+from services.settings import RunSettings, Settings
 
 LEASE_TIMEOUT_S = 2.0
 
@@ -121,13 +121,23 @@ def _control(
         journal=parts.journal,
         sight=sight,
         hook=hook,
-        policy=policy_of(parts.profile, rpo_steps=wanted.rpo_steps, rto_s=wanted.rto_s, settle_s=wanted.settle_s),
+        policy=_policy(parts, wanted),
     )
     flows[f"{name}/lease"] = control.step
     notify = _notify(parts, name, control)
     if notify is not None:
         flows[f"{name}/notify"] = notify.step
     return control
+
+
+def _policy(parts: Parts, wanted: RunSettings) -> FailoverPolicy:
+    return policy_of(
+        parts.profile,
+        rpo_steps=wanted.rpo_steps,
+        rto_s=wanted.rto_s,
+        settle_s=wanted.settle_s,
+        fencing=wanted.fencing,
+    )
 
 
 def _drills(parts: Parts, name: str) -> Drills:

@@ -37,6 +37,8 @@ class RunSettings(_Part):
     ping_s: float = Field(default=30.0, gt=0)
     drill_command: tuple[str, ...] = ()  # starts this run's trainer on the standby's node, for a drill
     drill_days: float = Field(default=30.0, gt=0)  # status warns when the last good drill is older
+    # Does a trainer stop when its region's authority ends? hard: its guard (`farside-guard`) kills it. soft: never.
+    fencing: Literal["soft", "hard"] = "soft"
     settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
 
 

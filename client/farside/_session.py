@@ -134,6 +134,7 @@ class Session:
                 "world_size": self.who.world_size,
                 "mode": mode,
                 "fingerprint": fingerprint.environment(self.who.world_size),
+                "guard": os.environ.get("FARSIDE_GUARD", ""),
                 "time_ms": _now_ms(),
             },
         )

@@ -537,6 +537,11 @@ def standing_path(launch: Path) -> Path:
     return launch / "standing.json"
 
 
+def validity_path(launch: Path) -> Path:
+    """Until when the launch may compute, renewed by the agent; under the policy *hard* only."""
+    return launch / "validity.json"
+
+
 def checkpoint_folder(node_dir: Path, run: str, epoch: int, attempt: int, step: int) -> Path:
     """One checkpoint's files on this node; the name of its parent is fresh for every attempt."""
     return run_folder(node_dir, run) / "checkpoints" / f"e{epoch:06d}-a{attempt:04d}" / f"s{step:010d}"

@@ -122,6 +122,7 @@ class FailoverPolicy:
         handover_s: a planned move that is not ready in so long is called off.
         target_age_s: so is one whose target was not heard for so long.
         takes_release_s: a released run that nobody took in so long is taken back.
+        fencing: soft, or hard: a guard kills the trainer when its grant's validity ends. Never a gate.
     """
 
     profile: LeaseProfile
@@ -134,6 +135,7 @@ class FailoverPolicy:
     handover_s: float = HANDOVER_LEAST_S
     target_age_s: float = SILENCE_LEAST_S
     takes_release_s: float = SILENCE_LEAST_S
+    fencing: str = "soft"
 
     @property
     def renewals_seen_s(self) -> float:
@@ -142,7 +144,12 @@ class FailoverPolicy:
 
 
 def policy_of(
-    profile: LeaseProfile, *, rpo_steps: int | None = None, rto_s: float | None = None, settle_s: float = SETTLE_S
+    profile: LeaseProfile,
+    *,
+    rpo_steps: int | None = None,
+    rto_s: float | None = None,
+    settle_s: float = SETTLE_S,
+    fencing: str = "soft",
 ) -> FailoverPolicy:
     """The policy that goes with a profile and a run's objectives."""
     return FailoverPolicy(
@@ -156,6 +163,7 @@ def policy_of(
         handover_s=max(HANDOVER_LEAST_S, 60 * profile.lease_s),
         target_age_s=max(2 * SILENCE_LEAST_S, profile.lease_s / 2),
         takes_release_s=max(2 * SILENCE_LEAST_S, 2 * profile.lease_s),
+        fencing=fencing,
     )
 
 

@@ -17,6 +17,7 @@ class StartRequest:
     mode: str = EXACT
     world_size: int = 1
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    guard: str = ""  # the guard under which it runs; "" for none
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ def status_of(one: Situation) -> dict[str, object]:
         "run": one.run,
         "region": belief.region,
         "profile": profile.name,
+        "fencing": one.policy.fencing,
         "primary": None if lease is None else lease.holder,
         "epoch": 0 if lease is None else lease.epoch,
         "attempt": 0 if lease is None else lease.attempt,

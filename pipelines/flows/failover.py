@@ -137,6 +137,8 @@ class Control:
             draining=lease.mode in core.MOVING,
             committed_step=max(lease.committed_step, self._committed_step),
             recoverable_step=self._safe_elsewhere(lease),
+            fencing=self._policy.fencing,
+            margin_s=self._profile.margin_s,
         )
 
     def _safe_elsewhere(self, lease: Lease) -> int:

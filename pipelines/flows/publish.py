@@ -18,6 +18,7 @@ from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.flows.vigil import HARD, authority_of
 from pipelines.paths import CheckpointId
 from pipelines.ports import (
     Clock,
@@ -199,7 +200,8 @@ class Publish:
 
     def _grant(self, run: str, name: str, reply: GrantReply, known: dict[str, _Launch]) -> None:
         folder: str | None = None
-        resumes = resume_mode(self._spool.request(run, name), self._start_manifest(reply))
+        request = self._spool.request(run, name)
+        resumes = resume_mode(request, self._start_manifest(reply))
         if reply.start_manifest_key:
             folder = self._locate(reply.start_manifest_digest)
             if folder is None and self._fetch is None:
@@ -228,6 +230,7 @@ class Publish:
                 "exact": resumes.exact,
                 "manifest_digest": reply.start_manifest_digest,
                 "folder": folder,
+                **self._authority(run, name, reply),
             },
         )
         self._journal.say(
@@ -239,7 +242,14 @@ class Publish:
             mode=resumes.mode,
             exact=resumes.exact,
             differs=resumes.differs,
+            fencing=reply.fencing,
+            guarded=bool(request.guard),
         )
+
+    def _authority(self, run: str, name: str, reply: GrantReply) -> dict[str, object]:
+        """Under *hard*, until when the launch may compute; asked anew, since the fetch may have taken long."""
+        asked_s = self._clock.boottime_s()
+        return authority_of(reply if reply.fencing != HARD else self._grants.ask(run, name, self._node, -1), asked_s)
 
     def _start_manifest(self, reply: GrantReply) -> Manifest | None:
         """What the launch starts from; None at step 0."""

@@ -20,6 +20,7 @@ class MemorySpool:
         self.run = run
         self.granted: dict[str, dict[str, Any]] = {}
         self.told: dict[str, list[dict[str, Any]]] = {}
+        self.validities: dict[str, list[dict[str, Any]]] = {}
         self.released: list[CheckpointId] = []
         self._records: dict[str, list[SpoolRecord]] = {}
         self._positions: dict[tuple[str, str], int] = {}
@@ -99,6 +100,15 @@ class MemorySpool:
         """Answer a launch."""
         del run
         self.granted[launch] = dict(body)
+
+    def grants(self, run: str) -> tuple[dict[str, Any], ...]:
+        """Every grant that was written."""
+        return tuple(self.granted[name] for name in sorted(self.granted)) if run == self.run else ()
+
+    def validity(self, run: str, launch: str, body: dict[str, object]) -> None:
+        """Say until when a launch may compute."""
+        del run
+        self.validities.setdefault(launch, []).append(dict(body))
 
     def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Tell a launch how it stands."""

@@ -27,6 +27,7 @@ class NodeSpool:
         self._node_dir = node_dir
         self._journal = journal
         self._reported: set[Path] = set()
+        self._grants: dict[Path, dict[str, Any]] = {}
 
     def runs(self) -> tuple[str, ...]:
         """The runs that have a folder here."""
@@ -89,11 +90,26 @@ class NodeSpool:
             raise RetryableError(f"{path} is not readable")
         mode = str(found.get("mode", "exact"))
         fingerprint = {str(name): str(value) for name, value in found.get("fingerprint", {}).items()}
-        return StartRequest(mode, int(found.get("world_size", 1)), fingerprint)
+        return StartRequest(mode, int(found.get("world_size", 1)), fingerprint, str(found.get("guard", "")))
 
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write grant.json."""
         _spool.write_json_atomically(_spool.grant_path(_spool.launch_folder(self._node_dir, run, launch)), body)
+
+    def grants(self, run: str) -> tuple[dict[str, Any], ...]:
+        """Every grant.json, each read once: a launch that was granted is never granted again."""
+        folder = _spool.launches_folder(self._node_dir, run)
+        paths = [_spool.grant_path(folder / name) for name in _folders(folder)]
+        for path in paths:
+            found = None if path in self._grants else _spool.read_json(path)
+            if found is not None:
+                self._grants[path] = found
+        return tuple(self._grants[path] for path in paths if path in self._grants)
+
+    def validity(self, run: str, launch: str, body: dict[str, object]) -> None:
+        """Write validity.json; not fsynced, since no guard outlives the machine."""
+        path = _spool.validity_path(_spool.launch_folder(self._node_dir, run, launch))
+        _spool.write_json_atomically(path, body, durable=False)
 
     def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write standing.json."""

@@ -210,7 +210,7 @@ def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
         typer.echo("farside: no controller answers: start one", err=True)
         raise typer.Exit(FAILED)
     if as_json:
-        shown = ("action", "reason", "diagnosis", "gates", "next", "mode", "epoch", "primary", "promise")
+        shown = ("action", "reason", "diagnosis", "gates", "next", "mode", "fencing", "epoch", "primary", "promise")
         typer.echo(json.dumps({name: {key: one[key] for key in shown} for name, one in views.items()}))
         return
     for name, one in views.items():
@@ -223,7 +223,7 @@ def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
         Console().print(table)
         if one["diagnosis"] is not None:
             Console().print(f"  diagnosis: {one['diagnosis']['text']}", highlight=False, soft_wrap=True)
-        Console().print(f"  next: {one['next']}", highlight=False)
+        Console().print(f"  next: {one['next']}; fencing: {one['fencing']}", highlight=False)
 
 
 def lineage(run: Run, config: Config = None, *, as_json: Json = False) -> None:

@@ -110,6 +110,7 @@ def run_of(
         "step": max(steps, default=None),
         "committed_step": None if best is None else best["committed_step"],
         "mode": None if best is None else best["mode"],
+        "fencing": None if best is None else best.get("fencing"),
         "valid_s": None if holder is None else round(holder["valid_s"], 2),
         "regions": regions,
     }
@@ -144,6 +145,7 @@ def tables(found: dict[str, Any]) -> Group:
     for run, one in found["runs"].items():
         valid = "no holder seen" if one["valid_s"] is None else f"valid {one['valid_s']:.1f} s"
         mode = "" if one["mode"] in {None, "active"} else f", {one['mode'].upper()}"
+        mode += ", fencing HARD" if one["fencing"] == "hard" else ""
         title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}{mode}"
         table = Table("region", "safe", "lag", "does", "standby", "RTO", "copying", "aside", title=title)
         table.box, table.title_justify = SIMPLE_HEAD, "left"

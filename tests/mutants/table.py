@@ -17,6 +17,8 @@ FAILOVER, MOVES, RECOVERABLE = (
 CORE_LEASE = ("tests/core/test_lease_core.py", "tests/simulation/test_lease_simulation.py")
 CORE_DECIDE = ("tests/core/test_decide.py", "tests/core/test_handover.py")
 WORLDS = ("tests/simulation/test_failover_simulation.py", "tests/simulation/test_switchover_simulation.py")
+GUARD, GUARDS = "client/farside/_validity.py", ("tests/core/test_validity.py",)
+VIGIL, VIGILS = "pipelines/flows/vigil.py", ("tests/core/test_vigil.py",)
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
 
 
@@ -258,6 +260,19 @@ MUTANTS = (
         "if held.lease.mode in core.MOVING:",
         "if False:",
         WORLDS,
+    ),
+    Mutant("a guard lets an ended validity pass", GUARD, "now_s < word.valid_until_s:", "word.valid_until_s:", GUARDS),
+    Mutant("a guard's grace may leave the margin", GUARD, "margin_s * GRACE_OF_MARGIN)", "margin_s * 9)", GUARDS),
+    Mutant("a guard kills a trainer that holds", GUARD, "if word.held or now_s <", "if now_s <", GUARDS),
+    Mutant(
+        "a guard's validity counted from the answer",
+        VIGIL,
+        "valid_s, asked_s + reply",
+        "valid_s, self._clock.boottime_s() + reply",
+        VIGILS,
+    ),
+    Mutant(
+        "another attempt renews a guard's validity", VIGIL, " and (reply.epoch, reply.attempt) == own:", ":", VIGILS
     ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )
