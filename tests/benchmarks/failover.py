@@ -88,20 +88,17 @@ def summary(profile: str, rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> Table:
-    """For people."""
-    shown = Table("profile", "kills", *PARTS, "whole", "goal", "cold", "warm/cold", title="RTO in s, p50 / p95")
-    for one in found:
-        cells = [f"{one['seconds'][name]['p50']:.2f} / {one['seconds'][name]['p95']:.2f}" for name in (*PARTS, "whole")]
-        met = "met" if one["whole_goal_met"] else "MISSED"
-        cold = one["seconds"]["cold"]
+    """For people: a column for each profile."""
+    shown = Table("s, p50 / p95", *(f"{one['profile']}, {one['kills']} kills" for one in found), title="Recovery time")
+    for name in (*PARTS, "whole", "cold"):
         shown.add_row(
-            one["profile"],
-            str(one["kills"]),
-            *cells,
-            f"{one['whole_goal_s']:.0f} {met}",
-            f"{cold['p50']:.2f} / {cold['p95']:.2f}",
-            f"{one['warm_to_cold']['p50']:.3f}",
+            name, *(f"{one['seconds'][name]['p50']:.2f} / {one['seconds'][name]['p95']:.2f}" for one in found)
         )
+    shown.add_row("warm / cold", *(f"{one['warm_to_cold']['p50']:.3f}" for one in found))
+    goals = (f"{one['whole_goal_s']:.0f} s {'met' if one['whole_goal_met'] else 'MISSED'}" for one in found)
+    shown.add_row("goal: whole, p95", *goals)
+    ratios = (f"{one['ratio_goal']} {'met' if one['ratio_goal_met'] else 'MISSED'}" for one in found)
+    shown.add_row("goal: warm / cold, p50", *ratios)
     return shown
 
 

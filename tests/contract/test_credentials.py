@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
+from typer.testing import CliRunner
 from types_boto3_s3 import S3Client
 
 from infra.local.layout import LinkShape
@@ -20,6 +21,7 @@ from services import local_config
 from services.adapters.conformance import probe
 from services.adapters.s3 import S3ObjectStore, code_of, connect, ensure_bucket
 from services.adapters.system_clock import SystemEntropy
+from services.cli import app
 from services.clients import client_of, store_of
 from services.policies import ROLES, iam_policy
 from services.settings import Settings, load
@@ -29,11 +31,17 @@ LEASE = paths.lease("gpt")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A stack of stores with the users and policies of `farside up`."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A stack with the users and policies of `farside up`; its settings."""
     with Stack(tmp_path_factory.mktemp("users") / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
         stack.start()
-        yield load(local_config.write(stack.layout), {})
+        yield local_config.write(stack.layout)
+
+
+@pytest.fixture
+def settings(config: Path) -> Settings:
+    """The stack's, as a service reads them."""
+    return load(config, {})
 
 
 def _refused(call: Callable[[], object]) -> bool:
@@ -112,6 +120,27 @@ def test_a_user_who_may_not_make_buckets_needs_none_that_is_there(settings: Sett
     ensure_bucket(client, west.bucket)
     with pytest.raises(MisconfiguredError, match="bucket nowhere"):
         ensure_bucket(client, "nowhere")
+
+
+@pytest.mark.servers
+def test_the_doctor_passes_the_local_stack_and_finds_a_link_that_may_write(config: Path, tmp_path: Path) -> None:
+    """With root's key in place of the reader's, replication could push: the doctor says where."""
+
+    def doctor(path: Path) -> dict[str, bool]:
+        done = CliRunner().invoke(app, ["doctor", "--json", "--config", str(path)])
+        found = {one["what"]: one["passed"] for one in json.loads(done.stdout)}
+        assert (done.exit_code == 0) == all(found.values())
+        return found
+
+    well = doctor(config)
+    assert all(well.values()), well
+    assert well["west only pulls from east"]
+    root = tmp_path / "root.json"
+    local_config._private(root, json.dumps(json.loads((config.parent / "credentials.json").read_text())["s3-east"]))
+    reader = str(load(config, {}).link("west", "east").credentials_file)
+    pushes = tmp_path / "farside.toml"
+    pushes.write_text(config.read_text(encoding="utf-8").replace(reader, str(root)), encoding="utf-8")
+    assert [what for what, passed in doctor(pushes).items() if not passed] == ["west only pulls from east"]
 
 
 def test_the_policies_in_the_docs_are_the_ones_that_are_tested() -> None:
