@@ -235,7 +235,11 @@ MUTANTS = (
         ("tests/core/test_warm.py",),
     ),
     Mutant(
-        "committed without a valid grant", PUBLISH, "if not branch and not self._valid(launch):", "if False:", AGENT
+        "committed without a valid grant",
+        PUBLISH,
+        "if not branch and not self._valid(launch):",
+        "if False:",
+        (*AGENT, "tests/core/test_witness_away.py"),
     ),
     Mutant("another attempt's grant is good enough", PUBLISH, "and own and self._clock", "and self._clock", AGENT),
     Mutant("the replicator skips the lineage", REPLICATE, "if place is Standing.BRANCH:", "if False:", MIRROR),
