@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipelines.errors import CorruptError, MisconfiguredError
@@ -83,6 +84,11 @@ def parse_checkpoint(key: str) -> CheckpointId:
     return CheckpointId(match[1], int(match[2]), int(match[3]), int(match[4]))
 
 
+def committed(keys: Iterable[str]) -> list[CheckpointId]:
+    """The checkpoints whose outcome is among these keys."""
+    return [parse_checkpoint(key) for key in keys if key.endswith("/manifest")]
+
+
 def epochs_prefix(run: str) -> str:
     """The folder of the epochs that a region has seen."""
     return f"runs/{run}/epochs/"
@@ -156,15 +162,18 @@ def launched(run: str, launch: str) -> str:
 DRILL_TOPICS = "drill."
 """What stands before a topic's name in a drill."""
 
+DRILLS = "drills/"
+"""The folder of everything that drills write in a region's bucket."""
+
 
 def drill_prefix(drill_id: str) -> str:
     """The folder of everything that one drill writes; removed when it is over."""
-    return f"drills/now/{drill_id}/"
+    return f"{DRILLS}now/{drill_id}/"
 
 
 def drills_prefix(run: str) -> str:
     """The folder of a run's history of drills."""
-    return f"drills/history/{run}/"
+    return f"{DRILLS}history/{run}/"
 
 
 def drilled(run: str, time_ms: int, drill_id: str) -> str:

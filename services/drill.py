@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import signal
 import subprocess
 import threading
 import traceback
@@ -22,7 +20,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from infra.local.processes import family, spawn, tail
+from infra.local.processes import compiling_environment, kill_families, spawn, tail
 from pipelines import paths
 from pipelines.core.decide import Reason, policy_of
 from pipelines.core.lineage import LineageView
@@ -164,7 +162,8 @@ class Stage:
         flows = {"ghost": ghost.step, "control": control.step, "publish": publish.step, "attest": attest.step}
         flows |= {f"listen-{name}": one.step for name, one in listeners.items()}
         threads = [threading.Thread(target=self._turn, args=one, name=one[0], daemon=True) for one in flows.items()]
-        trainer = spawn(command, self._environment(), Path.cwd(), self._folder / "trainer.log")
+        own = {"FARSIDE_RUN": self._run, "FARSIDE_NODE_DIR": str(self._node_dir), "FARSIDE_LAUNCH": self.drill_id}
+        trainer = spawn(command, compiling_environment(own), Path.cwd(), self._folder / "trainer.log")
         try:
             for thread in threads:
                 thread.start()
@@ -173,7 +172,7 @@ class Stage:
             return dataclasses.replace(drill, why=str(error))
         finally:
             self._stop.set()
-            _kill(trainer)
+            kill_families([trainer])
             for thread in threads:
                 thread.join(JOIN_S)
             for close in self._closing:
@@ -269,10 +268,6 @@ class Stage:
                 self._failures.append(f"{name} failed: {traceback.format_exc()}")
                 return
             self._stop.wait(wait_s)
-
-    def _environment(self) -> Mapping[str, str]:
-        own = {"FARSIDE_RUN": self._run, "FARSIDE_NODE_DIR": str(self._node_dir), "FARSIDE_LAUNCH": self.drill_id}
-        return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | own
 
     # --- what it is made of ---
 
@@ -371,11 +366,3 @@ def _heard(listener: Listen) -> bool:
     """Enough beats for a rhythm, as a real standby has heard of a real primary."""
     node = listener.pulse.nodes.get(NODE)
     return node is not None and len(node.rhythm.intervals_s) >= LEAST
-
-
-def _kill(trainer: subprocess.Popen[bytes]) -> None:
-    """End it with all its ranks; there is nothing to be saved."""
-    for pid in family(trainer.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    trainer.wait()

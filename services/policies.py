@@ -10,11 +10,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipelines import paths
+
 READ = ("s3:GetObject",)
 LIST = ("s3:ListBucket",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 DELETE = ("s3:DeleteObject",)
-DRILLS, PROBES = "drills/*", "probe/*"  # as `pipelines/paths.py` and `services/adapters/conformance.py` have them
+DRILLS, PROBES = f"{paths.DRILLS}*", "probe/*"  # the second as `services/adapters/conformance.py` has it
 
 ROLES: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     # What the agent, replicator, warmer and controller of a region do in its own bucket. Nothing of it is deleted.

@@ -1,5 +1,6 @@
 """Starting, watching and ending server processes, safe against a reused process id."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -82,6 +83,20 @@ def family(pid: int) -> list[int]:
             continue  # it ended meanwhile
         found += [int(child) for of_task in children for child in of_task]
     return found
+
+
+def kill_families(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """SIGKILL processes with all their descendants at once, and collect them."""
+    for pid in [pid for child in children for pid in family(child.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for child in children:
+        child.wait()
+
+
+def compiling_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Ours and more, but with bytecode kept: torch takes four times as long to import without it."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | dict(more)
 
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> "subprocess.Popen[bytes]":

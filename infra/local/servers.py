@@ -47,11 +47,15 @@ def write_private(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def _drawn(path: Path) -> dict[str, dict[str, str]]:
+    """The secrets that were drawn before; empty at first."""
+    found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
 def ensure_credentials(layout: Layout) -> dict[str, dict[str, str]]:
     """Each store's root keys: drawn once per folder, since users made under them live in it too."""
-    known: dict[str, dict[str, str]] = {}
-    if layout.credentials_file.exists():
-        known = json.loads(layout.credentials_file.read_text(encoding="utf-8"))
+    known = _drawn(layout.credentials_file)
     for store in [name for name in layout.servers() if name.startswith("s3-")]:
         known.setdefault(store, {"access_key": f"root-{store}", "secret_key": secrets.token_hex(20)})
     write_private(layout.credentials_file, json.dumps(known, indent=1) + "\n")
@@ -60,9 +64,7 @@ def ensure_credentials(layout: Layout) -> dict[str, dict[str, str]]:
 
 def ensure_users(layout: Layout) -> dict[str, dict[str, str]]:
     """Each store's plain users with their secrets, drawn once per folder; what they may do, bucket policies say."""
-    known: dict[str, dict[str, str]] = {}
-    if layout.users_file.exists():
-        known = json.loads(layout.users_file.read_text(encoding="utf-8"))
+    known = _drawn(layout.users_file)
     for store, names in layout.store_users().items():
         known[store] = {name: secrets.token_hex(20) for name in names} | known.get(store, {})
     write_private(layout.users_file, json.dumps(known, indent=1) + "\n")

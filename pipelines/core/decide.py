@@ -271,7 +271,15 @@ def _as_standby(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
 
 def is_silent(view: RunView, now_s: float, policy: FailoverPolicy) -> bool:
     """No node of the holder for longer than is forgiven, and longer than its rhythm explains."""
-    return now_s - view.heard_at_s >= policy.silence_s * view.patience and view.phi >= PHI_LIMIT
+    return all(gate.open for gate in _silence_gates(view, now_s, policy, advisory=False))
+
+
+def _silence_gates(view: RunView, now_s: float, policy: FailoverPolicy, *, advisory: bool) -> tuple[Gate, Gate]:
+    silence_s, limit_s = now_s - view.heard_at_s, policy.silence_s * view.patience
+    return (
+        Gate("heartbeat_silence_s", silence_s, limit_s, silence_s >= limit_s, advisory),
+        Gate("heartbeat_phi", view.phi, PHI_LIMIT, view.phi >= PHI_LIMIT, advisory),
+    )
 
 
 def _while_leased(view: RunView, now_s: float, policy: FailoverPolicy, gates: tuple[Gate, ...]) -> Decision:
@@ -289,8 +297,7 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
 
     What was released to us has no detectors to pass, and must not lose a step.
     """
-    silence_s, elsewhere_s = now_s - view.heard_at_s, now_s - view.elsewhere_at_s
-    limit_s = policy.silence_s * view.patience
+    elsewhere_s = now_s - view.elsewhere_at_s
     step = -1 if view.recoverable_step is None else view.recoverable_step
     given = released_to(lease, view.belief.region)
     asked = view.operator or given
@@ -298,8 +305,7 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
     least = 0 if lease.committed_step >= 0 or len(lease.lineage) > 1 else -1
     least = lease.committed_step if given else least
     detectors = (
-        Gate("heartbeat_silence_s", silence_s, limit_s, silence_s >= limit_s, asked),
-        Gate("heartbeat_phi", view.phi, PHI_LIMIT, view.phi >= PHI_LIMIT, asked),
+        *_silence_gates(view, now_s, policy, advisory=asked),
         Gate("heard_elsewhere_s", elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked),
         Gate("mode_paused", float(lease.mode == PAUSED), 0, lease.mode != PAUSED, asked),
         Gate("moved_ago_s", view.moved_ago_s, policy.settle_s, view.moved_ago_s >= policy.settle_s, asked),

@@ -153,7 +153,7 @@ def _silent_region(seen: Symptoms, silent: list[str]) -> Diagnosis:
     evidence, where = tuple(said), seen.holder
     if seen.region == seen.holder or seen.controller_age_s < seen.silence_s:
         return Diagnosis(Trouble.NODE, f"{where} (all nodes)", evidence)
-    if heard or (renews and not kafka and not store and seen.vantages):
+    if heard:
         return Diagnosis(Trouble.LINK, f"{seen.region} to {where}", evidence)
     if store and not kafka:
         return Diagnosis(Trouble.KAFKA, where, evidence)

@@ -24,7 +24,7 @@ from pipelines.flows.hook import Hook
 from pipelines.flows.launches import Launch, fix, recall, starting_from
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.listen import Listen
-from pipelines.flows.moves import ADOPT, Moves, Wish, branch_of, fork_of, proven_step, record_after, refusal
+from pipelines.flows.moves import ADOPT, Moves, Wish, adoption_of, proven_step, record_after, refusal
 from pipelines.flows.recoverable import Recoverable, Recovered
 from pipelines.flows.sight import Sight
 from pipelines.flows.watch import Watch
@@ -386,14 +386,14 @@ class Control:
         while self._moves.wishes:
             wish, held = self._moves.wishes[0], self._belief.held
             why = refusal(wish, None if held is None else held.lease, self._region, self._listeners)
-            fork = fork_of(wish, held, self._recoverable) if not why else None
-            if not why and wish.kind == ADOPT and fork is None:
+            adopted = adoption_of(wish, held, self._recoverable) if not why else None
+            if not why and wish.kind == ADOPT and adopted is None:
                 why = f"no whole checkpoint of branch {wish.target} is in this region's store: move the run to it first"
             if held is not None and (not why or (wish.due and held.lease.holder == self._region)):
                 if not self._may_write():
                     return
-                if wish.kind == ADOPT and fork is not None:
-                    self._adopt(wish, held, fork)
+                if adopted is not None:
+                    self._adopt(wish, held, *adopted)
                 else:
                     author = self._author("schedule_refused" if why else wish.kind, wish.actor, why or wish.note)
                     after = record_after(wish, held.lease, author, self._committed_step, refused=bool(why))
@@ -410,9 +410,8 @@ class Control:
                 why=why,
             )
 
-    def _adopt(self, wish: Wish, held: Held, fork: Fork) -> None:
+    def _adopt(self, wish: Wish, held: Held, epoch: int, fork: Fork) -> None:
         """A new epoch whose parent is the branch's: what came after the old fork becomes a branch itself (I5, I9)."""
-        epoch, _ = branch_of(wish.target) or (0, 0)
         author = self._author(Reason.ADOPTED.value, wish.actor, wish.note)
         lease = core.takeover(held.lease, author, fork, self._profile, parent=epoch)
         self._seek(lease, held, Decision(Action.TAKE_OVER, Reason.ADOPTED))
@@ -422,15 +421,16 @@ class Control:
         found = self._recoverable.newest(self._run, view_of(held.lease.lineage))
         if found is None and held.lease.committed_step >= 0:
             return
-        fork = Fork() if found is None else Fork(found.manifest.step, found.digest, found.manifest.lineage_seq)
-        author = self._author(decision.reason.value, "controller")
-        if self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
-            author = dataclasses.replace(author, note=self._diagnosis.text)
+        actor, note = "controller", ""
         if decision.reason is Reason.SWITCHOVER:
-            author = self._author(decision.reason.value, held.lease.actor, held.lease.note)
+            actor, note = held.lease.actor, held.lease.note
         elif self._operator is not None:
             said = " (the old region was stated to be fenced)" if self._operator.fenced else ""
-            author = self._author(decision.reason.value, self._operator.actor, self._operator.note + said)
+            actor, note = self._operator.actor, self._operator.note + said
+        elif self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
+            note = self._diagnosis.text
+        author = self._author(decision.reason.value, actor, note)
+        fork = Fork() if found is None else found.fork
         self._seek(core.takeover(held.lease, author, fork, self._profile), held, decision)
 
     def _seek(self, lease: Lease, replaced: Held | None, decision: Decision) -> None:

@@ -5,6 +5,8 @@ It lives under the drill's own key and topics; nothing of it reaches the real on
 
 from __future__ import annotations
 
+import dataclasses
+
 from pipelines import paths
 from pipelines.core import lease as core
 from pipelines.core.lease import NEVER_S, Author, Held, LeaseProfile
@@ -95,23 +97,12 @@ class Ghost:
             )
             for epoch, parent, step in self._view.forks
         )
-        return Lease(
-            run=self._run,
+        return dataclasses.replace(
+            core.first(self._run, author, self._profile),
             epoch=self._view.epoch,
-            holder=self._region,
-            incarnation=author.incarnation,
-            mode=core.ACTIVE,
-            renew_seq=0,
-            write_id=author.write_id,
-            predecessor=GENESIS,
-            lease_s=self._profile.lease_s,
             attempt=1,
             launch=NODE,
             committed_step=self._step,
-            reason=author.reason,
-            actor=author.actor,
-            profile=self._profile.name,
-            time_ms=author.time_ms,
             lineage=entries,
         )
 

@@ -44,16 +44,16 @@ class Hook:
         self._poster, self._timeout_s, self._clock, self._journal = poster, timeout_s, clock, journal
         self._asked: _Asked | None = None
 
-    def verdict(self, key: str, **what: object) -> tuple[Verdict, str]:
-        """What is known of a question by now, and why; the first call asks it."""
+    def verdict(self, key: str, **what: object) -> Verdict:
+        """What is known of a question by now; the first call asks it."""
         now_s, asked = self._clock.boottime_s(), self._asked
         over = asked is not None and asked.verdict is not Verdict.ASKED and now_s - asked.at_s >= HOLDS_S
         if asked is None or asked.key != key or over:
             self._asked = _Asked(key, json.dumps({"key": key, **what}, sort_keys=True).encode(), now_s)
-            return Verdict.ASKED, "the before-hook is being asked"
+            return Verdict.ASKED
         if asked.verdict is Verdict.ASKED and now_s - asked.since_s >= self._timeout_s:
-            return Verdict.FREE, f"the before-hook did not answer within {self._timeout_s:.1f} s"
-        return asked.verdict, asked.why
+            return Verdict.FREE
+        return asked.verdict
 
     @property
     def why(self) -> str:
@@ -66,7 +66,7 @@ class Hook:
         lease = None if belief.held is None else belief.held.lease
         if lease is None or not (decision.action is Action.RELEASE or decision.reason is Reason.REGION_LOST):
             return decision
-        verdict, _ = self.verdict(
+        verdict = self.verdict(
             f"{lease.run}/{lease.epoch + 1}/{decision.action.value}",
             run=lease.run,
             holder=lease.holder,

@@ -172,13 +172,13 @@ def record_after(wish: Wish, lease: Lease, author: Author, committed_step: int, 
     return in_mode(lease, author, committed_step, mode, lease.target, lease.scheduled_ms)
 
 
-def fork_of(wish: Wish, held: Held | None, recoverable: Recoverable) -> Fork | None:
-    """The checkpoint of the branch that a person wants to adopt; None if it is not whole in our store."""
+def adoption_of(wish: Wish, held: Held | None, recoverable: Recoverable) -> tuple[int, Fork] | None:
+    """The epoch and the checkpoint of the branch that a person wants to adopt; None if it is not whole in our store."""
     branch = branch_of(wish.target)
     if wish.kind != ADOPT or held is None or branch is None:
         return None
     found = recoverable.branch(held.lease.run, view_of(held.lease.lineage), *branch)
-    return None if found is None else Fork(found.manifest.step, found.digest, found.manifest.lineage_seq)
+    return None if found is None else (found.manifest.epoch, found.fork)
 
 
 def proven_step(listener: Listen, lease: Lease) -> int | None:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from pipelines import paths
+from pipelines.core.lease import Fork
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.errors import CorruptError
 from pipelines.ports import ObjectStore, Signer
@@ -27,6 +28,11 @@ class Recovered:
     digest: str
     key: str
 
+    @property
+    def fork(self) -> Fork:
+        """The point from which an epoch goes on that begins here."""
+        return Fork(self.manifest.step, self.digest, self.manifest.lineage_seq)
+
 
 class Recoverable:
     """Looks for the newest recoverable checkpoint of a run in one region's store."""
@@ -42,8 +48,7 @@ class Recoverable:
 
         Looks from the newest epoch and step down and verifies only until one stands, so an old run costs one list call.
         """
-        keys = (key for key in self._store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest"))
-        ids = (paths.parse_checkpoint(key) for key in keys)
+        ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         current = [one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT]
         for epoch in sorted({one.epoch for one in current}, reverse=True):
             found = [self.verified(one) for one in current if one.epoch == epoch]
@@ -58,11 +63,11 @@ class Recoverable:
 
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
         """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""
-        keys = (key for key in self._store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest"))
-        ids = (paths.parse_checkpoint(key) for key in keys)
+        if standing(view, epoch, step) is not Standing.BRANCH:
+            return None
+        ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         found = [self.verified(one) for one in ids if (one.epoch, one.step) == (epoch, step)]
-        aside = standing(view, epoch, step) is Standing.BRANCH
-        whole = [one for one in found if one is not None] if aside else []
+        whole = (one for one in found if one is not None)
         return max(whole, key=lambda one: one.manifest.attempt, default=None)
 
     def verified(self, checkpoint: paths.CheckpointId) -> Recovered | None:

@@ -89,7 +89,7 @@ class Sight:
 
     def _message(self, peer: str) -> Message:
         seen = self.vantage(peer, self._clock.boottime_s())
-        told = Sighting(
+        sighting = Sighting(
             region=self._region,
             observer=self._observer,
             of_region=peer,
@@ -98,7 +98,7 @@ class Sight:
             nodes_age_s=_finite(seen.nodes_age_s),
             time_ms=self._clock.wall_ms(),
         )
-        return Message(paths.CONTROL, self._region.encode(), self._codec.encode(told))
+        return Message(paths.CONTROL, self._region.encode(), self._codec.encode(sighting))
 
 
 def told(sighting: Sighting, heard_ago_s: float) -> Vantage:

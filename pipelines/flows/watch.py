@@ -29,11 +29,6 @@ class Watch:
         self._commits = Rhythm()
         self._committed: tuple[int, int] = (0, -1)  # epoch, step
 
-    @property
-    def patience(self) -> float:
-        """What our own troubles multiply every silence with."""
-        return self._trust.patience
-
     def turned(self, now_s: float, *, well: bool) -> None:
         """One turn of the controller's loop: in time and with its own dependencies, or not."""
         self._trust = self._trust.after(now_s, well=well, every_s=SCORE_EVERY_S)
@@ -49,22 +44,26 @@ class Watch:
 
     def vantages(self, holder: str, now_s: float) -> tuple[Vantage, ...]:
         """Every observer outside of the holder's region, ourselves first."""
+        if self._sight is None or holder == self._region:
+            return tuple(view for _, view in self._told(holder, now_s))
+        own = self._sight.vantage(holder, now_s)
+        return (own, *(view for _, view in self._told(holder, now_s) if view.name != own.name))
+
+    def _told(self, holder: str, now_s: float) -> list[tuple[str, Vantage]]:
+        """What services outside of the holder's region said of it, if it is recent, with the region of each."""
         if self._sight is None:
-            return ()
-        found = [] if holder == self._region else [self._sight.vantage(holder, now_s)]
-        own = {one.name for one in found}
-        for listener in self._listeners.values():
-            for (_, of_region), (sighting, heard_at_s) in listener.sightings.items():
-                age_s = now_s - heard_at_s
-                view = told(sighting, age_s)
-                fresh = age_s < SIGHTINGS * self._sight.every_s
-                if of_region == holder and sighting.region != holder and fresh and view.name not in own:
-                    found.append(view)
-        return tuple(found)
+            return []
+        since_s = now_s - SIGHTINGS * self._sight.every_s
+        return [
+            (sighting.region, told(sighting, now_s - heard_at_s))
+            for listener in self._listeners.values()
+            for (_, of_region), (sighting, heard_at_s) in listener.sightings.items()
+            if of_region == holder and sighting.region != holder and heard_at_s > since_s
+        ]
 
     def elsewhere_at_s(self, holder: str, now_s: float) -> float:
-        """When somebody else heard the holder's nodes last."""
-        others = [one for one in self.vantages(holder, now_s) if not one.name.startswith(f"{self._region}'s ")]
+        """When another region heard the holder's nodes last."""
+        others = [view for region, view in self._told(holder, now_s) if region != self._region]
         return max((now_s - one.nodes_age_s for one in others), default=NEVER_S)
 
     def heard(self, view: RunView, now_s: float) -> RunView:
@@ -72,12 +71,12 @@ class Watch:
         held = view.belief.held
         listener = None if held is None else self._listeners.get(held.lease.holder)
         if held is None or listener is None:
-            return dataclasses.replace(view, patience=self.patience)
+            return dataclasses.replace(view, patience=self._trust.patience)
         return dataclasses.replace(
             view,
             phi=listener.pulse.phi(now_s, self._policy.silence_s),
             elsewhere_at_s=self.elsewhere_at_s(held.lease.holder, now_s),
-            patience=self.patience,
+            patience=self._trust.patience,
         )
 
     def diagnosis(self, view: RunView, now_s: float) -> Diagnosis | None:
@@ -106,7 +105,7 @@ class Watch:
                 evidence_s=policy.evidence_s,
                 silence_s=floor_s,
                 reach_s=max(floor_s, 2 * every_s),
-                score=int(view.patience - 1),
+                score=self._trust.score,
                 commit_age_s=now_s - self._commits.at_s,
                 commit_limit_s=self._commits.late_after_s(COMMIT_FLOOR * floor_s),
                 nodes=nodes,

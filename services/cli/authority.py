@@ -170,7 +170,7 @@ def discard(
     for line in lines:
         typer.echo(_branch_text(line), err=True)
     confirm(f"Discard {len(lines)} checkpoints of epoch {epoch} in {region}?", yes=yes)
-    said = {"actor": getpass.getuser(), "reason": reason, "time_ms": _moment("+0s")}
+    said = {"actor": getpass.getuser(), "reason": reason, "time_ms": _milliseconds(_now())}
     with misconfigured_exits():
         store_of(settings.region(region)).create(paths.discarded(run, epoch), json.dumps(said).encode())
     if as_json:
@@ -388,31 +388,45 @@ def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[dic
     try:
         store = store_of(settings.region(region))
         keys = store.list(paths.checkpoints_prefix(best["run"]))
-        said = {epoch: store.get(paths.discarded(best["run"], epoch)) for epoch in range(1, best["epoch"])}
+        found = paths.committed(keys)
+        aside = [one for one in found if standing(view, one.epoch, one.step) is Standing.BRANCH]
+        said = {epoch: store.get(paths.discarded(best["run"], epoch)) for epoch in {one.epoch for one in aside}}
     except FarsideError as error:
         return [{**empty, "trouble": f"cannot be read: {error}"}]
-    found = [paths.parse_checkpoint(key) for key in keys if key.endswith("/manifest")]
-    aside = [one for one in found if standing(view, one.epoch, one.step) is Standing.BRANCH]
     verdicts = {epoch: json.loads(body) for epoch, body in said.items() if body is not None}
-    lines: list[dict[str, Any]] = [
-        {"epoch": one.epoch, "attempt": one.attempt, "step": one.step, "manifest": one.manifest} for one in aside
+    return [
+        {
+            **empty,
+            "epoch": one.epoch,
+            "attempt": one.attempt,
+            "step": one.step,
+            "manifest": one.manifest,
+            "discarded": verdicts.get(one.epoch),
+        }
+        for one in aside
     ]
-    return [{**empty, **one, "discarded": verdicts.get(one["epoch"])} for one in lines]
 
 
 def _moment(text: str) -> int:
     """Milliseconds since the Unix epoch of an RFC 3339 time or a duration from now; else the command ends."""
     units = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - a person's own clock
     try:
         if text.startswith("+"):
-            return int((now.timestamp() + float(text[1:-1]) * units[text[-1]]) * 1000)
+            return _milliseconds(_now() + dt.timedelta(seconds=float(text[1:-1]) * units[text[-1]]))
         moment = dt.datetime.fromisoformat(text)
     except (ValueError, KeyError, IndexError):
         moment = None
     if moment is None or moment.tzinfo is None:
         typer.echo(f"farside: --scheduled {text!r}: a time with its zone (2026-11-30T02:00:00Z) or +90m, +8h", err=True)
         raise typer.Exit(MISCONFIGURED)
+    return _milliseconds(moment)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)  # noqa: TID251 - a person's own clock
+
+
+def _milliseconds(moment: dt.datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.ports import PortClaims
-from infra.local.processes import TETHER, family, spawn, tail, wait_for
+from infra.local.processes import TETHER, compiling_environment, family, kill_families, spawn, tail, wait_for
 from pipelines.errors import RetryableError
 
 TRAINER = Path("client/examples/train_gpt.py")
@@ -54,12 +54,9 @@ class Actors:
 
     def kill(self, *names: str) -> None:
         """SIGKILL processes with all their children, at once."""
-        pids = [pid for name in names for pid in family(self._running[name].pid)]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_families([self._running[name] for name in names])
         for name in names:
-            self._running.pop(name).wait()
+            del self._running[name]
 
     def stop(self) -> None:
         """End everything: SIGTERM, then SIGKILL for what does not listen, ranks included."""
@@ -104,8 +101,7 @@ class Actors:
         return port
 
     def _start(self, name: str, argv: list[str], more: Mapping[str, str]) -> None:
-        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        self._running[name] = spawn(argv, {**env, **more}, Path.cwd(), self._logs / f"{name}.log")
+        self._running[name] = spawn(argv, compiling_environment(more), Path.cwd(), self._logs / f"{name}.log")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -46,9 +46,7 @@ def keep(story: Story, folder: Path, report: dict[str, Any]) -> None:
 def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures."""
     facts = story.facts
-    promoted = figures.first_of(timeline, "failover.promoted", at=WEST)
-    if promoted is None:
-        raise RuntimeError("the timeline has no promotion: there is nothing to report")
+    promoted = _promotion(timeline)
     parts = recovery_s(story, timeline)
     before = [one for one in timeline if one["event"] == "lease.written" and one["at"] == EAST][-1]
     sizes = [one["size_bytes"] for one in timeline if one["event"] == "replicate.copied"]
@@ -77,9 +75,16 @@ def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _promotion(timeline: list[dict[str, Any]]) -> dict[str, Any]:
+    promoted = figures.first_of(timeline, "failover.promoted", at=WEST)
+    if promoted is None:
+        raise RuntimeError("the timeline has no promotion: there is nothing to report")
+    return promoted
+
+
 def recovery_s(story: Story, timeline: list[dict[str, Any]]) -> dict[str, float]:
     """The recovery time by part, in seconds, from the last heartbeat to west's first new step."""
-    promoted = figures.first_of(timeline, "failover.promoted", at=WEST) or {}
+    promoted = _promotion(timeline)
     silences = [one for one in timeline if one["event"] == "failover.silent" and one["at"] == WEST]
     silent = [one for one in silences if one["time_ms"] <= promoted["time_ms"]][-1]
     last_beat_ms = silent["time_ms"] - 1000 * silent["silence_s"]

@@ -93,8 +93,8 @@ MUTANTS = (
     Mutant(
         "the observer's own troubles do not count",
         DECIDE,
-        "policy.silence_s * view.patience and view.phi",
-        "policy.silence_s and view.phi",
+        "limit_s = now_s - view.heard_at_s, policy.silence_s * view.patience",
+        "limit_s = now_s - view.heard_at_s, policy.silence_s",
         CORE_DECIDE,
     ),
     Mutant(
