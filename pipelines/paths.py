@@ -19,6 +19,7 @@ LEDGER = "farside.ledger"
 LANES = ("heartbeats", "checkpoints", "metrics", "data-versions", "control")
 REPLICATED_LANES = ("checkpoints", "data-versions", "metrics")
 REPLAYABLE_LANES = REPLICATED_LANES
+EVERY_RUN = "*"  # in place of a run's name, in what a region says once for all of them; no run can be called so
 TOPICS = (HEARTBEATS, CHECKPOINTS, METRICS, DATA_VERSIONS, CONTROL, DEAD_LETTERS, LEDGER)
 
 _RUN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +45,8 @@ class UnknownSchemaError(DecodeError):
         self.fingerprint = fingerprint
 
 
-def record_types() -> dict[str, type[records.Record]]:
+@functools.cache
+def record_types() -> Mapping[str, type[records.Record]]:
     """Every record that has a schema of its own, by name."""
     found = (item for item in vars(records).values() if isinstance(item, type))
     return {cls.__name__: cls for cls in found if issubclass(cls, records.Record) and cls.schema_name}

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 
-def client_of(endpoint: str, credentials_file: Path, *, attempts: int = 3, timeout_s: float = 10.0) -> S3Client:
+def client_of(
+    endpoint: str, credentials_file: Path, *, attempts: int = 3, timeout_s: float = 10.0, connections: int = 16
+) -> S3Client:
     """A client of one endpoint; see `services.adapters.s3.connect` for the limits."""
     user = credentials(credentials_file)
     return connect(
@@ -21,6 +23,7 @@ def client_of(endpoint: str, credentials_file: Path, *, attempts: int = 3, timeo
         secret_key=user.secret_key,
         attempts=attempts,
         timeout_s=timeout_s,
+        connections=connections,
     )
 
 

@@ -1,4 +1,4 @@
-"""The controller of a region: the lease of each run on a thread of its own, listeners and probes on theirs."""
+"""The controller of a region: one reader of each region's log, one probe, and the leases of all runs on a crew."""
 
 from __future__ import annotations
 
@@ -13,121 +13,202 @@ from pipelines.flows.attest import Attest
 from pipelines.flows.drills import Drills
 from pipelines.flows.failover import Control
 from pipelines.flows.hook import Hook
-from pipelines.flows.listen import Listen
+from pipelines.flows.listen import Ear, Listen
 from pipelines.flows.notify import Notify
-from pipelines.flows.sight import Sight
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.lease_s3 import S3LeaseStore
 from services.adapters.poster import HttpPoster
+from services.adapters.s3 import S3ObjectStore
 from services.authority_routes import AuthorityRoutes
 from services.clients import client_of
+from services.crew import Crew, Flow
 from services.parts import Parts
-from services.process import Flow
 from services.settings import RunSettings, Settings
+from services.wrappers.witness import Witness
 
 LEASE_TIMEOUT_S = 2.0
+# A slow answer holds a thread: the threads that a thousand runs of the default profile need are 300 requests a second
+# times the seconds that an answer takes, so these do up to 0.2 s an answer.
+LEASE_THREADS_MAX = 64
+# Hooks, webhooks and drills' histories are on a crew of their own: what hangs there must not hold up a lease.
+NOTICE_THREADS_MAX = 8
 
 
 def run(settings: Settings, region: str) -> int:
     """Serve one region until told to stop; the exit code."""
     parts = Parts(settings, region, "controller")
     parts.prepare()
-    flows: dict[str, Flow] = {}
-    closing: list[Callable[[], None]] = []
-    heard: dict[str, list[Listen]] = {name: [] for name in settings.regions}
-
-    def nodes_at_s(peer: str) -> float:
-        return max((one.pulse.nodes_at_s for one in heard[peer]), default=NEVER_S)
-
-    log = KafkaLog(parts.here.kafka)
-    closing.append(log.close)
-    sight = parts.sight("controller", log, closing, nodes_at_s)
-    flows["sight"] = sight.step
-    controls = {name: _control(parts, name, flows, closing, heard, sight) for name in settings.runs}
-    drills = {name: _drills(parts, name) for name in settings.runs}
-    flows |= {f"{name}/drills": one.step for name, one in drills.items()}
-    epoch = Gauge("farside_epoch", "Epoch of the run as seen here.", ["run"], registry=parts.registry)
-    valid = Gauge("farside_lease_valid_seconds", "What is left of our lease.", ["run"], registry=parts.registry)
-
+    controller = _Controller(parts)
+    registry = parts.registry
+    epoch = Gauge("farside_epoch", "Epoch of the run as seen here.", ["run"], registry=registry)
+    valid = Gauge("farside_lease_valid_seconds", "What is left of our lease.", ["run"], registry=registry)
     kept = Gauge(
-        "farside_promise_kept",
-        "1 while a failover to us would keep the run's objectives.",
-        ["run"],
-        registry=parts.registry,
+        "farside_promise_kept", "1 while a failover to us would keep the run's objectives.", ["run"], registry=registry
     )
 
     def status() -> dict[str, object]:
-        found = {name: control.status() for name, control in controls.items()}
+        found = {name: control.status() for name, control in controller.controls.items()}
         for name, one in found.items():
             epoch.labels(name).set(float(str(one["epoch"])))
             valid.labels(name).set(float(str(one["valid_s"])))
             kept.labels(name).set(float(bool(one["promise_kept"])))
-            one["drill"] = drills[name].status()
+            one["drill"] = controller.drills[name].status()
         return dict(found)
 
-    return parts.serve(flows, status=status, close=closing, routes=AuthorityRoutes(controls).routes())
+    return parts.serve(
+        controller.flows,
+        status=status,
+        close=controller.closing,
+        routes=AuthorityRoutes(controller.controls).routes(),
+        crews=(controller.leases, controller.notices),
+    )
 
 
-def _control(
-    parts: Parts,
-    name: str,
-    flows: dict[str, Flow],
-    closing: list[Callable[[], None]],
-    heard: dict[str, list[Listen]],
-    sight: Sight,
-) -> Control:
-    settings, region, here = parts.settings, parts.region, parts.here
-    listeners = {}
-    for other in settings.regions:
-        source = KafkaSource(here.kafka if other == region else parts.link(other).kafka)
-        closing.append(source.close)
-        listeners[other] = Listen(region=other, run=name, source=source, codec=Codec(), clock=parts.clock)
-        heard[other].append(listeners[other])
-        flows[f"{name}/listen-{other}"] = listeners[other].step
-    log = KafkaLog(here.kafka)
-    closing.append(log.close)
-    attest = Attest(
-        region=region,
-        run=name,
-        log=log,
-        store=parts.store(),
-        codec=Codec(),
-        clock=parts.clock,
-        entropy=parts.entropy,
-    )
-    flows[f"{name}/attest"] = attest.step
-    wanted = settings.run(name)
-    hook = None
-    if wanted.before_url is not None:
-        poster = HttpPoster(wanted.before_url.get_secret_value(), wanted.before_timeout_s)
-        hook = Hook(poster=poster, timeout_s=wanted.before_timeout_s, clock=parts.clock, journal=parts.journal)
-        flows[f"{name}/hook"] = hook.step
-    # One attempt a request: the SDK's own retry turns a lost reply into a false refusal (6.3).
-    witness = client_of(here.witness, here.witness_credentials_file, attempts=1, timeout_s=LEASE_TIMEOUT_S)
-    control = Control(
-        region=region,
-        run=name,
-        first_region=wanted.first_region,
-        candidate=region in {wanted.first_region, *wanted.standby},
-        leases=S3LeaseStore(witness, settings.witness.bucket, Codec()),
-        listeners=listeners,
-        attest=attest,
-        store=parts.store(),
-        signer=parts.signer,
-        codec=Codec(),
-        clock=parts.clock,
-        entropy=parts.entropy,
-        journal=parts.journal,
-        sight=sight,
-        hook=hook,
-        policy=_policy(parts, wanted),
-    )
-    flows[f"{name}/lease"] = control.step
-    notify = _notify(parts, name, control)
-    if notify is not None:
-        flows[f"{name}/notify"] = notify.step
-    return control
+class _Controller:
+    """What all runs of a region share, and each run's own flows."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        runs = parts.settings.runs
+        self.leases = Crew(parts.clock, min(len(runs), LEASE_THREADS_MAX))
+        self.notices = Crew(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
+        self.closing: list[Callable[[], None]] = []
+        self.flows: dict[str, Flow] = {}
+        self._codec = Codec()  # shared: nobody here makes it learn
+        self._store, self._witness = self._stores()
+        log = KafkaLog(parts.here.kafka)
+        self.closing.append(log.close)
+        self._sight = parts.sight("controller", log, self.closing, self._nodes_at_s)
+        self.flows["sight"] = self._sight.step
+        self._attest = self._attested()
+        self._listeners = {name: self._listen(name) for name in runs}
+        for other in parts.settings.regions:
+            self._hear(other)
+        self.drills = {name: self._drills(name, wanted) for name, wanted in runs.items()}
+        self.controls = {name: self._control(name, wanted) for name, wanted in runs.items()}
+
+    def _stores(self) -> tuple[S3ObjectStore, Witness]:
+        """This region's store, and the witness as all runs ask it."""
+        parts, here = self.parts, self.parts.here
+        connections = self.leases.threads + self.notices.threads
+        store = client_of(
+            here.s3, here.credentials_file, attempts=2, timeout_s=LEASE_TIMEOUT_S, connections=connections
+        )
+        # One attempt a request: the SDK's own retry turns a lost reply into a false refusal (6.3).
+        witness = client_of(
+            here.witness,
+            here.witness_credentials_file,
+            attempts=1,
+            timeout_s=LEASE_TIMEOUT_S,
+            connections=connections,
+        )
+        leases = S3LeaseStore(witness, parts.settings.witness.bucket, self._codec)
+        return S3ObjectStore(store, here.bucket), Witness(leases, parts.registry)
+
+    def _nodes_at_s(self, peer: str) -> float:
+        """When a node of a region was heard last, for any run."""
+        return max((of_run[peer].pulse.nodes_at_s for of_run in self._listeners.values()), default=NEVER_S)
+
+    def _attested(self) -> Attest:
+        parts = self.parts
+        log = KafkaLog(parts.here.kafka)
+        self.closing.append(log.close)
+        attest = Attest(
+            region=parts.region,
+            log=log,
+            store=parts.store(),
+            codec=Codec(),
+            clock=parts.clock,
+            entropy=parts.entropy,
+        )
+        self.flows["attest"] = attest.step
+        return attest
+
+    def _listen(self, name: str) -> dict[str, Listen]:
+        wake = self._waking(name)
+        return {
+            other: Listen(region=other, run=name, clock=self.parts.clock, wake=wake)
+            for other in self.parts.settings.regions
+        }
+
+    def _hear(self, other: str) -> None:
+        parts, own = self.parts, other == self.parts.region
+        source = KafkaSource(parts.here.kafka if own else parts.link(other).kafka)
+        self.closing.append(source.close)
+        ear = Ear(
+            region=other,
+            source=source,
+            codec=Codec(),
+            clock=parts.clock,
+            listeners=[of_run[other] for of_run in self._listeners.values()],
+            checkpoints=own,
+        )
+        self.flows[f"listen-{other}"] = ear.step
+
+    def _drills(self, name: str, wanted: RunSettings) -> Drills:
+        found = Drills(run=name, store=self._store, clock=self.parts.clock, most_days=wanted.drill_days)
+        self.notices.add(f"{name}/drills", found.step)
+        return found
+
+    def _control(self, name: str, wanted: RunSettings) -> Control:
+        parts = self.parts
+        control = Control(
+            region=parts.region,
+            run=name,
+            first_region=wanted.first_region,
+            candidate=parts.region in {wanted.first_region, *wanted.standby},
+            leases=self._witness,
+            listeners=self._listeners[name],
+            attest=self._attest,
+            store=self._store,
+            signer=parts.signer,
+            codec=self._codec,
+            clock=parts.clock,
+            entropy=parts.entropy,
+            journal=parts.journal,
+            policy=_policy(parts, wanted),
+            sight=self._sight,
+            hook=self._hook(name, wanted),
+            wake=self._waking(name),
+        )
+        self.leases.add(f"{name}/lease", control.step)
+        if wanted.webhook_url is not None or wanted.ping_url is not None:
+            self.notices.add(f"{name}/notify", self._notify(name, wanted, control).step)
+        return control
+
+    def _hook(self, name: str, wanted: RunSettings) -> Hook | None:
+        """Who may object to a move; None if nobody may."""
+        if wanted.before_url is None:
+            return None
+        parts = self.parts
+        hook = Hook(
+            poster=HttpPoster(wanted.before_url.get_secret_value(), wanted.before_timeout_s),
+            timeout_s=wanted.before_timeout_s,
+            clock=parts.clock,
+            journal=parts.journal,
+            wake=lambda: self.notices.wake(f"{name}/hook"),
+        )
+        self.notices.add(f"{name}/hook", hook.step)
+        return hook
+
+    def _notify(self, name: str, wanted: RunSettings, control: Control) -> Notify:
+        parts = self.parts
+        return Notify(
+            run=name,
+            region=parts.region,
+            webhook=_poster(wanted.webhook_url),
+            ping=_poster(wanted.ping_url),
+            ping_s=wanted.ping_s,
+            won=control.won,
+            turned_at_s=lambda: control.turned_at_s,
+            store=self._store,
+            clock=parts.clock,
+            journal=parts.journal,
+        )
+
+    def _waking(self, name: str) -> Callable[[], None]:
+        return lambda: self.leases.wake(f"{name}/lease")
 
 
 def _policy(parts: Parts, wanted: RunSettings) -> FailoverPolicy:
@@ -137,29 +218,6 @@ def _policy(parts: Parts, wanted: RunSettings) -> FailoverPolicy:
         rto_s=wanted.rto_s,
         settle_s=wanted.settle_s,
         fencing=wanted.fencing,
-    )
-
-
-def _drills(parts: Parts, name: str) -> Drills:
-    return Drills(run=name, store=parts.store(), clock=parts.clock, most_days=parts.settings.run(name).drill_days)
-
-
-def _notify(parts: Parts, name: str, control: Control) -> Notify | None:
-    """Who is told of the run's moves; None if nobody is to be."""
-    wanted = parts.settings.run(name)
-    if wanted.webhook_url is None and wanted.ping_url is None:
-        return None
-    return Notify(
-        run=name,
-        region=parts.region,
-        webhook=_poster(wanted.webhook_url),
-        ping=_poster(wanted.ping_url),
-        ping_s=wanted.ping_s,
-        won=control.won,
-        turned_at_s=lambda: control.turned_at_s,
-        store=parts.store(),
-        clock=parts.clock,
-        journal=parts.journal,
     )
 
 

@@ -30,7 +30,7 @@ from pipelines.flows.attest import Attest
 from pipelines.flows.drills import Drill, keep
 from pipelines.flows.failover import Control
 from pipelines.flows.ghost import NODE, Ghost
-from pipelines.flows.listen import Listen
+from pipelines.flows.listen import Ear, Listen
 from pipelines.flows.publish import Publish
 from pipelines.flows.recoverable import Recoverable, Recovered
 from pipelines.ports import GrantReply
@@ -44,6 +44,7 @@ from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
 from services.cli.ask import ask
 from services.clients import client_of
+from services.crew import Crew, Flow
 from services.journal import ServiceJournal
 from services.parts import Parts
 from services.settings import Settings
@@ -52,6 +53,9 @@ from services.wrappers.aside import AsideLog, AsideSource, AsideStore
 LOOK_S = 0.02
 START_S, STEP_S = 300.0, 120.0
 JOIN_S = 10.0
+RETRY_S = 1.0  # a flow whose dependency is away; what never answers ends the drill by its patience
+FLOWS = 6
+CONTROL = "control"
 PARTS = ("detect", "fence", "restore", "first_step")
 REAL_TROUBLE = frozenset(
     {Reason.PRIMARY_SILENT, Reason.REGION_LOST, Reason.REFUSED, Reason.OPERATOR, Reason.SWITCHOVER, Reason.LINK_LOST}
@@ -145,7 +149,7 @@ class Stage:
         self.own = S3ObjectStore(self._client, here.bucket)
         self._store = AsideStore(parts.store(), self.own, self._prefix)
         self._spool = NodeSpool(self._node_dir, self._marks)
-        self._stop = threading.Event()
+        self._crew = Crew(parts.clock, FLOWS)
         self._failures: list[str] = []
         self._closing: list[Callable[[], None]] = []
 
@@ -159,9 +163,11 @@ class Stage:
         attest = self._attest(log)
         control = self._control(drill.holder, leases, listeners, attest, signer)
         publish = self._agent(control, log, signer)
-        flows = {"ghost": ghost.step, "control": control.step, "publish": publish.step, "attest": attest.step}
-        flows |= {f"listen-{name}": one.step for name, one in listeners.items()}
-        threads = [threading.Thread(target=self._turn, args=one, name=one[0], daemon=True) for one in flows.items()]
+        flows = {"ghost": ghost.step, CONTROL: control.step, "publish": publish.step, "attest": attest.step}
+        flows |= {f"listen-{name}": self._ear(one).step for name, one in listeners.items()}
+        for name, flow in flows.items():
+            self._crew.add(name, flow)
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in flows]
         own = {"FARSIDE_RUN": self._run, "FARSIDE_NODE_DIR": str(self._node_dir), "FARSIDE_LAUNCH": self.drill_id}
         trainer = spawn(command, compiling_environment(own), Path.cwd(), self._folder / "trainer.log")
         try:
@@ -171,7 +177,7 @@ class Stage:
         except RetryableError as error:
             return dataclasses.replace(drill, why=str(error))
         finally:
-            self._stop.set()
+            self._crew.end()
             kill_families([trainer])
             for thread in threads:
                 thread.join(JOIN_S)
@@ -258,16 +264,20 @@ class Stage:
             if reached and event not in self._marks.at_s:
                 self._marks.say(event, step=newest)
 
-    def _turn(self, name: str, flow: Callable[[], float]) -> None:
-        while not self._stop.is_set():
-            try:
-                wait_s = flow()
-            except RetryableError:
-                wait_s = 1.0  # as a service that is turned again; what never answers ends the drill by its patience
-            except Exception:  # noqa: BLE001 - told as the drill's end
-                self._failures.append(f"{name} failed: {traceback.format_exc()}")
-                return
-            self._stop.wait(wait_s)
+    def _work(self) -> None:
+        while (taken := self._crew.take()) is not None:
+            name, flow = taken
+            self._crew.done(name, self._once(name, flow))
+
+    def _once(self, name: str, flow: Flow) -> float:
+        """One turn of a flow; how long it rests. What it fails with is told as the drill's end."""
+        try:
+            return flow()
+        except RetryableError:
+            return RETRY_S
+        except Exception:  # noqa: BLE001 - the drill ends with the trace
+            self._failures.append(f"{name} failed: {traceback.format_exc()}")
+            return START_S
 
     # --- what it is made of ---
 
@@ -283,10 +293,16 @@ class Stage:
         return Ed25519Signer(key_id="drill", private_key_path=private, trusted=trusted | {"drill": public})
 
     def _listener(self, region: str) -> Listen:
+        return Listen(region=region, run=self._run, clock=self._parts.clock, wake=self._wake)
+
+    def _ear(self, listener: Listen) -> Ear:
         source = KafkaSource(self._parts.here.kafka)
         self._closing.append(source.close)
         aside = AsideSource(source, paths.DRILL_TOPICS)
-        return Listen(region=region, run=self._run, source=aside, codec=Codec(), clock=self._parts.clock)
+        return Ear(region=listener.region, source=aside, codec=Codec(), clock=self._parts.clock, listeners=[listener])
+
+    def _wake(self) -> None:
+        self._crew.wake(CONTROL)
 
     def _ghost(self, holder: str, leases: S3LeaseStore, log: AsideLog) -> Ghost:
         return Ghost(
@@ -305,7 +321,6 @@ class Stage:
     def _attest(self, log: AsideLog) -> Attest:
         return Attest(
             region=self._parts.region,
-            run=self._run,
             log=log,
             store=self._store,
             codec=Codec(),
@@ -331,6 +346,7 @@ class Stage:
             entropy=self._parts.entropy,
             journal=self._marks,
             policy=policy_of(self._parts.profile, settle_s=0.0),
+            wake=self._wake,
         )
 
     def _agent(self, control: Control, log: AsideLog, signer: Ed25519Signer) -> Publish:

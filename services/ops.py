@@ -48,7 +48,7 @@ class Turns:
     def stuck(self) -> dict[str, float]:
         """The flows that have not turned for too long, with their ages."""
         now_s = self.clock.boottime_s()
-        return {name: now_s - at_s for name, at_s in self.at_s.items() if now_s - at_s > STUCK_S}
+        return {name: now_s - at_s for name, at_s in list(self.at_s.items()) if now_s - at_s > STUCK_S}
 
 
 class OpsServer:

@@ -21,8 +21,9 @@ from services.adapters.s3 import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock, SystemEntropy
 from services.clients import client_of, store_of
+from services.crew import Crew, Flow
 from services.journal import ServiceJournal
-from services.process import Flow, Process
+from services.process import Process
 from services.settings import LinkSettings, RegionSettings, Settings
 from services.wrappers.retrying import retrying
 
@@ -135,6 +136,7 @@ class Parts:
         status: Callable[[], Mapping[str, object]],
         close: Sequence[Callable[[], None]],
         routes: Sequence[BaseRoute] = (),
+        crews: Sequence[Crew] = (),
     ) -> int:
         """Turn the flows and serve on the service's own port until the end; the exit code."""
         process = Process(
@@ -145,7 +147,7 @@ class Parts:
             status=status,
             routes=routes,
         )
-        return process.run(flows, close)
+        return process.run(flows, close, crews)
 
 
 def signer_of(settings: Settings, region: str) -> Ed25519Signer:

@@ -1,4 +1,4 @@
-"""A service process: flows on threads, the ops server, and an end that is clean, fenced or failed.
+"""A service process: flows on threads of their own or on crews, the ops server, and an end: clean, fenced or failed.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 a flow failed, 2 misconfigured, 3 fenced by a newer one.
 """
@@ -16,11 +16,11 @@ from starlette.routing import BaseRoute
 
 from pipelines.errors import FencedError, MisconfiguredError
 from pipelines.ports import Clock, Journal
+from services.crew import Crew, Flow
 from services.ops import OpsServer, Turns
 
 FAILED_EXIT, MISCONFIGURED_EXIT, FENCED_EXIT = 1, 2, 3
 JOIN_S = 15.0
-Flow = Callable[[], float]
 
 
 class Process:
@@ -43,16 +43,25 @@ class Process:
         self._ended = threading.Event()
         self._exit = 0
 
-    def run(self, flows: Mapping[str, Flow], close: Sequence[Callable[[], None]] = ()) -> int:
-        """Serve, turn every flow on its own thread, and wait for the end; the exit code."""
+    def run(
+        self, flows: Mapping[str, Flow], close: Sequence[Callable[[], None]] = (), crews: Sequence[Crew] = ()
+    ) -> int:
+        """Serve, turn every flow on its own thread and the crews' on theirs, and wait for the end; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ended.set())
         self._ops.start()
         threads = [threading.Thread(target=self._turn, args=one, name=one[0], daemon=True) for one in flows.items()]
+        threads += [
+            threading.Thread(target=self._work, args=(crew,), name=f"crew-{number}", daemon=True)
+            for crew in crews
+            for number in range(crew.threads)
+        ]
         for thread in threads:
             thread.start()
-        self._journal.say("service.started", flows=list(flows))
+        self._journal.say("service.started", flows=list(flows), on_crews=[len(crew) for crew in crews])
         self._ended.wait()
+        for crew in crews:
+            crew.end()
         for thread in threads:
             thread.join(JOIN_S)
         for one in close:
@@ -64,17 +73,25 @@ class Process:
 
     def _turn(self, name: str, flow: Flow) -> None:
         while not self._ended.is_set():
-            self._turns.at_s[name] = self._clock.boottime_s()
-            try:
-                wait_s = flow()
-            except FencedError as error:
-                self._end(FENCED_EXIT, "service.fenced", name, str(error))
-            except MisconfiguredError as error:
-                self._end(MISCONFIGURED_EXIT, "service.misconfigured", name, str(error))
-            except Exception:  # noqa: BLE001 - the process ends with the trace; a supervisor starts it again
-                self._end(FAILED_EXIT, "service.failed", name, traceback.format_exc())
-            else:
-                self._ended.wait(wait_s)
+            self._ended.wait(self._once(name, flow))
+
+    def _work(self, crew: Crew) -> None:
+        while (taken := crew.take()) is not None:
+            name, flow = taken
+            crew.done(name, self._once(name, flow))
+
+    def _once(self, name: str, flow: Flow) -> float:
+        """One turn; how long it rests, and whatever it raises ends the process."""
+        self._turns.at_s[name] = self._clock.boottime_s()
+        try:
+            return flow()
+        except FencedError as error:
+            self._end(FENCED_EXIT, "service.fenced", name, str(error))
+        except MisconfiguredError as error:
+            self._end(MISCONFIGURED_EXIT, "service.misconfigured", name, str(error))
+        except Exception:  # noqa: BLE001 - the process ends with the trace; a supervisor starts it again
+            self._end(FAILED_EXIT, "service.failed", name, traceback.format_exc())
+        return JOIN_S
 
     def _end(self, code: int, event: str, flow: str, why: str) -> None:
         self._journal.say(event, flow=flow, why=why)

@@ -1,7 +1,8 @@
-"""Signs that a controller's own region works: a Kafka acknowledgement and a store write, a few seconds apart (6.7).
+"""Signs that a controller's own region works: a Kafka acknowledgement and a store write, a second apart (6.7).
 
-On a thread of its own: a broker that does not answer must not hold up the lease. What the controller has to publish
-goes through here too; it is in the lease record already, and is kept until it is acknowledged.
+Taken once for all runs: log and store are the region's; only a run's progress is its own. On a thread of its own: a
+broker that does not answer must not hold up the leases. What the controller has to publish goes through here too; it is
+in the lease record already, and is kept until it is acknowledged.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ PROBE_S = 1.0
 
 
 class Attest:
-    """One region and run. The times are replaced whole, so another thread may read them."""
+    """One region. The times are replaced whole, so another thread may read them."""
 
     def __init__(
-        self, *, region: str, run: str, log: EventLog, store: ObjectStore, codec: Codec, clock: Clock, entropy: Entropy
+        self, *, region: str, log: EventLog, store: ObjectStore, codec: Codec, clock: Clock, entropy: Entropy
     ) -> None:
-        self._region, self._run = region, run
+        self._region = region
         self._log, self._store, self._codec, self._clock = log, store, codec, clock
         self.producer = f"controller-{region}-{entropy.new_id()[:16]}"
         self._seq = 0
@@ -34,7 +35,6 @@ class Attest:
         self.store_put_at_s = NEVER_S
         self.trouble = ""
         self.outbox: deque[EpochChange] = deque()
-        self.epoch = 0
 
     def step(self) -> float:
         """Probe both; seconds until the next turn."""
@@ -56,7 +56,7 @@ class Attest:
         beat = self._heartbeat()
         changes = list(self.outbox)
         messages = [
-            Message(paths.topic(event.lane), self._run.encode(), self._codec.encode(event), headers_of(event, kind))
+            Message(paths.topic(event.lane), event.run.encode(), self._codec.encode(event), headers_of(event, kind))
             for event, kind in [(beat, "heartbeat"), *((change, "epoch_change") for change in changes)]
         ]
         self._log.publish(messages)
@@ -67,8 +67,8 @@ class Attest:
         """I12: who, why, which gates were seen; `before` is the holder until then."""
         entry = lease.lineage[-1]
         return EpochChange(
-            event_id=f"{self._run}/{lease.epoch}/{self.producer}/control/1",
-            run=self._run,
+            event_id=f"{lease.run}/{lease.epoch}/{self.producer}/control/1",
+            run=lease.run,
             region=self._region,
             epoch=lease.epoch,
             attempt=0,
@@ -89,10 +89,10 @@ class Attest:
     def _heartbeat(self) -> Heartbeat:
         self._seq += 1
         return Heartbeat(
-            event_id=f"{self._run}/{self.epoch}/{self.producer}/heartbeats/{self._seq}",
-            run=self._run,
+            event_id=f"{paths.EVERY_RUN}/0/{self.producer}/heartbeats/{self._seq}",
+            run=paths.EVERY_RUN,
             region=self._region,
-            epoch=self.epoch,
+            epoch=0,
             attempt=0,
             producer=self.producer,
             seq=self._seq,

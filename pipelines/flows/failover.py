@@ -1,8 +1,8 @@
 """The controller of one run in one region: reads the witness, lets the core decide, writes, and answers agents.
 
-`step` is turned by one thread, which does nothing but the lease: heartbeats and probes come from flows of their own
-(`listen`, `attest`), as values. `grant` and `status` may be called from another thread: they read values and leave
-wishes, and only `step` writes.
+`step` is turned by one thread at a time, which does nothing but leases: heartbeats and probes come from flows of their
+own (`listen`, `attest`), as values. `grant` and `status` may be called from another thread: they read values and leave
+wishes, and only `step` writes. It says when it wants to be turned again; whoever has something before then wakes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pipelines.core import lease as core
 from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide
 from pipelines.core.diagnose import Diagnosis, Trouble
 from pipelines.core.handover import combined
+from pipelines.core.interest import next_in_s
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
 from pipelines.errors import RetryableError, UnknownOutcomeError
@@ -32,8 +33,9 @@ from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, Obj
 from schemas.codec import Codec
 from schemas.records import EpochEntry, Lease
 
-TURN_S = 0.1
-LOOK_S = 1.0  # how often the region's recoverable step is looked up
+TURN_S = 0.1  # while something is under way
+RETRY_S = 1.0  # after a dependency did not answer
+LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
 
 
@@ -69,8 +71,10 @@ class Control:
         policy: FailoverPolicy,
         sight: Sight | None = None,
         hook: Hook | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         policy.profile.check()
+        self._wake = wake
         self._region, self._run = region, run
         self._first_region, self._candidate = first_region, candidate
         self._leases, self._listeners, self._attest, self._store = leases, listeners, attest, store
@@ -89,6 +93,7 @@ class Control:
         self._asked_witness_s = core.NEVER_S
         self._recovered: Recovered | None = None
         self._looked_s = core.NEVER_S
+        self._looked_for = (-1, -1)  # the outcomes told of, and the epoch, when it was looked up last
         self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
         self._silent = False
         self._watch = Watch(region, policy, listeners, sight)
@@ -117,6 +122,7 @@ class Control:
         if known is None:
             if launch not in self._unknown or lease.holder == self._region:
                 self._wanted[launch] = None
+                self._wake()
             return GrantReply(
                 "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
             )
@@ -154,6 +160,7 @@ class Control:
         waits_s = self._profile.challenger_wait_s + OPERATOR_WAITS_S
         self._operator = Operator(actor, note, fenced, self._clock.boottime_s() + waits_s)
         self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor, note=note, fenced=fenced)
+        self._wake()
 
     def ask(self, wish: Wish) -> str:
         """A person asks the holder for a pause, a planned move ...; why it cannot be, or ""."""
@@ -161,6 +168,7 @@ class Control:
         why = refusal(wish, None if held is None else held.lease, self._region, self._listeners)
         if not why:
             self._moves.wishes.append(wish)
+            self._wake()
         return why
 
     def history(self) -> tuple[Lease, ...]:
@@ -236,7 +244,19 @@ class Control:
         self._try("claim", self._claim)
         self._try("history", self._note)
         self._try("launches", self._serve)
-        return TURN_S
+        return self._rests_s(decision)
+
+    def _rests_s(self, decision: Decision) -> float:
+        """How long nothing can change that we would not be woken for; one retry at a time, and no hurry, in trouble."""
+        lease = None if self._belief.held is None else self._belief.held.lease
+        moving = lease is not None and lease.mode in core.MOVING and self._belief.is_holder
+        left = self._wanted or self._notes or self._unclaimed or self._moves.wishes or self._operator
+        if self._troubles:
+            return min(RETRY_S, self._profile.poll_s)
+        if moving or left:
+            return TURN_S
+        now_s = self._clock.boottime_s()
+        return next_in_s(self._view(), decision, self._asked_witness_s, now_s, self._policy)
 
     def _try(self, name: str, part: Callable[[], object]) -> None:
         """A dependency that is away stops this part of this turn only, and is shown."""
@@ -268,13 +288,17 @@ class Control:
         held = self._belief.held
         if held is not None and held.lease.epoch > self._durable_epoch:
             self._lineages.remember(held.lease)
-            self._durable_epoch = self._attest.epoch = held.lease.epoch
+            self._durable_epoch = held.lease.epoch
 
     def _look(self) -> None:
+        """A listing is dear: when the region's log told of an outcome, in a new epoch, or after a while."""
         now_s, held = self._clock.boottime_s(), self._belief.held
-        if held is not None and now_s - self._looked_s >= LOOK_S:
+        if held is None:
+            return
+        wanted = (self._listeners[self._region].named, held.lease.epoch)
+        if wanted != self._looked_for or now_s - self._looked_s >= max(LOOK_LEAST_S, self._profile.lease_s / 2):
             self._recovered = self._recoverable.newest(self._run, view_of(held.lease.lineage))
-            self._looked_s = now_s
+            self._looked_for, self._looked_s = wanted, now_s
 
     def _view(self) -> RunView:
         held, own = self._belief.held, self._listeners[self._region]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.core.decide import Action, Decision, Gate, Reason
@@ -15,7 +16,7 @@ from pipelines.core.lease import NEVER_S, Belief
 from pipelines.errors import RetryableError
 from pipelines.ports import Clock, Journal, Poster
 
-TURN_S = 0.1
+REST_S = 1.0  # with nothing to ask; a question wakes
 HOLDS_S = 60.0  # a verdict is good for so long; then the same question is asked again
 
 
@@ -40,7 +41,16 @@ class _Asked:
 class Hook:
     """One run's question at a time. `verdict` may be called from another thread than `step`."""
 
-    def __init__(self, *, poster: Poster, timeout_s: float, clock: Clock, journal: Journal) -> None:
+    def __init__(
+        self,
+        *,
+        poster: Poster,
+        timeout_s: float,
+        clock: Clock,
+        journal: Journal,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._wake = wake
         self._poster, self._timeout_s, self._clock, self._journal = poster, timeout_s, clock, journal
         self._asked: _Asked | None = None
 
@@ -50,6 +60,7 @@ class Hook:
         over = asked is not None and asked.verdict is not Verdict.ASKED and now_s - asked.at_s >= HOLDS_S
         if asked is None or asked.key != key or over:
             self._asked = _Asked(key, json.dumps({"key": key, **what}, sort_keys=True).encode(), now_s)
+            self._wake()
             return Verdict.ASKED
         if asked.verdict is Verdict.ASKED and now_s - asked.since_s >= self._timeout_s:
             return Verdict.FREE
@@ -84,7 +95,7 @@ class Hook:
         """Ask what is to be asked; seconds until the next turn."""
         asked = self._asked
         if asked is None or asked.verdict is not Verdict.ASKED:
-            return TURN_S
+            return REST_S
         try:
             why = self._poster.judge(asked.key, asked.body)
         except RetryableError as error:
@@ -94,4 +105,4 @@ class Hook:
         if self._asked is asked:  # else the question has changed meanwhile
             self._asked = _Asked(asked.key, asked.body, asked.since_s, verdict, why, self._clock.boottime_s())
             self._journal.say("hook.answered", key=asked.key, verdict=verdict.value, why=why)
-        return TURN_S
+        return REST_S

@@ -24,7 +24,15 @@ REFUSED_CONDITION = frozenset({"412", "PreconditionFailed", "409", "ConditionalR
 DENIED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 
 
-def connect(*, endpoint: str, access_key: str, secret_key: str, attempts: int = 3, timeout_s: float = 10.0) -> S3Client:
+def connect(
+    *,
+    endpoint: str,
+    access_key: str,
+    secret_key: str,
+    attempts: int = 3,
+    timeout_s: float = 10.0,
+    connections: int = 16,
+) -> S3Client:
     """A client of one S3 endpoint.
 
     Args:
@@ -34,6 +42,7 @@ def connect(*, endpoint: str, access_key: str, secret_key: str, attempts: int = 
         attempts: of each request in all. The lease's client must have 1: the SDK's own retry of a conditional write
             whose reply was lost would answer 412 for a write that had won (design 6.3).
         timeout_s: for connecting, and for each read.
+        connections: are kept open for the threads that share the client.
     """
     config = Config(
         s3={"addressing_style": "path"},
@@ -42,7 +51,7 @@ def connect(*, endpoint: str, access_key: str, secret_key: str, attempts: int = 
         retries={"total_max_attempts": attempts, "mode": "standard"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        max_pool_connections=16,
+        max_pool_connections=connections,
     )
     return boto3.client(
         "s3",

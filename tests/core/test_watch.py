@@ -11,7 +11,7 @@ from pipelines.core.diagnose import Trouble
 from pipelines.core.lease import FAST, NEVER_S, Author, Belief, Held
 from pipelines.core.pulse import NodePulse, Pulse
 from pipelines.errors import RetryableError
-from pipelines.flows.listen import Listen
+from pipelines.flows.listen import Ear, Listen
 from pipelines.flows.sight import KAFKA, STORE, Sight
 from pipelines.flows.watch import Watch
 from schemas.codec import Codec
@@ -45,16 +45,17 @@ class Observer:
             every_s=2.0,
             nodes_at_s=lambda _region: self.nodes_at_s,
         )
-        self.listeners = {
-            name: Listen(region=name, run="gpt", source=MemorySource(kafka), codec=Codec(), clock=clock)
+        self.listeners = {name: Listen(region=name, run="gpt", clock=clock) for name in kafkas}
+        self.ears = [
+            Ear(region=name, source=MemorySource(kafka), codec=Codec(), clock=clock, listeners=[self.listeners[name]])
             for name, kafka in kafkas.items()
-        }
+        ]
         self.watch = Watch(region, POLICY, self.listeners, self.sight)
 
     def listen(self) -> None:
         """Take in what came from everywhere."""
-        for listener in self.listeners.values():
-            listener.step()
+        for ear in self.ears:
+            ear.step()
 
 
 def kafkas_of(*regions: str) -> dict[str, MemoryKafka]:

@@ -21,7 +21,7 @@ from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, Lease
-from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore, MemorySource
+from services.adapters.memory import MemoryLeaseStore, MemoryObjectStore
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemEntropy
@@ -65,12 +65,9 @@ class _Region:
         self.witness, self.store = _Witness(witness), MemoryObjectStore()
         self.messages: list[Message] = []
         own: Any = self
-        self.listeners = {
-            other: Listen(region=other, run="gpt", source=MemorySource(MemoryKafka(other)), codec=Codec(), clock=clock)
-            for other in REGIONS
-        }
+        self.listeners = {other: Listen(region=other, run="gpt", clock=clock) for other in REGIONS}
         common: Any = {"codec": Codec(), "clock": clock, "entropy": SystemEntropy()}
-        self.attest = Attest(region=name, run="gpt", log=own, store=self.store, **common)
+        self.attest = Attest(region=name, log=own, store=self.store, **common)
         self.control = Control(
             region=name,
             run="gpt",

@@ -278,5 +278,19 @@ MUTANTS = (
     Mutant(
         "another attempt renews a guard's validity", VIGIL, " and (reply.epoch, reply.attempt) == own:", ":", VIGILS
     ),
+    Mutant(
+        "a flow that is being turned is given to a second thread",
+        "services/crew.py",
+        "        if entry.turning:",
+        "        if False:",
+        ("tests/core/test_many_runs.py",),
+    ),
+    Mutant(
+        "everybody asks a witness that does not answer",
+        "services/wrappers/witness.py",
+        "if tries and self._tried:",
+        "if False:",
+        ("tests/core/test_many_runs.py",),
+    ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )

@@ -7,6 +7,7 @@ the ones that ship. Faults live here, `failover_checker.py` judges.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +17,16 @@ from typing import Any
 import greenlet
 
 from pipelines.core.decide import policy_of
-from pipelines.core.lease import Held, LeaseProfile
+from pipelines.core.lease import NEVER_S, Held, LeaseProfile
 from pipelines.core.pulse import NodePulse, Pulse
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
-from pipelines.flows.failover import Control
+from pipelines.flows.failover import TURN_S, Control
 from pipelines.flows.listen import Listen
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Lease
-from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore, MemorySource
+from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.simulation.claims import Claim
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
@@ -112,6 +113,7 @@ class Region:
         self.deaf_until_s = 0.0
         self.incarnations = 0
         self.writes = 0
+        self.due_s = NEVER_S
         self.control: Control | None = None
         self._actor: greenlet.greenlet | None = None
         self._claimed: tuple[float, float] | None = None
@@ -236,11 +238,9 @@ class Region:
 
     def _live(self) -> None:
         self.incarnations += 1
-        listeners = {
-            name: Listen(region=name, run=RUN, source=MemorySource(MemoryKafka(name)), codec=Codec(), clock=self)
-            for name in REGIONS
-        }
-        attest = Attest(region=self.name, run=RUN, log=self, store=self.store, codec=Codec(), clock=self, entropy=self)
+        self.due_s = NEVER_S
+        listeners = {name: Listen(region=name, run=RUN, clock=self) for name in REGIONS}
+        attest = Attest(region=self.name, log=self, store=self.store, codec=Codec(), clock=self, entropy=self)
         self.control = control = Control(
             region=self.name,
             run=RUN,
@@ -256,11 +256,20 @@ class Region:
             entropy=self,
             journal=self,
             policy=policy_of(PROFILE, settle_s=self.world.settle_s, **self.world.objectives),
+            wake=self.wake,
         )
         while True:
             self._surroundings(listeners, attest)
             before = control._belief
-            self._sleep_and_claim(control.step(), before)
+            if self.boottime_s() >= self.due_s:
+                self.due_s = math.inf  # a wake during the turn is for the next one
+                rests_s = control.step()
+                self.due_s = min(self.due_s, self.boottime_s() + rests_s)
+            self._sleep_and_claim(TURN_S, before)
+
+    def wake(self) -> None:
+        """Somebody has something for the controller."""
+        self.due_s = NEVER_S
 
     def _surroundings(self, listeners: dict[str, Listen], attest: Attest) -> None:
         """Probes answer; living regions are heard unless this one is deaf."""
@@ -270,6 +279,7 @@ class Region:
             self.cut_until_s = self.world.now_s + self.random.uniform(0, 60)
         if self.world.faults and self.random.random() < 0.002:
             self.deaf_until_s = self.world.now_s + self.random.uniform(0, 80)
+        listeners[self.name].named = len(self.job.arrivals) + len(self.job.commits)
         for name, listener in listeners.items():
             other = self.world.regions[name]
             if not other.dead and (name == self.name or self.world.now_s >= self.deaf_until_s):

@@ -30,6 +30,7 @@ class SimulatedJob:
         self.launches = 1
         self.step, self.phase = 0, "waiting"
         self.readiness: Readiness | None = None
+        self.arrivals: list[str] = []  # the other region's checkpoints
         self.commits: list[tuple[float, int, int]] = []  # true time, epoch, step
         self._grant: GrantReply | None = None
         self._turned_s = self._owed_s = 0.0
@@ -86,6 +87,7 @@ class SimulatedJob:
         if self.region.dead:
             return
         self.region.store.create(own.manifest, envelope)
+        self.arrivals.append(own.manifest)
         self.readiness = Readiness(
             event_id="",
             run=RUN,

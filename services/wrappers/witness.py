@@ -1,0 +1,72 @@
+"""The witness as many runs of one process ask it: each request counted, and one at a time while it does not answer.
+
+Without that, a witness that swallows requests would hold every thread of the crew for the whole timeout, and the runs
+would stand still until it is back. A request that is held back was never sent: to its caller that is a RetryableError,
+for a write too, and not an unknown outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter
+
+from pipelines.core.lease import Held
+from pipelines.errors import RetryableError
+from pipelines.ports import LeaseStore
+from schemas.records import Lease
+
+
+class Witness:
+    """Implements LeaseStore around another; may be shared by threads."""
+
+    def __init__(self, leases: LeaseStore, registry: CollectorRegistry) -> None:
+        self._leases = leases
+        self._lock = threading.Lock()
+        self._away = False
+        self._tried = False  # somebody is trying whether it is back
+        self._requests = Counter("farside_witness_requests", "Asked of the witness.", ["kind"], registry=registry)
+
+    def read(self, run: str) -> Held | None:
+        """Implements LeaseStore."""
+        with self._asking("read"):
+            return self._leases.read(run)
+
+    def write(self, lease: Lease, expected_etag: str | None) -> str | None:
+        """Implements LeaseStore."""
+        with self._asking("write"):
+            return self._leases.write(lease, expected_etag)
+
+    def claim(self, run: str, epoch: int, body: bytes) -> bool:
+        """Implements LeaseStore."""
+        with self._asking("claim"):
+            return self._leases.claim(run, epoch, body)
+
+    def note(self, lease: Lease) -> None:
+        """Implements LeaseStore."""
+        with self._asking("note"):
+            self._leases.note(lease)
+
+    def noted(self, run: str) -> tuple[Lease, ...]:
+        """Implements LeaseStore; counted as one, though it is one for each note."""
+        with self._asking("history"):
+            return self._leases.noted(run)
+
+    @contextlib.contextmanager
+    def _asking(self, kind: str) -> Iterator[None]:
+        with self._lock:
+            tries = self._away
+            if tries and self._tried:
+                raise RetryableError("the witness does not answer; another request tries it")
+            self._tried = tries
+        self._requests.labels(kind).inc()
+        away = True
+        try:
+            yield
+            away = False
+        finally:
+            with self._lock:
+                self._away = away
+                self._tried = self._tried and not tries
