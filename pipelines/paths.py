@@ -120,6 +120,11 @@ def lease(run: str) -> str:
     return f"leases/{run}"
 
 
+def lease_group(group: str) -> str:
+    """The record that holds the leases of a group's runs, in the witness's bucket."""
+    return f"lease-groups/{group}"
+
+
 def audit(run: str, epoch: int) -> str:
     """The create-only claim of an epoch, in the witness's bucket."""
     return f"audit/{run}/{epoch:06d}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pipelines.core.lease import Held
 from pipelines.core.resume import StartRequest
 from pipelines.paths import CheckpointId
-from schemas.records import Lease, Manifest
+from schemas.records import Lease, LeaseGroup, Manifest
 
 
 class Clock(Protocol):
@@ -146,6 +146,16 @@ class LeaseStore(Protocol):
 
     def noted(self, run: str) -> tuple[Lease, ...]:
         """The noted records, oldest first."""
+
+
+class GroupStore(Protocol):
+    """The witness as lease groups use it: one object per group, changed by compare-and-set only, never deleted."""
+
+    def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
+        """The object now with its ETag; None if it does not exist."""
+
+    def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
+        """As `LeaseStore.write`: the new ETag, None if it had moved on; UnknownOutcomeError without an answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from services.clients import client_of
 from services.crew import Crew, Flow
 from services.parts import Parts
 from services.settings import RunSettings, Settings
+from services.wrappers.grouped import GroupedLeases
 from services.wrappers.witness import Witness
 
 LEASE_TIMEOUT_S = 2.0
@@ -88,7 +89,7 @@ class _Controller:
         self.drills = {name: self._drills(name, wanted) for name, wanted in runs.items()}
         self.controls = {name: self._control(name, wanted) for name, wanted in runs.items()}
 
-    def _stores(self) -> tuple[S3ObjectStore, Witness]:
+    def _stores(self) -> tuple[S3ObjectStore, GroupedLeases]:
         """This region's store, and the witness as all runs ask it."""
         parts, here = self.parts, self.parts.here
         connections = self.leases.threads + self.notices.threads
@@ -103,8 +104,16 @@ class _Controller:
             timeout_s=LEASE_TIMEOUT_S,
             connections=connections,
         )
-        leases = S3LeaseStore(witness, parts.settings.witness.bucket, self._codec)
-        return S3ObjectStore(store, here.bucket), Witness(leases, parts.registry)
+        asked = Witness(S3LeaseStore(witness, parts.settings.witness.bucket, self._codec), parts.registry)
+        leases = GroupedLeases(
+            asked,
+            asked,
+            group_of=parts.settings.groups(),
+            codec=self._codec,
+            clock=parts.clock,
+            entropy=parts.entropy,
+        )
+        return S3ObjectStore(store, here.bucket), leases
 
     def _nodes_at_s(self, peer: str) -> float:
         """When a node of a region was heard last, for any run."""
@@ -218,6 +227,7 @@ def _policy(parts: Parts, wanted: RunSettings) -> FailoverPolicy:
         rto_s=wanted.rto_s,
         settle_s=wanted.settle_s,
         fencing=wanted.fencing,
+        in_step=wanted.group is not None,
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from pipelines.core.decide import SETTLE_S
+from pipelines.core.groups import MEMBERS_MAX
 from pipelines.errors import MisconfiguredError
 
 PREFIX = "FARSIDE_"
@@ -40,6 +41,9 @@ class RunSettings(_Part):
     # Does a trainer stop when its region's authority ends? hard: its guard (`farside-guard`) kills it. soft: never.
     fencing: Literal["soft", "hard"] = "soft"
     settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
+    # Runs of a group, which have the same placement, keep their lease records in one object: one write renews them all.
+    # It is chosen when the run is created; a run that is given another one later has no record there, and waits.
+    group: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
 class WitnessSettings(_Part):
@@ -94,6 +98,22 @@ class Settings(_Part):
     runs: dict[str, RunSettings]
     witness: WitnessSettings
     regions: dict[str, RegionSettings]
+
+    @model_validator(mode="after")
+    def _groups_are_alike(self) -> Settings:
+        """Members of a lease group have one placement, and fit into one object."""
+        for group in {one.group for one in self.runs.values()} - {None}:
+            members = {name: one for name, one in self.runs.items() if one.group == group}
+            placements = {(one.first_region, frozenset(one.standby)) for one in members.values()}
+            if len(placements) > 1:
+                raise ValueError(f"group {group}: {', '.join(members)} must have the same first_region and standby")
+            if len(members) > MEMBERS_MAX:
+                raise ValueError(f"group {group} has {len(members)} runs, {MEMBERS_MAX} fit: make several groups")
+        return self
+
+    def groups(self) -> dict[str, str]:
+        """The lease group of each run that has one."""
+        return {name: one.group for name, one in self.runs.items() if one.group is not None}
 
     def region(self, name: str) -> RegionSettings:
         """One region's; MisconfiguredError if there is none of that name."""

@@ -123,6 +123,8 @@ class FailoverPolicy:
         target_age_s: so is one whose target was not heard for so long.
         takes_release_s: a released run that nobody took in so long is taken back.
         fencing: soft, or hard: a guard kills the trainer when its grant's validity ends. Never a gate.
+        in_step: renewals and reads of the witness are due at the multiples of their periods on the controller's clock,
+            never later than otherwise, so that those of a lease group fall together.
     """
 
     profile: LeaseProfile
@@ -136,6 +138,13 @@ class FailoverPolicy:
     target_age_s: float = SILENCE_LEAST_S
     takes_release_s: float = SILENCE_LEAST_S
     fencing: str = "soft"
+    in_step: bool = False
+
+    def due_at_s(self, last_s: float, every_s: float) -> float:
+        """When what was done at `last_s` is due again."""
+        if not self.in_step or not math.isfinite(last_s):
+            return last_s + every_s
+        return (math.floor(last_s / every_s) + 1) * every_s
 
     @property
     def renewals_seen_s(self) -> float:
@@ -150,6 +159,7 @@ def policy_of(
     rto_s: float | None = None,
     settle_s: float = SETTLE_S,
     fencing: str = "soft",
+    in_step: bool = False,
 ) -> FailoverPolicy:
     """The policy that goes with a profile and a run's objectives."""
     return FailoverPolicy(
@@ -164,6 +174,7 @@ def policy_of(
         target_age_s=max(2 * SILENCE_LEAST_S, profile.lease_s / 2),
         takes_release_s=max(2 * SILENCE_LEAST_S, 2 * profile.lease_s),
         fencing=fencing,
+        in_step=in_step,
     )
 
 
@@ -242,7 +253,7 @@ def _as_primary(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
         if view.stood_down and not expired.open:  # or two controllers of a region would take turns for ever
             return Decision(Action.WAIT, Reason.REPLACED, (expired,))
         return _if_open(Action.RENEW, Reason.NEW_INCARNATION, Reason.NO_EVIDENCE, evidence)
-    if now_s - belief.won_at_s < policy.profile.renew_s:
+    if now_s < policy.due_at_s(belief.won_at_s, policy.profile.renew_s):
         return Decision(Action.WAIT, Reason.HOLDING, evidence)
     return _if_open(Action.RENEW, Reason.RENEWAL_DUE, Reason.NO_EVIDENCE, evidence)
 

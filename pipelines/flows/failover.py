@@ -34,6 +34,7 @@ from schemas.codec import Codec
 from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1  # while something is under way
+STALLED_POLLS = 1.5  # whoever has not turned for so long stood still; a little late is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
 LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
@@ -217,12 +218,12 @@ class Control:
     def step(self) -> float:
         """One turn; seconds until the next."""
         now_s = self._clock.boottime_s()
-        stalled = now_s - self._turned_at_s > self._profile.poll_s + TURN_S
+        stalled = now_s - self._turned_at_s > STALLED_POLLS * self._profile.poll_s + TURN_S
         if stalled:
             self._read_since_stall = False  # we stood still: what we believe may be long over (6.4)
         self._watch.turned(now_s, well=not stalled and not self._troubles and not self._attest.trouble)
         self._turned_at_s = now_s
-        if not self._read_since_stall or now_s - self._asked_witness_s >= self._profile.poll_s:
+        if not self._read_since_stall or now_s >= self._policy.due_at_s(self._asked_witness_s, self._profile.poll_s):
             self._try("witness", self._read)
         self._try("epochs", self._remember)
         self._try("recoverable", self._look)

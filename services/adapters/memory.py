@@ -13,9 +13,11 @@ from pipelines.core.lease import Held
 from pipelines.core.manifests import objects
 from pipelines.errors import CorruptError, FencedError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, PoolHealth
-from schemas.codec import digest
-from schemas.records import Lease, Manifest
+from schemas.codec import Codec, digest
+from schemas.records import Lease, LeaseGroup, Manifest
 from services.adapters.transfers import copied
+
+_CODEC = Codec()
 
 
 class MemoryObjectStore:
@@ -53,13 +55,31 @@ class MemoryObjectStore:
 
 @dataclasses.dataclass
 class MemoryLeaseStore:
-    """Implements LeaseStore; `history` holds every write that landed, in order."""
+    """Implements LeaseStore and GroupStore; `history` holds every write that landed, in order."""
 
     records: dict[str, Held] = dataclasses.field(default_factory=dict)
     claims: dict[tuple[str, int], bytes] = dataclasses.field(default_factory=dict)
     history: list[Lease] = dataclasses.field(default_factory=list)
     notes: dict[tuple[str, int], Lease] = dataclasses.field(default_factory=dict)
+    groups: dict[str, tuple[LeaseGroup, str]] = dataclasses.field(default_factory=dict)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
+        """Implements GroupStore."""
+        return self.groups.get(group)
+
+    def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
+        """Implements GroupStore; `history` has what it changed."""
+        with self.lock:
+            found = self.groups.get(group.group)
+            if (None if found is None else found[1]) != expected_etag:
+                return None
+            known = set() if found is None else {one.write_id for one in found[0].members}
+            changed = [one for one in group.members if one.write_id not in known]
+            self.history += [_CODEC.decode_as(Lease, one.lease) for one in changed]
+            etag = f'"{group.write_id}"'
+            self.groups[group.group] = (group, etag)
+            return etag
 
     def read(self, run: str) -> Held | None:
         """The record now; None if it does not exist."""

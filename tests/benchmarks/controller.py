@@ -99,7 +99,7 @@ def _connections(pid: int, ports: set[int]) -> int:
     return sum(link.removeprefix("socket:[").removesuffix("]") in found for link in links)
 
 
-def measured(runs: int, seconds: float) -> dict[str, Any]:
+def measured(runs: int, seconds: float, group_size: int) -> dict[str, Any]:
     """Start everything, wait until each run has been created, warm up, measure."""
     with tempfile.TemporaryDirectory(prefix="farside-bench-") as place:
         folder = Path(place)
@@ -107,21 +107,33 @@ def measured(runs: int, seconds: float) -> dict[str, Any]:
             stack.start()
             config = local_config.write(stack.layout, run="r0000", profile="default")
             names = [f"r{number:04d}" for number in range(runs)]
-            more = [f'[runs.{name}]\nfirst_region = "east"\nstandby = ["west"]\n' for name in names[1:]]
-            config.write_text(config.read_text(encoding="utf-8") + "\n" + "\n".join(more), encoding="utf-8")
+            _add_runs(config, names, group_size)
             settings = load(config, {})
             actors = Actors(folder, config, settings.service_ports())
             beats = Beats(settings.region(REGIONS[0]).kafka, names)
             try:
                 for region in REGIONS:
                     actors.service("controller", region)
-                return _between(actors, settings, beats, runs, seconds)
+                found = _between(actors, settings, beats, runs, seconds)
+                return {"group_size": group_size, **found}
             finally:
                 beats.ended.set()
                 if beats.ident is not None:
                     beats.join(10.0)
                 actors.stop()
                 local_config.clean(folder)
+
+
+def _add_runs(config: Path, names: list[str], group_size: int) -> None:
+    """The settings with so many runs; the first is there already."""
+    text = config.read_text(encoding="utf-8")
+    for number, name in enumerate(names):
+        group = f'group = "g{number // group_size:03d}"\n' if group_size else ""
+        if number:
+            text += f'[runs.{name}]\nfirst_region = "east"\nstandby = ["west"]\n{group}'
+        else:
+            text = text.replace(f"[runs.{name}]\n", f"[runs.{name}]\n{group}")
+    config.write_text(text, encoding="utf-8")
 
 
 def _between(actors: Actors, settings: Any, beats: Beats, runs: int, seconds: float) -> dict[str, Any]:  # noqa: ANN401
@@ -178,9 +190,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--group-size", type=int, default=0, help="runs that share a lease group; 0: no groups")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/controller.json"))
     given = parser.parse_args()
-    result = measured(given.runs, given.seconds)
+    result = measured(given.runs, given.seconds, given.group_size)
     for region, one in result["controllers"].items():
         print(f"{region}: {json.dumps(one)}")
     print({key: value for key, value in result.items() if key != "controllers"})

@@ -50,6 +50,23 @@ def test_a_wrong_setting_is_one_line_with_key_and_origin(
     assert origin in line
 
 
+def _runs(count: int, more: str = "") -> str:
+    runs = (f'[runs.r{number}]\nfirst_region = "east"\ngroup = "g"\n' for number in range(count))
+    return GOOD + "\n" + "\n".join(runs) + more
+
+
+def test_runs_of_a_lease_group_are_alike_and_fit_into_one_object(tmp_path: Path) -> None:
+    """Another placement, or more than one write can hold, is refused with the names and what to do."""
+    assert load(_file(tmp_path, _runs(64)), {}).groups() == {f"r{number}": "g" for number in range(64)}
+    with pytest.raises(MisconfiguredError, match="65 runs, 64 fit"):
+        load(_file(tmp_path, _runs(65)), {})
+    other = '[runs.other]\nfirst_region = "east"\nstandby = ["west"]\ngroup = "g"\n'
+    with pytest.raises(MisconfiguredError, match="r0, other must have the same first_region and standby"):
+        load(_file(tmp_path, _runs(1, other)), {})
+    with pytest.raises(MisconfiguredError, match=r"runs\.r0\.group"):
+        load(_file(tmp_path, _runs(1).replace('"g"', '"a/b"')), {})
+
+
 def test_two_stacks_whose_folders_end_alike_have_arenas_of_their_own(tmp_path: Path) -> None:
     """The name holds a digest of the whole path: clearing one stack's arena leaves the other's."""
     folders = [tmp_path / name / "farside" / "demo" for name in ("one", "two")]

@@ -292,5 +292,33 @@ MUTANTS = (
         "if False:",
         ("tests/core/test_many_runs.py",),
     ),
+    Mutant(
+        "a group's member is replaced whatever version the write names",
+        "pipelines/core/groups.py",
+        "if (None if found is None else etag_of(found)) == change.expected_etag:",
+        "if True:",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a member's write is refused by what was remembered",
+        "services/wrappers/grouped.py",
+        "if len(allowed) < len(changes) and not fresh:",
+        "if False:",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a read is answered by one that began before it",
+        "services/wrappers/grouped.py",
+        "wanted = self._begun + 1",
+        "wanted = self._ended + 1",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a group that another region moved refuses our members",
+        "services/wrappers/grouped.py",
+        "            known, fresh = None, False\n",
+        "            return\n",
+        ("tests/core/test_groups.py",),
+    ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )
