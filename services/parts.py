@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
 from pipelines import paths
-from pipelines.core.lease import PROFILES, LeaseProfile
+from pipelines.core.lease import LeaseProfile
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.sight import KAFKA, STORE, Probe, Sight
@@ -56,7 +56,7 @@ class Parts:
     @property
     def profile(self) -> LeaseProfile:
         """The lease's times."""
-        return PROFILES[self.settings.profile]
+        return self.settings.lease_profile
 
     def store(self) -> S3ObjectStore:
         """A client of this region's bucket; each flow has its own."""

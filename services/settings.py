@@ -9,10 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.core.decide import SETTLE_S
 from pipelines.core.groups import MEMBERS_MAX
+from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
 
 PREFIX = "FARSIDE_"
@@ -90,14 +100,52 @@ class RegionSettings(_Part):
     links: dict[str, LinkSettings] = {}
 
 
+class ProfileSettings(_Part):
+    """A lease profile of one's own; the same in every region."""
+
+    lease_s: float
+    renew_s: float
+    poll_s: float
+    rho: float = 0.01
+    margin_s: float
+
+
 class Settings(_Part):
     """Everything that a service is told."""
 
-    profile: Literal["fast", "default"] = "default"
+    profiles: dict[str, ProfileSettings] = {}
+    profile: str = "default"
     state_dir: Path
     runs: dict[str, RunSettings]
     witness: WitnessSettings
     regions: dict[str, RegionSettings]
+
+    @field_validator("profiles")
+    @classmethod
+    def _profiles_are_safe(cls, profiles: dict[str, ProfileSettings]) -> dict[str, ProfileSettings]:
+        """An unsafe combination is refused with the inequality that fails."""
+        for name, one in profiles.items():
+            if name in PROFILES:
+                raise ValueError(f"{name} is a profile that ships: choose another name")
+            try:
+                LeaseProfile(name=name, **one.model_dump()).check()
+            except MisconfiguredError as error:
+                raise ValueError(str(error)) from error
+        return profiles
+
+    @field_validator("profile")
+    @classmethod
+    def _profile_is_known(cls, profile: str, info: ValidationInfo) -> str:
+        known = sorted({*PROFILES, *info.data.get("profiles", {})})
+        if profile not in known:
+            raise ValueError(f"{profile!r} is none of {', '.join(known)}")
+        return profile
+
+    @property
+    def lease_profile(self) -> LeaseProfile:
+        """The lease's times."""
+        own = self.profiles.get(self.profile)
+        return PROFILES[self.profile] if own is None else LeaseProfile(name=self.profile, **own.model_dump())
 
     @model_validator(mode="after")
     def _groups_are_alike(self) -> Settings:

@@ -21,7 +21,6 @@ from infra.local.processes import wait_for
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
-from pipelines.core.lease import PROFILES
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Heartbeat
@@ -158,7 +157,7 @@ def _between(actors: Actors, settings: Any, beats: Beats, runs: int, seconds: fl
     before = {region: look(region) for region in REGIONS}
     wait_for(lambda: not beats.is_alive(), seconds)
     found = {region: _difference(before[region], look(region)) for region in REGIONS}
-    profile = PROFILES[settings.profile]
+    profile = settings.lease_profile
     total = sum(sum(one["requests_per_s"].values()) for one in found.values())
     return {
         "runs": runs,
