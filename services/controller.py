@@ -25,13 +25,15 @@ from services.clients import client_of
 from services.crew import Crew, Flow
 from services.parts import Parts
 from services.settings import RunSettings, Settings
-from services.wrappers.grouped import GroupedLeases
+from services.wrappers.grouped import GATHERS_S_MAX, GroupedLeases
 from services.wrappers.witness import Witness
 
 LEASE_TIMEOUT_S = 2.0
 # A slow answer holds a thread: the threads that a thousand runs of the default profile need are 300 requests a second
 # times the seconds that an answer takes, so these do up to 0.2 s an answer.
 LEASE_THREADS_MAX = 64
+# Runs of a lease group wait for each other's company, which costs a thread and no request.
+GROUPED_THREADS_MAX = 256
 # Hooks, webhooks and drills' histories are on a crew of their own: what hangs there must not hold up a lease.
 NOTICE_THREADS_MAX = 8
 
@@ -72,7 +74,9 @@ class _Controller:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         runs = parts.settings.runs
-        self.leases = Crew(parts.clock, min(len(runs), LEASE_THREADS_MAX))
+        grouped = len(parts.settings.groups())
+        threads = min(len(runs) - grouped, LEASE_THREADS_MAX) + min(grouped, GROUPED_THREADS_MAX)
+        self.leases = Crew(parts.clock, threads)
         self.notices = Crew(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
         self.closing: list[Callable[[], None]] = []
         self.flows: dict[str, Flow] = {}
@@ -92,7 +96,7 @@ class _Controller:
     def _stores(self) -> tuple[S3ObjectStore, GroupedLeases]:
         """This region's store, and the witness as all runs ask it."""
         parts, here = self.parts, self.parts.here
-        connections = self.leases.threads + self.notices.threads
+        connections = min(self.leases.threads, LEASE_THREADS_MAX) + self.notices.threads
         store = client_of(
             here.s3, here.credentials_file, attempts=2, timeout_s=LEASE_TIMEOUT_S, connections=connections
         )
@@ -112,6 +116,7 @@ class _Controller:
             codec=self._codec,
             clock=parts.clock,
             entropy=parts.entropy,
+            gathers_s=min(GATHERS_S_MAX, parts.profile.poll_s / 10),
         )
         return S3ObjectStore(store, here.bucket), leases
 

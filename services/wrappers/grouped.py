@@ -19,7 +19,7 @@ from pipelines.ports import Clock, Entropy, GroupStore, LeaseStore
 from schemas.codec import Codec
 from schemas.records import Lease, LeaseGroup, LeaseMember
 
-GATHERS_S = 0.02  # runs in step ask within so long
+GATHERS_S_MAX = 0.1  # runs in step ask within so long, a busy machine's too
 TRIES = 8  # another region that writes its own members at the same time moves the object, not ours
 
 
@@ -42,7 +42,7 @@ class GroupedLeases:
         codec: Codec,
         clock: Clock,
         entropy: Entropy,
-        gathers_s: float = GATHERS_S,
+        gathers_s: float,
     ) -> None:
         self._leases, self._codec = leases, codec
         of_group = {name: _Group(name, groups, clock, entropy, gathers_s) for name in set(group_of.values())}
