@@ -42,7 +42,7 @@ faults: bootstrap
 	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 bench-controller: bootstrap
-	$(RUN)/python -m tests.benchmarks.controller --runs $(or $(RUNS),1000) --group-size $(or $(GROUP),0)
+	$(RUN)/python -m tests.benchmarks.controller --runs $(or $(RUNS),1000)
 
 lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"

@@ -1,6 +1,6 @@
 """One controller process for many runs, on real brokers and stores: CPU, memory, threads, requests at the witness.
 
-`make bench-controller RUNS=1000` prints a table and writes `benchmarks/controller.json`. The witness requests are
+`make bench-controller RUNS=1000` measures without lease groups and with them, prints a table and writes `benchmarks/controller.json`. The witness requests are
 what the controllers count themselves, read over /metrics before and after.
 """
 
@@ -17,6 +17,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from infra.local.processes import wait_for
 from infra.local.stack import Stack
 from infra.local.tools import Tools
@@ -27,6 +30,7 @@ from schemas.records import Heartbeat
 from services import local_config
 from services.adapters.kafka import KafkaLog
 from services.demo.actors import Actors
+from services.demo.report import versions
 from services.settings import load
 
 REGIONS = ("east", "west")
@@ -184,20 +188,44 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def table(results: list[dict[str, Any]]) -> Table:
+    """For people: a row for each controller, without groups and with them."""
+    shown = Table(title=f"Controllers of {results[0]['runs']} runs, {results[0]['profile']} profile")
+    for name in ("runs a group", "controller", "CPU", "memory", "threads", "reads/s", "writes/s", "requests a day"):
+        shown.add_column(name)
+    for result in results:
+        for region, one in result["controllers"].items():
+            asked = one["requests_per_s"]
+            shown.add_row(
+                str(result["group_size"] or 1),
+                region,
+                f"{one['cpu_percent']:.0f} %",
+                f"{one['rss_mb']:.0f} MB",
+                str(one["threads"]),
+                f"{asked.get('read', 0) + asked.get('read_group', 0):.1f}",
+                f"{asked.get('write', 0) + asked.get('write_group', 0):.1f}",
+                f"{result['requests_per_day_measured'] / 1e6:.1f} M",
+            )
+    return shown
+
+
 def main() -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.controller", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--group-size", type=int, default=0, help="runs that share a lease group; 0: no groups")
+    parser.add_argument("--group-size", type=int, action="append", help="runs a lease group; default: 0 (none), and 50")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/controller.json"))
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
-    result = measured(given.runs, given.seconds, given.group_size)
-    for region, one in result["controllers"].items():
-        print(f"{region}: {json.dumps(one)}")
-    print({key: value for key, value in result.items() if key != "controllers"})
+    results = [measured(given.runs, given.seconds, size) for size in given.group_size or [0, 50]]
+    report = {"day": time.strftime("%Y-%m-%d"), "versions": versions(), "results": results}
     given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if given.json:
+        print(json.dumps(report))
+    else:
+        Console().print(table(results))
     return 0
 
 
