@@ -1,7 +1,8 @@
 """One controller process for many runs, on real brokers and stores: CPU, memory, threads, requests at the witness.
 
-`make bench-controller RUNS=1000` measures without lease groups and with them, prints a table and writes `benchmarks/controller.json`. The witness requests are
-what the controllers count themselves, read over /metrics before and after.
+`make bench-controller RUNS=1000` measures without lease groups and with them, prints a table and writes
+`benchmarks/controller.json`. The witness requests are what the controllers count themselves, read over /metrics before
+and after.
 """
 
 from __future__ import annotations
