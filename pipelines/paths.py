@@ -121,9 +121,14 @@ def pins_prefix(run: str) -> str:
     return f"runs/{run}/pins/"
 
 
+def pins_of(own: CheckpointId) -> str:
+    """The folder of one checkpoint's pins."""
+    return f"{pins_prefix(own.run)}e{own.epoch:06d}-a{own.attempt:04d}-s{own.step:010d}/"
+
+
 def pin(own: CheckpointId, number: int) -> str:
     """The create-only object that pins a checkpoint, of an odd number; of an even one, it says that this is over."""
-    return f"{pins_prefix(own.run)}e{own.epoch:06d}-a{own.attempt:04d}-s{own.step:010d}/{number:06d}"
+    return f"{pins_of(own)}{number:06d}"
 
 
 def parse_pin(key: str) -> tuple[CheckpointId, int]:

@@ -17,6 +17,11 @@ def pinned(store: ObjectStore, run: str) -> frozenset[CheckpointId]:
     return frozenset(own for own, number in _numbers(store, run).items() if number % 2 == 1)
 
 
+def is_pinned(store: ObjectStore, own: CheckpointId) -> bool:
+    """Whether one checkpoint is pinned in this region."""
+    return len(store.list(paths.pins_of(own))) % 2 == 1
+
+
 def pin(store: ObjectStore, own: CheckpointId, said: dict[str, object]) -> bool:
     """Pin a checkpoint; False if it was pinned already. `said`: who, when and why."""
     return _say(store, own, said, odd=True)

@@ -59,6 +59,14 @@ class Recoverable:
                     return best
         return None
 
+    def at(self, run: str, view: LineageView, step: int, epoch: int | None = None) -> Recovered | None:
+        """The whole checkpoint of a step: the newest on the lineage, or that of the epoch that is named."""
+        ids = [one for one in paths.committed(self._store.list(paths.checkpoints_prefix(run))) if one.step == step]
+        current = (one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT)
+        chosen = current if epoch is None else (one for one in ids if one.epoch == epoch)
+        whole = (found for found in map(self.verified, sorted(chosen, reverse=True)) if found is not None)
+        return next((found for found in whole if self._stands(found)), None)
+
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
         """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""
         if standing(view, epoch, step) is not Standing.BRANCH:

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
+from pipelines.core import manifests
 from pipelines.core.ledger import Arrival, Ledger, Stream, key_of, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.transfer import giving_way_to
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.copying import Copying
+from pipelines.flows.pins import is_pinned
 from pipelines.flows.replay import read_ledger
 from pipelines.ports import (
     Clock,
@@ -346,7 +348,9 @@ class Replicate:
         if self._copying.swept(event):
             return "it was given up and swept here", {}
         newer = self._newer(event, queue, view)
-        return ("", {}) if newer is None else (f"step {newer.step} can be complete sooner", {"newer_step": newer.step})
+        if newer is None or is_pinned(self._store, manifests.check_event(event)):
+            return "", {}
+        return f"step {newer.step} can be complete sooner", {"newer_step": newer.step}
 
     def _newer(self, event: Checkpoint, queue: deque[_Waiting], view: LineageView) -> Checkpoint | None:
         """The checkpoint further back in the queue that can be complete sooner (newest wins)."""
