@@ -14,6 +14,7 @@ from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.core.retention import SWEPT
 from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
+from pipelines.flows.pins import pin
 from pipelines.flows.publish import headers_of
 from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
@@ -342,6 +343,15 @@ def test_newest_wins_and_the_older_one_says_so_under_its_own_number(signer: Ed25
     newer = world.commit(20, 2)
     _turn(world, world.replicator())
     assert world.visible() == [_gave_way(older), newer]
+
+
+def test_a_pinned_copy_does_not_give_way(signer: Ed25519Signer) -> None:
+    """The link is slower than the run: a person wants that one, and gets both."""
+    world = _World(signer)
+    events = [world.commit(10, 1), world.commit(20, 2)]
+    pin(world.west_store, CheckpointId("gpt", 1, 1, 10), {"actor": "ops"})
+    _turn(world, world.replicator())
+    assert world.visible() == events
 
 
 def test_nothing_gives_way_to_a_newer_checkpoint_that_cannot_be_trusted(signer: Ed25519Signer) -> None:

@@ -29,6 +29,7 @@ from pipelines.core.retention import (
     understood,
 )
 from pipelines.paths import CheckpointId
+from services.cli.retention import _show
 
 DAY_MS = 86_400_000
 POLICY = SweepPolicy(generations=2, grace_s=86_400.0)
@@ -300,3 +301,16 @@ def test_notes_are_kept_for_as_long_as_they_prove_something() -> None:
     ages_h = {"a": 80, "b": 50, "c": 30, "d": 20, "e": 1}
     notes = [(key, Moment(LATE.wall_ms - h * 3_600_000, LATE.store_ms - h * 3_600_000)) for key, h in ages_h.items()]
     assert needless(notes, POLICY, LATE) == ("a", "b")
+
+
+def test_the_table_counts_what_stays_waits_and_is_due_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """With bytes and steps; and a plan that is held says who is out of sight."""
+    found = [_found(step) for step in range(0, 50, 10)]
+    _show(_long_after(found, Roots(FORKED)), "gpt", "west")
+    _show(plan(found, Roots(FORKED, unseen=("west",)), POLICY, [], LATE), "gpt", "east")
+    told = capsys.readouterr()
+    lines = [line.split() for line in told.out.splitlines()]
+    assert ["due", "an", "older", "generation", "3", "81", "0", "to", "20"] in lines
+    assert ["stays", "one", "of", "the", "newest", "generations", "2", "54", "30", "to", "40"] in lines
+    assert ["stays", "held", "5", "135", "0", "to", "40"] in lines
+    assert "does not answer: what it still needs of ours is not known (west)" in told.err
