@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pipelines.core.lease import Held
 from pipelines.core.resume import StartRequest
+from pipelines.core.retention import Listed
 from pipelines.paths import CheckpointId
 from schemas.records import Lease, LeaseGroup, Manifest
 
@@ -124,6 +125,12 @@ class ObjectStore(Protocol):
 
     def size(self, key: str) -> int | None:
         """The object's length in bytes; None if there is none."""
+
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        """As `list`, with each object's size and when it was last written, by the store's own clock."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; fine if there is none. For sweeps and drills only: no other role may."""
 
 
 class LeaseStore(Protocol):

@@ -63,7 +63,7 @@ def clean(folder: Path) -> None:
 def _role(store: str, user: str) -> str:
     kind = user.partition("-")[0]
     plain = "witness" if store == f"s3-{WITNESS}" else "region"
-    return {"reader": "link", "drill": "drill"}.get(kind, plain)
+    return {"reader": "link", "drill": "drill", "sweeper": "sweeper"}.get(kind, plain)
 
 
 def _key_file(keys: Path, store: str, user: str) -> Path:
@@ -102,6 +102,7 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
             f"bucket = {_q(BUCKET)}",
             f"credentials_file = {_q(_key_file(keys, f's3-{region}', region))}",
             f"drill_credentials_file = {_q(_key_file(keys, f's3-{region}', f'drill-{region}'))}",
+            f"sweeper_credentials_file = {_q(_key_file(keys, f's3-{region}', f'sweeper-{region}'))}",
             f"witness_credentials_file = {_q(_key_file(keys, f's3-{WITNESS}', region))}",
             f"signing_key_file = {_q(keys / f'{region}.key.pem')}",
             f"public_key_file = {_q(keys / f'{region}.pub.pem')}",

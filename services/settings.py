@@ -50,6 +50,7 @@ class RunSettings(_Part):
     drill_days: float = Field(default=30.0, gt=0)  # status warns when the last good drill is older
     # Does a trainer stop when its region's authority ends? hard: its guard (`farside-guard`) kills it. soft: never.
     fencing: Literal["soft", "hard"] = "soft"
+    keep_generations: int = Field(default=3, ge=1)  # so many of the newest checkpoints stay, whatever is swept
     settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
     # Runs of a group, which have the same placement, keep their lease records in one object: one write renews them all.
     # It is chosen when the run is created; a run that is given another one later has no record there, and waits.
@@ -90,6 +91,8 @@ class RegionSettings(_Part):
     bucket: str
     credentials_file: Path
     drill_credentials_file: Path | None = None  # None: a drill has the region's own rights
+    sweeper_credentials_file: Path | None = None  # None: a sweep has the region's own rights
+    sweep_grace_s: float = Field(default=172_800.0, gt=0)  # longer than the longest upload or copy may stand still
     signing_key_file: Path
     public_key_file: Path
     node: str = "n0"

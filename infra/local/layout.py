@@ -152,9 +152,14 @@ class Layout:
         return self.folder / "users.json"
 
     def store_users(self) -> dict[str, tuple[str, ...]]:
-        """The plain users of each store: its region's own, a reader for each other region, and one for rehearsals."""
+        """The plain users of each store: the region's own, a reader for each other one, a rehearser and a sweeper."""
         found = {
-            f"s3-{region}": (region, *(f"reader-{other}" for other in others(self.regions, region)), f"drill-{region}")
+            f"s3-{region}": (
+                region,
+                *(f"reader-{other}" for other in others(self.regions, region)),
+                f"drill-{region}",
+                f"sweeper-{region}",
+            )
             for region in self.regions
         }
         return {**found, f"s3-{WITNESS}": self.regions}

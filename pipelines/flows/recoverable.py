@@ -1,7 +1,8 @@
 """The recoverable step of a region: its newest checkpoint whose manifest is there, signed and on the lineage.
 
 A manifest is written last, after every chunk was verified, so its presence is the proof of the bytes. Ordered by
-(epoch, lineage sequence), since a run may rewind. Verified manifests are cached: they are create-only.
+(epoch, lineage sequence), since a run may rewind. Verified manifests are cached, since they are create-only; but a
+sweep may have taken one away, so the one that is chosen is read once more.
 """
 
 from __future__ import annotations
@@ -52,14 +53,19 @@ class Recoverable:
         current = [one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT]
         for epoch in sorted({one.epoch for one in current}, reverse=True):
             found = [self.verified(one) for one in current if one.epoch == epoch]
-            best = max(
-                (one for one in found if one is not None),
-                key=lambda one: one.manifest.lineage_seq,
-                default=None,
-            )
-            if best is not None:
-                return best
+            whole = (one for one in found if one is not None)
+            for best in sorted(whole, key=lambda one: one.manifest.lineage_seq, reverse=True):
+                if self._stands(best):
+                    return best
         return None
+
+    def at(self, run: str, view: LineageView, step: int, epoch: int | None = None) -> Recovered | None:
+        """The whole checkpoint of a step: the newest on the lineage, or that of the epoch that is named."""
+        ids = [one for one in paths.committed(self._store.list(paths.checkpoints_prefix(run))) if one.step == step]
+        current = (one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT)
+        chosen = current if epoch is None else (one for one in ids if one.epoch == epoch)
+        whole = (found for found in map(self.verified, sorted(chosen, reverse=True)) if found is not None)
+        return next((found for found in whole if self._stands(found)), None)
 
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
         """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""
@@ -67,7 +73,7 @@ class Recoverable:
             return None
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         found = [self.verified(one) for one in ids if (one.epoch, one.step) == (epoch, step)]
-        whole = (one for one in found if one is not None)
+        whole = (one for one in found if one is not None and self._stands(one))
         return max(whole, key=lambda one: one.manifest.attempt, default=None)
 
     def verified(self, checkpoint: paths.CheckpointId) -> Recovered | None:
@@ -83,6 +89,16 @@ class Recoverable:
         if len(self._verified) > CACHE_MANIFESTS_MAX:
             self._verified.popitem(last=False)
         return found
+
+    def _stands(self, found: Recovered) -> bool:
+        """Whether the manifest is in the store at this moment."""
+        checkpoint = paths.parse_checkpoint(found.key)
+        envelope = self._store.get(found.key)
+        now = None if envelope is None else self._open(checkpoint, envelope)
+        if now is None or now.digest != found.digest:
+            self._verified.pop(found.key, None)
+            return False
+        return True
 
     def _open(self, checkpoint: paths.CheckpointId, envelope: bytes) -> Recovered | None:
         try:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pipelines.core.lease import Held
 from pipelines.core.manifests import objects
+from pipelines.core.retention import Listed
 from pipelines.errors import CorruptError, FencedError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, PoolHealth
 from schemas.codec import Codec, digest
 from schemas.records import Lease, LeaseGroup, Manifest
+from services.adapters.system_clock import SystemClock
 from services.adapters.transfers import copied
 
 _CODEC = Codec()
 
 
 class MemoryObjectStore:
-    """Implements ObjectStore in a dictionary."""
+    """Implements ObjectStore in a dictionary. `wall_ms` is its clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_ms: Callable[[], int] | None = None) -> None:
         self.objects: dict[str, bytes] = {}
+        self._modified_ms: dict[str, int] = {}
+        self._wall_ms = wall_ms or SystemClock().wall_ms
         self._lock = threading.Lock()
 
     def get(self, key: str) -> bytes | None:
@@ -36,12 +40,13 @@ class MemoryObjectStore:
         with self._lock:
             if key in self.objects:
                 return False
-            self.objects[key] = body
+            self.put(key, body)
             return True
 
     def put(self, key: str, body: bytes) -> None:
         """Put, whatever was there."""
         self.objects[key] = body
+        self._modified_ms[key] = self._wall_ms()
 
     def list(self, prefix: str) -> tuple[str, ...]:
         """All keys that begin with prefix, sorted."""
@@ -51,6 +56,16 @@ class MemoryObjectStore:
         """The object's length in bytes; None if there is none."""
         body = self.objects.get(key)
         return None if body is None else len(body)
+
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        """As `list`, with each object's size and when it was last written."""
+        found = ((key, self.objects.get(key)) for key in self.list(prefix))
+        return tuple(Listed(key, len(body), self._modified_ms.get(key, 0)) for key, body in found if body is not None)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; fine if there is none."""
+        with self._lock:
+            self.objects.pop(key, None)
 
 
 @dataclasses.dataclass

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -17,15 +18,19 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
 from pipelines.errors import MisconfiguredError
+from schemas.codec import Codec
 from services import local_config
 from services.adapters.conformance import probe
 from services.adapters.s3 import S3ObjectStore, code_of, connect, ensure_bucket
 from services.adapters.system_clock import SystemEntropy
 from services.cli import app
 from services.clients import client_of, store_of
+from services.parts import signer_of
 from services.policies import ROLES, iam_policy
 from services.settings import Settings, load
+from tests.manifests import manifest_of, shard_of, state_of
 from tests.test_tidy import ROOT
+from tests.waiting import wait_until
 
 LEASE = paths.lease("gpt")
 
@@ -110,6 +115,112 @@ def test_I10_a_drill_can_read_what_is_real_and_write_only_beside_it(settings: Se
     with pytest.raises(ClientError) as unknown:
         at_witness.put_object(Bucket=settings.witness.bucket, Key=LEASE, Body=b"")
     assert code_of(unknown.value) in {"InvalidAccessKeyId", "AccessDenied", "403"}
+
+
+def _sweeper(settings: Settings, region: str) -> S3Client:
+    here = settings.region(region)
+    assert here.sweeper_credentials_file is not None
+    return client_of(here.s3, here.sweeper_credentials_file)
+
+
+@pytest.mark.servers
+def test_a_sweeper_deletes_checkpoints_of_its_own_region_and_nothing_else(settings: Settings) -> None:
+    """What nobody may ever delete is refused by the store: epochs, launches, pins, health, schemas, lease records."""
+    west, own = settings.region("west"), paths.CheckpointId("gpt", 1, 1, 10)
+    sweeper, store = _sweeper(settings, "west"), store_of(west)
+    for key in (own.manifest, own.intent, own.receipt(0), own.chunk(0, 0), own.rank_state(0)):
+        store.put(key, b"x")
+        sweeper.delete_object(Bucket=west.bucket, Key=key)
+        assert store.get(key) is None
+    assert S3ObjectStore(sweeper, west.bucket).create(own.manifest, b"swept")
+    for key in (
+        paths.epoch_seen("gpt", 1),
+        paths.launched("gpt", "l1"),
+        paths.start("gpt", "e000001", "a0001"),
+        paths.pin(own, 1),
+        paths.discarded("gpt", 1),
+        paths.notified("gpt", 1),
+        paths.health("controller", "west"),
+        paths.schema("abc"),
+        paths.drilled("gpt", 1, "d1"),
+        LEASE,
+    ):
+        store.put(key, b"real")
+        assert _refused(partial(sweeper.delete_object, Bucket=west.bucket, Key=key)), key
+        assert _refused(partial(sweeper.put_object, Bucket=west.bucket, Key=key, Body=b"sweeper's")), key
+        assert store.get(key) == b"real"
+    assert _refused(lambda: sweeper.put_object(Bucket=west.bucket, Key=own.chunk(0, 0), Body=b"sweeper's"))
+
+
+@pytest.mark.servers
+def test_a_sweeper_is_nobody_elsewhere_and_no_other_role_deletes_a_checkpoint(settings: Settings) -> None:
+    """Not in another region's store, not at the witness; and agents, replicators and drills delete nothing of it."""
+    east, west = settings.region("east"), settings.region("west")
+    key = paths.CheckpointId("gpt", 1, 1, 20).chunk(0, 0)
+    for region in (east, west):
+        store_of(region).put(key, b"real")
+    assert west.sweeper_credentials_file is not None
+    for endpoint, bucket in ((settings.link("west", "east").s3, east.bucket), (west.witness, settings.witness.bucket)):
+        stranger = client_of(endpoint, west.sweeper_credentials_file)
+        with pytest.raises(ClientError) as unknown:
+            stranger.delete_object(Bucket=bucket, Key=key)
+        assert code_of(unknown.value) in {"InvalidAccessKeyId", "AccessDenied", "403"}
+    own = client_of(west.s3, west.credentials_file)
+    link = settings.link("west", "east")
+    reader = client_of(link.s3, link.credentials_file)
+    assert _refused(lambda: own.delete_object(Bucket=west.bucket, Key=key))
+    assert _refused(lambda: _drill(settings).delete_object(Bucket=west.bucket, Key=key))
+    assert _refused(lambda: reader.delete_object(Bucket=link.bucket, Key=key))
+    assert store_of(east).get(key) == store_of(west).get(key) == b"real"
+
+
+def _commit(settings: Settings, regions: tuple[str, ...], step: int) -> paths.CheckpointId:
+    """A whole checkpoint of a run of its own, signed by east."""
+    own = paths.CheckpointId("swept", 1, 1, step)
+    manifest = manifest_of(own, lineage_seq=step, shards=(shard_of(0, b"chunk"),), rank_states=(state_of(0, b"rng"),))
+    envelope = signer_of(settings, "east").sign(Codec().encode(manifest))
+    for region in regions:
+        store = store_of(settings.region(region))
+        store.create(own.chunk(0, 0), b"chunk")
+        store.create(own.rank_state(0), b"rng")
+        store.create(own.manifest, envelope)
+    return own
+
+
+@pytest.mark.servers
+def test_a_sweep_on_real_stores_takes_the_older_generations_after_the_grace(config: Path, tmp_path: Path) -> None:
+    """`farside pin`, `sweep`, `sweep --execute` twice: with the sweeper's own user, and east's store over the link."""
+    text = config.read_text(encoding="utf-8").replace("[runs.gpt]", "[runs.swept]")
+    path = tmp_path / "farside.toml"
+    path.write_text(text.replace("[regions.west]", "[regions.west]\nsweep_grace_s = 0.001"), encoding="utf-8")
+    settings = load(path, {})
+    ids = [_commit(settings, ("east", "west"), step) for step in range(10, 70, 10)]
+    seen = json.dumps({"run": "swept", "epoch": 1, "region": "east", "forks": [[1, 0, -1]]}).encode()
+    for region in ("east", "west"):
+        store_of(settings.region(region)).create(paths.epoch_seen("swept", 1), seen)
+
+    def farside(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*words, "--run", "swept", "--json", "--config", str(path)])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    assert farside("pin", "--checkpoint", "20")["pinned"] == [ids[1].prefix]
+    planned = farside("sweep", "--region", "west")
+    assert [one["step"] for one in planned["candidates"]] == [10, 30]
+    assert planned["gone"] == []
+    assert farside("sweep", "--region", "west", "--execute", "--yes")["gone"] == []
+
+    def swept() -> bool:
+        return bool(farside("sweep", "--region", "west", "--execute", "--yes")["gone"])
+
+    wait_until(swept, 30, "a sweep that takes something")
+    store = store_of(settings.region("west"))
+    assert [store.size(own.chunk(0, 0)) is not None for own in ids] == [False, True, False, True, True, True]
+    assert all(store_of(settings.region("east")).size(own.chunk(0, 0)) for own in ids)
+    assert store.get(paths.epoch_seen("swept", 1)) == seen
+    assert farside("unpin", "--checkpoint", "1:20")["unpinned"] == [ids[1].prefix]
+    assert 20 in [one["step"] for one in farside("sweep", "--region", "west")["candidates"]]
 
 
 @pytest.mark.servers

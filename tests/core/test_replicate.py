@@ -12,18 +12,21 @@ import pytest
 from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
+from pipelines.core.retention import SWEPT
 from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
+from pipelines.flows.pins import pin
 from pipelines.flows.publish import headers_of
 from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
-from schemas.records import Checkpoint, DeadLetter, Manifest, Metric
+from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
+from tests.tripwire import Crash, Tripwire
 
 CODEC = Codec()
 ONE_EPOCH = LineageView(1, ((1, 0, -1),))
@@ -36,44 +39,6 @@ def signer(tmp_path: Path) -> Ed25519Signer:
     """East's own."""
     private, public = generate_keypair(tmp_path, "east")
     return Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
-
-
-class _Crash(BaseException):
-    """The process dies at this port call."""
-
-
-class _Tripwire:
-    """Stands before ports, counts their calls, and ends the process before or after the one that it was set to."""
-
-    def __init__(self, at: int = -1) -> None:
-        self.at = at
-        self.calls = 0
-
-    def before(self, port: Any) -> Any:  # noqa: ANN401 - any port
-        """The same port, counted."""
-        return _Counted(self, port)
-
-    def pass_by(self) -> None:
-        """One moment at which the process may die."""
-        self.calls += 1
-        if self.calls == self.at:
-            raise _Crash
-
-
-class _Counted:
-    def __init__(self, wire: _Tripwire, port: object) -> None:
-        self._wire, self._port = wire, port
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        method = getattr(self._port, name)
-
-        def counted(*args: object, **kwargs: object) -> object:
-            self._wire.pass_by()
-            result = method(*args, **kwargs)
-            self._wire.pass_by()
-            return result
-
-        return counted
 
 
 @dataclasses.dataclass
@@ -93,9 +58,9 @@ class _World:
         """Implements Journal."""
         self.said.append((event, fields))
 
-    def replicator(self, wire: _Tripwire | None = None, lane: str = "checkpoints") -> Replicate:
+    def replicator(self, wire: Tripwire | None = None, lane: str = "checkpoints") -> Replicate:
         """A fresh process."""
-        wire = wire or _Tripwire()
+        wire = wire or Tripwire()
         transfers = MemoryTransfers({"east": self.east_store}, self.west_store, self.per_turn)
         return Replicate(
             region="west",
@@ -214,11 +179,11 @@ def test_I15_a_crash_at_any_port_call_loses_nothing_and_doubles_nothing(signer: 
     while True:
         world = _World(signer, per_turn=2)
         events = [world.commit(10, 1), world.commit(20, 2)]
-        wire = _Tripwire(at)
+        wire = Tripwire(at)
         try:
             _turn(world, world.replicator(wire), 10)
             crashed = False
-        except _Crash:
+        except Crash:
             crashed = True
         world.judge()
         _turn(world, world.replicator(), 10)
@@ -380,6 +345,15 @@ def test_newest_wins_and_the_older_one_says_so_under_its_own_number(signer: Ed25
     assert world.visible() == [_gave_way(older), newer]
 
 
+def test_a_pinned_copy_does_not_give_way(signer: Ed25519Signer) -> None:
+    """The link is slower than the run: a person wants that one, and gets both."""
+    world = _World(signer)
+    events = [world.commit(10, 1), world.commit(20, 2)]
+    pin(world.west_store, CheckpointId("gpt", 1, 1, 10), {"actor": "ops"})
+    _turn(world, world.replicator())
+    assert world.visible() == events
+
+
 def test_nothing_gives_way_to_a_newer_checkpoint_that_cannot_be_trusted(signer: Ed25519Signer) -> None:
     """The older one is the newest good one: it is copied, and the newer becomes a dead letter."""
     world = _World(signer)
@@ -485,6 +459,38 @@ def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer
     assert world.west_store.objects[key] == b"somebody else's"
     assert world.visible() == []
     assert "I6" in world.dead()[0].detail
+
+
+def test_a_copy_that_comes_after_a_sweep_says_so_under_its_own_number(signer: Ed25519Signer) -> None:
+    """Its manifest's key is taken for good: no manifest ever stands over chunks that are gone, and the next goes on."""
+    world = _World(signer)
+    first = world.commit(10, 1)
+    replicator = world.replicator()
+    own = CheckpointId("gpt", 1, 1, 10)
+    gone = Abandoned(
+        run="gpt", epoch=1, attempt=1, step=10, parent_digest="", lineage_seq=1, reason=f"{SWEPT}an upload"
+    )
+    world.west_store.create(own.manifest, signer.sign(CODEC.encode(gone)))
+    _turn(world, replicator)
+    second = world.commit(20, 2)
+    _turn(world, replicator)
+    told = dataclasses.replace(first, state="superseded", reason="it was given up and swept here")
+    assert world.visible() == [told, second]
+    assert world.dead() == []
+
+
+def test_what_was_lost_while_a_long_copy_went_on_is_copied_again_before_its_manifest(signer: Ed25519Signer) -> None:
+    """6.10: everything is looked for once more directly before the manifest, and nothing is visible without it."""
+    world = _World(signer, per_turn=1)
+    event = world.commit(10, 1)
+    replicator = world.replicator()
+    while not world.west_store.objects:
+        replicator.step()
+    (first,) = world.west_store.objects
+    world.west_store.delete(first)
+    _turn(world, replicator)
+    assert first in world.west_store.objects
+    assert world.visible() == [event]
 
 
 def test_the_lineage_is_looked_up_twice_a_turn_however_many_events_wait(signer: Ed25519Signer) -> None:

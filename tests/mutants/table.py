@@ -19,6 +19,12 @@ CORE_DECIDE = ("tests/core/test_decide.py", "tests/core/test_handover.py")
 WORLDS = ("tests/simulation/test_failover_simulation.py", "tests/simulation/test_switchover_simulation.py")
 GUARD, GUARDS = "client/farside/_validity.py", ("tests/core/test_validity.py",)
 VIGIL, VIGILS = "pipelines/flows/vigil.py", ("tests/core/test_vigil.py",)
+RETENTION, SWEEP, UPLOADING = (
+    "pipelines/core/retention.py",
+    "pipelines/flows/sweep.py",
+    "pipelines/flows/uploading.py",
+)
+SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py")
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
 
 
@@ -319,6 +325,40 @@ MUTANTS = (
         "            known, fresh = None, False\n",
         "            return\n",
         ("tests/core/test_groups.py",),
+    ),
+    Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
+    Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),
+    Mutant("a sweep's grace by one clock only", RETENTION, "max(0, min(now", "max(0, max(now", SWEEPS),
+    Mutant("a sweep takes open uploads", RETENTION, "(unsettled and young, Keep.OPEN)", "(False, Keep.OPEN)", SWEEPS),
+    Mutant("a sweep ignores pins", RETENTION, "(Keep.PINNED, roots.pinned)", "(Keep.PINNED, ())", SWEEPS),
+    Mutant(
+        "a sweep ignores what other regions have", RETENTION, "(Keep.SHARED, roots.shared)", "(Keep.SHARED, ())", SWEEPS
+    ),
+    Mutant("a sweep goes on out of sight", RETENTION, "Hold.UNSEEN if roots.unseen else None", "None", SWEEPS),
+    Mutant("a sweep's lineage may be behind", RETENTION, "> roots.view.epoch:", "> roots.view.epoch + 9:", SWEEPS),
+    Mutant(
+        "a sweep deletes chunks before the manifest's key is taken",
+        SWEEP,
+        "if verdict.reason is not Go.TOMBSTONE and not self._settled",
+        "if verdict.reason is None and not self._settled",
+        SWEEPS,
+    ),
+    Mutant("a sweep gives way to nobody", SWEEP, "if verdict in plan(", "if plan(", SWEEPS),
+    Mutant(
+        "chunks go before their receipts",
+        RETENTION,
+        "return 0 if match is None or match.lastindex is None else match.lastindex",
+        "return 0 if match is None or match.lastindex is None else -match.lastindex",
+        SWEEPS,
+    ),
+    Mutant("committed without looking for the chunks again", UPLOADING, "return not gone", "return True", SWEEPS),
+    Mutant("a receipt is believed whatever is gone", UPLOADING, "shard.rank not in doubted and (", "(", SWEEPS),
+    Mutant("a copy is visible though its chunks went", COPYING, " or not self._still_whole(copy):", ":", MIRROR),
+    Mutant(
+        "a swept manifest is believed in", RECOVERABLE, "now is None or now.digest != found.digest", "False", SWEEPS
+    ),
+    Mutant(
+        "a pinned copy gives way", REPLICATE, "is_pinned(self._store, manifests.check_event(event))", "False", MIRROR
     ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )
