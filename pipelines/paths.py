@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from pipelines.errors import CorruptError, MisconfiguredError
 
-HEARTBEATS = "farside.heartbeats"
-CHECKPOINTS = "farside.checkpoints"
-METRICS = "farside.metrics"
-DATA_VERSIONS = "farside.data-versions"
-CONTROL = "farside.control"
-DEAD_LETTERS = "farside.dead-letters"
-LEDGER = "farside.ledger"
+TOPIC_PREFIX = "farside."
+HEARTBEATS = f"{TOPIC_PREFIX}heartbeats"
+CHECKPOINTS = f"{TOPIC_PREFIX}checkpoints"
+METRICS = f"{TOPIC_PREFIX}metrics"
+DATA_VERSIONS = f"{TOPIC_PREFIX}data-versions"
+CONTROL = f"{TOPIC_PREFIX}control"
+DEAD_LETTERS = f"{TOPIC_PREFIX}dead-letters"
+LEDGER = f"{TOPIC_PREFIX}ledger"
 
 LANES = ("heartbeats", "checkpoints", "metrics", "data-versions", "control")
 REPLICATED_LANES = ("checkpoints", "data-versions", "metrics")
@@ -30,7 +31,17 @@ _PIN = re.compile(r"runs/([a-z0-9][a-z0-9._-]{0,62})/pins/e(\d{6,})-a(\d{4,})-s(
 
 def topic(lane: str) -> str:
     """The topic of a lane."""
-    return f"farside.{lane}"
+    return f"{TOPIC_PREFIX}{lane}"
+
+
+def transactional_prefix(region: str) -> str:
+    """What the transactional ids of a region's replicator begin with."""
+    return f"farside-replicator-{region}-"
+
+
+def transactional_id(region: str, peer: str, lane: str) -> str:
+    """The one writer of a lane, from a peer, in a region's log."""
+    return f"{transactional_prefix(region)}{peer}-{lane}"
 
 
 def check_run(run: str) -> str:

@@ -82,7 +82,7 @@ class _Controller:
         self.flows: dict[str, Flow] = {}
         self._codec = Codec()  # shared: nobody here makes it learn
         self._store, self._witness = self._stores()
-        log = KafkaLog(parts.here.kafka)
+        log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
         self._sight = parts.sight("controller", log, self.closing, self._nodes_at_s)
         self.flows["sight"] = self._sight.step
@@ -126,7 +126,7 @@ class _Controller:
 
     def _attested(self) -> Attest:
         parts = self.parts
-        log = KafkaLog(parts.here.kafka)
+        log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
         attest = Attest(
             region=parts.region,
@@ -148,7 +148,7 @@ class _Controller:
 
     def _hear(self, other: str) -> None:
         parts, own = self.parts, other == self.parts.region
-        source = KafkaSource(parts.here.kafka if own else parts.link(other).kafka)
+        source = KafkaSource(parts.kafka if own else parts.peer_kafka(other))
         self.closing.append(source.close)
         ear = Ear(
             region=other,

@@ -24,6 +24,7 @@ from pipelines.core.decide import SETTLE_S
 from pipelines.core.groups import MEMBERS_MAX
 from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
+from services.adapters.kafka_cluster import MECHANISMS, KafkaUser
 
 PREFIX = "FARSIDE_"
 HOST = "127.0.0.1"  # where the services serve, and are asked
@@ -72,19 +73,27 @@ class Ports(_Part):
     warmer: int = Field(default=0, ge=0, le=65_535)
 
 
-class LinkSettings(_Part):
-    """How a region reads another; the credentials need no more than reading."""
+class KafkaSettings(_Part):
+    """A Kafka, and who we are there."""
 
     kafka: str
+    kafka_credentials_file: Path | None = None  # None: a cluster that knows no users
+    kafka_tls_ca_file: Path | None = None  # None: no TLS
+
+
+class LinkSettings(KafkaSettings):
+    """How a region reads another; the credentials need no more than reading."""
+
     s3: str
     bucket: str
     credentials_file: Path
 
 
-class RegionSettings(_Part):
+class RegionSettings(KafkaSettings):
     """One region, by the addresses that hold inside it."""
 
-    kafka: str
+    drill_kafka_credentials_file: Path | None = None  # None: a drill is the region's own user
+    operator_kafka_credentials_file: Path | None = None  # for commands that only look; None: as above
     s3: str
     witness: str
     witness_credentials_file: Path
@@ -240,6 +249,22 @@ def credentials(path: Path) -> Credentials:
         raise MisconfiguredError(f"credentials file {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
         raise MisconfiguredError(f"credentials file {path} is no JSON object with access_key and secret_key") from None
+
+
+def kafka_user(path: Path) -> KafkaUser:
+    """`username`, `password` and `mechanism` (else SCRAM-SHA-512) from a JSON file; MisconfiguredError without them."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        found = KafkaUser(str(plain["username"]), str(plain["password"]), str(plain.get("mechanism", MECHANISMS[0])))
+    except OSError as error:
+        raise MisconfiguredError(f"Kafka credentials file {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise MisconfiguredError(
+            f"Kafka credentials file {path} is no JSON object with username and password"
+        ) from None
+    if found.mechanism not in MECHANISMS:
+        raise MisconfiguredError(f"Kafka credentials file {path}: mechanism is one of {', '.join(MECHANISMS)}")
+    return found
 
 
 def _override(plain: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:

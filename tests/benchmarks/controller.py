@@ -30,6 +30,8 @@ from schemas.codec import Codec
 from schemas.records import Heartbeat
 from services import local_config
 from services.adapters.kafka import KafkaLog
+from services.adapters.kafka_cluster import KafkaCluster
+from services.clients import cluster_of
 from services.demo.actors import Actors
 from services.demo.report import versions
 from services.settings import load
@@ -43,9 +45,9 @@ READY_S, WARM_UP_S = 300.0, 30.0
 class Beats(threading.Thread):
     """What the agents of so many runs say: a heartbeat a second each, in the first region."""
 
-    def __init__(self, bootstrap: str, runs: list[str]) -> None:
+    def __init__(self, cluster: KafkaCluster, runs: list[str]) -> None:
         super().__init__(daemon=True)
-        self._log, self._runs, self._codec = KafkaLog(bootstrap), runs, Codec()
+        self._log, self._runs, self._codec = KafkaLog(cluster), runs, Codec()
         self.ended, self.sent = threading.Event(), 0
 
     def run(self) -> None:
@@ -114,7 +116,7 @@ def measured(runs: int, seconds: float, group_size: int) -> dict[str, Any]:
             _add_runs(config, names, group_size)
             settings = load(config, {})
             actors = Actors(folder, config, settings.service_ports())
-            beats = Beats(settings.region(REGIONS[0]).kafka, names)
+            beats = Beats(cluster_of(settings.region(REGIONS[0])), names)
             try:
                 for region in REGIONS:
                     actors.service("controller", region)

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from types_boto3_s3 import S3Client
 
+from infra.local.layout import LinkShape
 from infra.local.stack import Stack
+from infra.local.tools import Tools
 from pipelines.ports import LeaseStore, ObjectStore
 from schemas.codec import Codec
+from services import local_config
 from services.adapters.lease_s3 import S3LeaseStore
 from services.adapters.memory import MemoryLeaseStore, MemoryObjectStore
 from services.adapters.s3 import S3ObjectStore, connect, ensure_bucket
 from services.adapters.system_clock import SystemClock, SystemEntropy
+from services.settings import Settings, load
 from services.wrappers.aside import AsideStore
 from services.wrappers.grouped import GroupedLeases
 
 BUCKETS = itertools.count(1)
 REAL = [pytest.param("memory"), pytest.param("versitygw", marks=pytest.mark.servers)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A stack with the users, policies and ACLs of `farside up`; its settings."""
+    with Stack(tmp_path_factory.mktemp("users") / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
+        stack.start()
+        yield local_config.write(stack.layout)
+
+
+@pytest.fixture
+def settings(config: Path) -> Settings:
+    """The stack's, as a service reads them."""
+    return load(config, {})
 
 
 def witness_client(stack: Stack, endpoint: str | None = None, timeout_s: float = 5.0) -> S3Client:

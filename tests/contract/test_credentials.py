@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,6 @@ from botocore.exceptions import ClientError
 from typer.testing import CliRunner
 from types_boto3_s3 import S3Client
 
-from infra.local.layout import LinkShape
-from infra.local.stack import Stack
-from infra.local.tools import Tools
 from pipelines import paths
 from pipelines.errors import MisconfiguredError
 from schemas.codec import Codec
@@ -33,20 +30,6 @@ from tests.test_tidy import ROOT
 from tests.waiting import wait_until
 
 LEASE = paths.lease("gpt")
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A stack with the users and policies of `farside up`; its settings."""
-    with Stack(tmp_path_factory.mktemp("users") / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
-        stack.start()
-        yield local_config.write(stack.layout)
-
-
-@pytest.fixture
-def settings(config: Path) -> Settings:
-    """The stack's, as a service reads them."""
-    return load(config, {})
 
 
 def _refused(call: Callable[[], object]) -> bool:
@@ -233,25 +216,67 @@ def test_a_user_who_may_not_make_buckets_needs_none_that_is_there(settings: Sett
         ensure_bucket(client, "nowhere")
 
 
+def _doctor(path: Path) -> dict[str, tuple[bool, str]]:
+    done = CliRunner().invoke(app, ["doctor", "--json", "--config", str(path)])
+    found = {one["what"]: (one["passed"], one["detail"]) for one in json.loads(done.stdout)}
+    assert (done.exit_code == 0) == all(passed for passed, _ in found.values())
+    return found
+
+
+def _failures(config: Path, instead: Mapping[Path, Mapping[str, str]], folder: Path) -> dict[str, str]:
+    """What the doctor finds when these credentials files hold something else."""
+    text = config.read_text(encoding="utf-8")
+    for number, (path, plain) in enumerate(instead.items()):
+        other = folder / f"{number}.json"
+        local_config._private(other, json.dumps(plain))
+        text = text.replace(str(path), str(other))
+    changed = folder / "farside.toml"
+    changed.write_text(text, encoding="utf-8")
+    return {what: detail for what, (passed, detail) in _doctor(changed).items() if not passed}
+
+
 @pytest.mark.servers
-def test_the_doctor_passes_the_local_stack_and_finds_a_link_that_may_write(config: Path, tmp_path: Path) -> None:
-    """With root's key in place of the reader's, replication could push: the doctor says where."""
+def test_the_doctor_passes_the_local_stack(config: Path) -> None:
+    """Before any service has run, so before there is a topic; and it says what is for development only."""
+    well = _doctor(config)
+    assert all(passed for passed, _ in well.values()), well
+    assert {"west only pulls from east", "west only reads east's Kafka", "west drills beside its topics"} <= set(well)
+    assert "for development only" in well["west Kafka"][1]
 
-    def doctor(path: Path) -> dict[str, bool]:
-        done = CliRunner().invoke(app, ["doctor", "--json", "--config", str(path)])
-        found = {one["what"]: one["passed"] for one in json.loads(done.stdout)}
-        assert (done.exit_code == 0) == all(found.values())
-        return found
 
-    well = doctor(config)
-    assert all(well.values()), well
-    assert well["west only pulls from east"]
-    root = tmp_path / "root.json"
-    local_config._private(root, json.dumps(json.loads((config.parent / "credentials.json").read_text())["s3-east"]))
-    reader = str(load(config, {}).link("west", "east").credentials_file)
-    pushes = tmp_path / "farside.toml"
-    pushes.write_text(config.read_text(encoding="utf-8").replace(reader, str(root)), encoding="utf-8")
-    assert [what for what, passed in doctor(pushes).items() if not passed] == ["west only pulls from east"]
+@pytest.mark.servers
+def test_the_doctor_finds_each_user_that_may_write_where_it_must_not(config: Path, tmp_path: Path) -> None:
+    """With an administrator's keys in place of a link's, replication could push; with the region's, a drill too."""
+    settings = load(config, {})
+    roots = json.loads((config.parent / "credentials.json").read_text(encoding="utf-8"))
+    link, west = settings.link("west", "east"), settings.region("west")
+    assert link.kafka_credentials_file is not None
+    assert west.kafka_credentials_file is not None
+    assert west.drill_kafka_credentials_file is not None
+    instead = {
+        link.credentials_file: roots["s3-east"],
+        link.kafka_credentials_file: roots["kafka-east"],
+        west.drill_kafka_credentials_file: json.loads(west.kafka_credentials_file.read_text(encoding="utf-8")),
+    }
+    found = _failures(config, instead, tmp_path)
+    assert set(found) == {"west only pulls from east", "west only reads east's Kafka", "west drills beside its topics"}
+    assert "user admin at Kafka" in found["west only reads east's Kafka"]
+    assert "user west at Kafka" in found["west drills beside its topics"]
+
+
+@pytest.mark.servers
+def test_the_doctor_does_not_take_a_user_who_is_not_let_in_for_one_who_only_reads(config: Path, tmp_path: Path) -> None:
+    """Wrong secrets are refused every write too; such a link replicates nothing, and the doctor must not pass it."""
+    link = load(config, {}).link("west", "east")
+    assert link.kafka_credentials_file is not None
+    instead = {}
+    for path, secret in ((link.credentials_file, "secret_key"), (link.kafka_credentials_file, "password")):
+        instead[path] = json.loads(path.read_text(encoding="utf-8")) | {secret: "wrong"}
+    found = _failures(config, instead, tmp_path)
+    assert set(found) == {"west only pulls from east", "west only reads east's Kafka"}
+    assert "denies it" in found["west only pulls from east"]
+    assert "user link-west" in found["west only reads east's Kafka"]
+    assert "not let in" in found["west only reads east's Kafka"]
 
 
 def test_the_policies_in_the_docs_are_the_ones_that_are_tested() -> None:

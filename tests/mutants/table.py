@@ -360,5 +360,19 @@ MUTANTS = (
     Mutant(
         "a pinned copy gives way", REPLICATE, "is_pinned(self._store, manifests.check_event(event))", "False", MIRROR
     ),
+    Mutant(
+        "a link's user may write in the other region's Kafka",
+        "services/kafka_policies.py",
+        '"link": (Grant(_LOOK,',
+        '"link": (Grant(_WORK,',
+        ("tests/core/test_kafka_access.py",),
+    ),
+    Mutant(
+        "a Kafka that refuses us ends the controller",
+        "pipelines/flows/listen.py",
+        "except MisconfiguredError as error:",
+        "except ZeroDivisionError as error:",
+        ("tests/core/test_kafka_access.py",),
+    ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )
