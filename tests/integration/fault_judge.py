@@ -86,6 +86,29 @@ class Log:
         return event if isinstance(event, Event) and event.run == self._run else None
 
 
+class Writes:
+    """The lease writes that controllers were told they had won, in true time."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, str] = {}
+        self._spans: dict[str, list[Span]] = {}
+
+    def won(self, region: str, epoch: int, seq: int, span: Span | None) -> list[str]:
+        """Take in one: its number, and from before it was sent until its validity ends; what that breaks."""
+        found, place = [], f"{region}, epoch {epoch}"
+        if seq in self._places:
+            found.append(f"I3: write {seq} was won twice, by {self._places[seq]} and by {place}")
+        self._places[seq] = place
+        if span is None:
+            return found
+        for other, spans in self._spans.items():
+            both_s = max((min(span[1], one[1]) - max(span[0], one[0]) for one in spans), default=0.0)
+            if other != region and both_s > 0:
+                found.append(f"I1: {region} and {other} held the lease for {both_s:.3f} s at once")
+        self._spans[region] = [*self._spans.get(region, []), span][-SPANS_KEPT:]
+        return found
+
+
 class Judge:
     """Remembers what it saw, so that each look costs what is new only."""
 
@@ -104,8 +127,7 @@ class Judge:
         self._open: dict[Identity, tuple[int, int]] = {}  # accepted, and not yet seen everywhere
         self._seen: dict[str, Counter[Identity]] = {name: Counter() for name in regions}
         self._copies: dict[str, Counter[Identity]] = {name: Counter() for name in regions}
-        self._spans: dict[str, list[Span]] = {name: [] for name in regions}
-        self._writes: dict[int, str] = {}
+        self._writes = Writes()
         self._noted: dict[str, Lease] = {}
         self._chain: list[dict[str, Any]] = []
         self._found: list[str] = []
@@ -175,18 +197,10 @@ class Judge:
             ]
 
     def _take_write(self, region: str, line: Mapping[str, Any]) -> None:
-        seq, place = int(line["renew_seq"]), f"{region}, epoch {line['epoch']}"
-        if self._writes.setdefault(seq, place) != place:
-            self._found.append(f"I3: write {seq} was won by {self._writes[seq]} and by {place}")
-        if line["until_s"] is None:
-            return
-        name = f"controller-{region}"
-        span = (self._clocks.true_s(name, float(line["from_s"])), self._clocks.true_s(name, float(line["until_s"])))
-        for other, spans in self._spans.items():
-            both_s = [min(span[1], one[1]) - max(span[0], one[0]) for one in spans]
-            if other != region and max(both_s, default=0.0) > 0:
-                self._found.append(f"I1: {region} and {other} held the lease for {max(both_s):.3f} s at once")
-        self._spans[region] = [*self._spans[region], span][-SPANS_KEPT:]
+        name, span = f"controller-{region}", None
+        if line["until_s"] is not None:  # a release holds nothing
+            span = (self._clocks.true_s(name, line["from_s"]), self._clocks.true_s(name, line["until_s"]))
+        self._found += self._writes.won(region, int(line["epoch"]), int(line["renew_seq"]), span)
 
     # --- what must hold ---
 

@@ -44,6 +44,7 @@ class Round:
         before: holder and epoch.
         after: holder and epoch.
         why: what each controller said when the fault ended, with its closed gates.
+        moved: for what reason the run moved, and on what diagnosis; "" if it did not.
         settled_s: from the fault's end until one region held the run and its trainer went on.
         proven_s: until every accepted event was visible in both regions, and all else was looked at.
         trained: records that the trainer wrote under the holder's epoch while the fault lasted.
@@ -56,6 +57,7 @@ class Round:
     before: tuple[str, int]
     after: tuple[str, int]
     why: dict[str, str]
+    moved: str
     settled_s: float
     proven_s: float
     trained: int
@@ -65,7 +67,7 @@ class Round:
     def line(self) -> str:
         """For people."""
         (was, epoch), (now, later) = self.before, self.after
-        moved = f"{was} holds epoch {epoch}" if epoch == later else f"{was} {epoch} -> {now} {later}"
+        moved = f"{was} holds epoch {epoch}" if epoch == later else f"{was} {epoch} -> {now} {later}, {self.moved}"
         why = "; ".join(f"{region}: {text}" for region, text in self.why.items())
         return (
             f"{self.fault}, {self.lasted_s:.1f} s: {moved}; {why}; settled after {self.settled_s:.1f} s, "
@@ -102,13 +104,17 @@ class Rounds:
                 lambda: time.monotonic() >= ends_s or (fault.over is not None and fault.over()), "its time", SETTLES_S
             )
             why = self.pair.why()
+            came = fault.over is None or fault.over()
             trained = self.judge.progress(*before) - trained
         finally:
             fault.undo()
         undone_s = time.monotonic()
+        if not came:
+            raise AssertionError(f"{fault.words}: that did not come in {fault.lasts_s:.0f} s; {why}")
         try:
             after, settled_s = self._goes_on(), time.monotonic() - undone_s
             self.prove()
+            entry = (self.pair.settled() or {"lineage": [{}]})["lineage"][-1]
         except (AssertionError, StackError) as error:
             raise AssertionError(f"after {fault.words}: {error}") from error
         return Round(
@@ -118,6 +124,7 @@ class Rounds:
             before,
             after,
             why,
+            f"{entry.get('reason')}: {entry.get('note')}" if before != after else "",
             settled_s,
             time.monotonic() - undone_s,
             trained,

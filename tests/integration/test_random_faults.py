@@ -9,6 +9,7 @@ import pytest
 
 from infra.local.layout import WITNESS
 from tests.integration.fault_clocks import true_s
+from tests.integration.fault_judge import Writes
 from tests.integration.fault_pair import REGIONS
 from tests.integration.fault_rounds import Rounds, running
 
@@ -87,6 +88,19 @@ def test_I1_I2_I7_I9_I13_I14_one_holder_one_chain_and_no_lost_event_after_every_
     done = [rounds.play(rounds.faults.draw()) for _ in range(ROUNDS)]
     assert len(done) == ROUNDS
     assert all(one.after[1] >= one.before[1] for one in done)
+
+
+def test_the_judge_sees_two_holders_at_once_and_a_write_that_two_have_won() -> None:
+    """One after the other is right; a moment together, or one number for two writes, is not."""
+    writes = Writes()
+    assert writes.won("east", 1, 1, (10.0, 13.5)) == []
+    assert writes.won("east", 1, 2, (11.0, 14.5)) == []
+    assert writes.won("west", 2, 3, (14.5, 18.0)) == []
+    assert writes.won("west", 2, 4, None) == []
+    assert writes.won("east", 3, 5, (17.75, 21.0)) == ["I1: east and west held the lease for 0.250 s at once"]
+    assert writes.won("west", 4, 5, (30.0, 33.5)) == [
+        "I3: write 5 was won twice, by east, epoch 3 and by west, epoch 4"
+    ]
 
 
 def test_a_clock_that_jumped_ahead_is_turned_back_into_true_time() -> None:
