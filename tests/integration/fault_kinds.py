@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from farside import _spool
 from infra.local.layout import WITNESS
 from pipelines.core.lease import FAST
-from tests.integration.fault_pair import ACTORS, REGIONS, RUN, Pair
+from tests.integration.fault_pair import ACTORS, REGIONS, RUN, TRAINER, Pair
 
 HOLDER_SHARE = 0.6  # faults of the holder are the ones that move a run
 LASTS_S = 2 * FAST.challenger_wait_s  # long enough for a takeover, if there is a reason for one
@@ -28,12 +28,14 @@ class Fault:
         undo: ends it.
         lasts_s: how long it is left.
         over: or until this holds, if there is something to wait for.
+        trains: whether the trainer itself is left alone.
     """
 
     words: str
     undo: Callable[[], None]
     lasts_s: float
     over: Callable[[], bool] | None = None
+    trains: bool = True
 
 
 class Faults:
@@ -87,7 +89,12 @@ class Faults:
     def _kill(self) -> Fault:
         name, region = self._die.choice(ACTORS), self._where()
         self._pair.kill(f"{name}-{region}")
-        return Fault(f"kill -9 of {region}'s {name}", lambda: self._pair.start(name, region), self._lasts_s())
+        return Fault(
+            f"kill -9 of {region}'s {name}",
+            lambda: self._pair.start(name, region),
+            self._lasts_s(),
+            trains=name != TRAINER,
+        )
 
     def _both(self) -> Fault:
         self._pair.kill(*(f"controller-{region}" for region in REGIONS))
@@ -101,11 +108,11 @@ class Faults:
     def _stop_one(self) -> Fault:
         name, region = self._die.choice(ACTORS), self._where()
         undo = self._freeze([f"{name}-{region}"], [])
-        return Fault(f"SIGSTOP of {region}'s {name}", undo, self._lasts_s())
+        return Fault(f"SIGSTOP of {region}'s {name}", undo, self._lasts_s(), trains=name != TRAINER)
 
     def _region_asleep(self) -> Fault:
         region = self._where()
-        return Fault(f"SIGSTOP of all of {region}", self._freeze_region(region), self._lasts_s())
+        return Fault(f"SIGSTOP of all of {region}", self._freeze_region(region), self._lasts_s(), trains=False)
 
     def _server(self) -> Fault:
         name = f"{self._die.choice(('kafka', 's3'))}-{self._where()}"
@@ -127,6 +134,7 @@ class Faults:
             undo,
             60.0,
             over=lambda: self._pair.status(other).get("is_holder") is True,
+            trains=False,
         )
 
     def _freeze_region(self, region: str) -> Callable[[], None]:

@@ -28,9 +28,10 @@ from pipelines.errors import RetryableError
 from tests.integration import fault_pair
 from tests.integration.fault_judge import Judge
 from tests.integration.fault_kinds import Fault, Faults
-from tests.integration.fault_pair import RUN, SETTLES_S, Pair
+from tests.integration.fault_pair import RUN, SETTLES_S, STEP_S, Pair
 
 GOES_ON_RECORDS = 5
+TRAINS_S = 10 * STEP_S  # a fault that lasts so long and leaves the trainer alone sees it train
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +97,36 @@ class Rounds:
         self.pair.restarted.clear()
         before = self.pair.holder()
         trained = self.judge.progress(*before)
-        began_s = time.monotonic()
         fault = fault or self.faults.do(kind)
-        ends_s = time.monotonic() + fault.lasts_s
+        try:
+            return self._round(kind, fault, before, trained)
+        except (AssertionError, StackError) as error:
+            raise AssertionError(f"{fault.words}: {error}") from error
+
+    def _round(self, kind: str, fault: Fault, before: tuple[str, int], trained: int) -> Round:
+        began_s = time.monotonic()
+        ends_s = began_s + fault.lasts_s
         try:
             self.pair.wait(
                 lambda: time.monotonic() >= ends_s or (fault.over is not None and fault.over()), "its time", SETTLES_S
             )
             why = self.pair.why()
             came = fault.over is None or fault.over()
-            trained = self.judge.progress(*before) - trained
+            trained, lasted_s = self.judge.progress(*before) - trained, time.monotonic() - began_s
         finally:
             fault.undo()
         undone_s = time.monotonic()
         if not came:
-            raise AssertionError(f"{fault.words}: that did not come in {fault.lasts_s:.0f} s; {why}")
-        try:
-            after, settled_s = self._goes_on(), time.monotonic() - undone_s
-            self.prove()
-            entry = (self.pair.settled() or {"lineage": [{}]})["lineage"][-1]
-        except (AssertionError, StackError) as error:
-            raise AssertionError(f"after {fault.words}: {error}") from error
+            raise AssertionError(f"that did not come in {fault.lasts_s:.0f} s; {why}")
+        if fault.trains and lasted_s >= TRAINS_S and not trained:
+            raise AssertionError(f"I16: no step was trained in {lasted_s:.1f} s; {why}")
+        after, settled_s = self._goes_on(), time.monotonic() - undone_s
+        self.prove()
+        entry = (self.pair.settled() or {"lineage": [{}]})["lineage"][-1]
         return Round(
             kind,
             fault.words,
-            undone_s - began_s,
+            lasted_s,
             before,
             after,
             why,
@@ -133,7 +139,7 @@ class Rounds:
 
     def _goes_on(self) -> tuple[str, int]:
         """One region holds the run, and its nodes accept new records under its epoch."""
-        place, seen = self.pair.holder(), 0
+        place = self.pair.holder()
         seen = self.judge.progress(*place)
 
         def moved() -> bool:
