@@ -39,7 +39,7 @@ bench-failover: bootstrap
 	$(RUN)/python -m tests.benchmarks.failover $(if $(KILLS),--kills $(KILLS)) $(if $(PROFILE),--profile $(PROFILE))
 
 faults: bootstrap
-	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json) $(if $(LOGS),--logs $(LOGS))
 
 bench-controller: bootstrap
 	$(RUN)/python -m tests.benchmarks.controller --runs $(or $(RUNS),1000)

@@ -284,7 +284,7 @@ class Spool(Protocol):
         """The newest beat of each producer whose process lives."""
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start and have no grant yet."""
+        """Launches that asked for a start, have no grant yet, and still wait."""
 
     def request(self, run: str, launch: str) -> StartRequest:
         """What a launch asked for; RetryableError while its request cannot be read."""

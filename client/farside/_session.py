@@ -131,6 +131,7 @@ class Session:
             {
                 "launch": self.who.launch,
                 "run": self.who.run,
+                "producer": self._producer.name,
                 "world_size": self.who.world_size,
                 "mode": mode,
                 "fingerprint": fingerprint.environment(self.who.world_size),

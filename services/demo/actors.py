@@ -35,10 +35,14 @@ class Actors:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._claims = PortClaims()
 
-    def service(self, name: str, region: str) -> None:
-        """Start one service of a region."""
+    def service(self, name: str, region: str, more: Mapping[str, str] | None = None) -> None:
+        """Start one service of a region; `more` is added to its environment."""
         argv = [sys.executable, "-m", "services.cli", name, "--region", region, "--config", str(self._config)]
-        self._start(f"{name}-{region}", argv, {})
+        self.program(f"{name}-{region}", argv, more or {})
+
+    def program(self, name: str, argv: list[str], more: Mapping[str, str]) -> None:
+        """Start anything else that belongs to the story."""
+        self._start(name, argv, more)
 
     def trainer(self, name: str, out: Path, args: list[str], farside: Mapping[str, str]) -> None:
         """Start `torchrun` with two ranks of the example script."""
@@ -78,6 +82,11 @@ class Actors:
     def pids(self, name: str) -> list[int]:
         """A process and its children."""
         return family(self._running[name].pid)
+
+    def ended(self, name: str) -> int | None:
+        """A process's exit code; None while it runs, or if it was killed here."""
+        child = self._running.get(name)
+        return None if child is None else child.poll()
 
     def wait(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Wait for something; Failed if it does not come, or a process ended badly meanwhile."""

@@ -83,6 +83,13 @@ MUTANTS = (
         ("tests/core/test_suspicion.py",),
     ),
     Mutant(
+        "an outage teaches the rhythm",
+        SUSPICION,
+        "min(one, PAUSE_MOST * floor_s)",
+        "min(one, PHI_MOST * floor_s)",
+        ("tests/core/test_suspicion.py",),
+    ),
+    Mutant(
         "no floor under the suspicion",
         SUSPICION,
         "if silent_s < floor_s:",
