@@ -22,3 +22,14 @@ def test_a_whole_record_with_other_fields_goes_on_as_unreadable_and_does_not_hol
     strange, record = NodeSpool(tmp_path).read("gpt", producer, 0)
     assert (strange.lane, strange.body["record"]) == (UNREADABLE, {"from_the_future": 1})
     assert (record.lane, record.step) == ("metrics", 1)
+
+
+def test_a_grant_that_cannot_be_read_yet_is_read_as_soon_as_it_can(tmp_path: Path) -> None:
+    """Grants are kept once they were read: what was not must not be kept as nothing."""
+    folder = _spool.launch_folder(tmp_path, "gpt", "l1")
+    folder.mkdir(parents=True)
+    agent = NodeSpool(tmp_path)
+    _spool.grant_path(folder).write_text('{"launch": ')
+    assert agent.grants("gpt") == ()
+    agent.grant("gpt", "l1", {"launch": "l1", "epoch": 1})
+    assert agent.grants("gpt") == ({"launch": "l1", "epoch": 1},)
