@@ -195,6 +195,7 @@ class Control:
         troubles = dict(self._troubles) | ({"attest": self._attest.trouble} if self._attest.trouble else {})
         troubles |= {} if self._hook is None or not self._hook.why else {"before_hook": self._hook.why}
         troubles |= {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble}
+        troubles |= {"sight": self._watch.trouble} if self._watch.trouble else {}
         return status_of(
             Situation(
                 run=self._run,
