@@ -64,13 +64,13 @@ class Pulse:
 def heard(pulse: Pulse, beat: Heartbeat, now_s: float) -> Pulse:
     """The pulse after one more heartbeat."""
     if beat.node == CONTROLLER_NODE:
-        return dataclasses.replace(pulse, controller_at_s=now_s)
+        return Pulse(pulse.nodes, pulse.nodes_at_s, now_s)
     before = pulse.nodes.get(beat.node)
     moved = before is None or (before.step, before.phase) != (beat.step, beat.phase)
     moved_at_s = now_s if moved or before is None else before.moved_at_s
     rhythm = (Rhythm() if before is None else before.rhythm).heard(now_s)
     node = NodePulse(beat.step, beat.phase, beat.budget_s, moved_at_s, rhythm)
-    return dataclasses.replace(pulse, nodes={**pulse.nodes, beat.node: node}, nodes_at_s=now_s)
+    return Pulse({**pulse.nodes, beat.node: node}, now_s, pulse.controller_at_s)
 
 
 def heard_unreadable(pulse: Pulse, now_s: float) -> Pulse:
