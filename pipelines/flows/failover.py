@@ -226,7 +226,8 @@ class Control:
         if not self._read_since_stall or now_s - self._asked_witness_s >= self._profile.poll_s:
             self._try("witness", self._read)
         self._try("epochs", self._remember)
-        self._try("recoverable", self._look)
+        if not self._belief.is_holder:
+            self._try("recoverable", self._look)
         now_s, view = self._clock.boottime_s(), self._view()
         self._diagnose(view, now_s)
         moving = self._moves.step(self._belief, self._listeners, self._committed_step, now_s)
@@ -236,6 +237,8 @@ class Control:
         self._tell(decision)
         self._decision = decision
         self._try("act", lambda: self._act(decision))
+        if self._belief.is_holder:  # after the renewal: a slow store must not cost the lease
+            self._try("recoverable", self._look)
         self._moves.due(self._belief, self._clock.wall_ms())
         self._try("wishes", self._heed)
         if self._belief.is_holder and not self._was_holder:

@@ -42,23 +42,40 @@ class Recoverable:
         self._signer = signer
         self._codec = codec
         self._verified: OrderedDict[str, Recovered | None] = OrderedDict()
+        self._seqs: dict[str, int | None] = {}  # of all that were ever opened; None: not to be chosen
 
     def newest(self, run: str, view: LineageView) -> Recovered | None:
         """The newest checkpoint on the lineage; None if there is none.
 
-        Looks from the newest epoch and step down and verifies only until one stands, so an old run costs one list call.
+        Looks from the newest epoch down, and in each attempt of it from the newest step down until one stands: an
+        attempt's lineage numbers rise with its steps. So an old run costs one list call, however many checkpoints it
+        has: this is called between two renewals of a lease.
         """
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         current = [one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT]
         for epoch in sorted({one.epoch for one in current}, reverse=True):
-            found = [self.verified(one) for one in current if one.epoch == epoch]
-            best = max(
-                (one for one in found if one is not None),
-                key=lambda one: one.manifest.lineage_seq,
-                default=None,
-            )
-            if best is not None:
-                return best
+            attempts: dict[int, list[paths.CheckpointId]] = {}
+            for one in current:
+                if one.epoch == epoch:
+                    attempts.setdefault(one.attempt, []).append(one)
+            newest = [self._newest_of(of) for of in attempts.values()]
+            standing_ones = [found for found in newest if found is not None]
+            if standing_ones:
+                _, best = max(standing_ones, key=lambda found: found[0])
+                return self.verified(best)
+        return None
+
+    def _newest_of(self, attempt: list[paths.CheckpointId]) -> tuple[int, paths.CheckpointId] | None:
+        """The newest checkpoint of an attempt that stands, with its lineage number."""
+        for one in sorted(attempt, key=lambda one: one.step, reverse=True):
+            if one.manifest not in self._seqs:
+                found = self.verified(one)
+                if found is None and one.manifest not in self._verified:
+                    continue  # it is gone again; ask anew next time
+                self._seqs[one.manifest] = None if found is None else found.manifest.lineage_seq
+            seq = self._seqs[one.manifest]
+            if seq is not None:
+                return seq, one
         return None
 
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
