@@ -74,13 +74,23 @@ class NodeSpool:
         return tuple(beats)
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start and have no grant yet."""
+        """Launches that asked for a start, have no grant yet, and live."""
         folder = _spool.launches_folder(self._node_dir, run)
         return tuple(
             name
             for name in _folders(folder)
-            if _spool.request_path(folder / name).exists() and not _spool.grant_path(folder / name).exists()
+            if _spool.request_path(folder / name).exists()
+            and not _spool.grant_path(folder / name).exists()
+            and self._waits(run, folder / name)
         )
+
+    def _waits(self, run: str, launch: Path) -> bool:
+        """Whoever asked is there to take the answer; a client that did not say who it is counts as there."""
+        asked = _spool.read_json(_spool.request_path(launch)) or {}
+        producer = asked.get("producer")
+        if not producer:
+            return True
+        return _spool.is_writer_alive(_spool.log_path(_spool.producers_folder(self._node_dir, run) / str(producer)))
 
     def request(self, run: str, launch: str) -> StartRequest:
         """What a launch asked for; RetryableError while its request cannot be read."""

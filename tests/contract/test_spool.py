@@ -27,7 +27,7 @@ class _Trainer(Protocol):
     """Writes as a trainer does; `agent` makes a new view of the same node."""
 
     def accept(self, lane: str, step: int) -> None: ...
-    def wants(self, launch: str, request: StartRequest) -> None: ...
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None: ...
     def beat(self, beat: Beat) -> None: ...
     def ends(self) -> None: ...
     def save(self, state: bytes | None) -> None: ...
@@ -43,8 +43,8 @@ class _InMemory:
     def accept(self, lane: str, step: int) -> None:
         self.spool.accept(PRODUCER, lane, "metric", step, {"values": {"loss": 0.5}})
 
-    def wants(self, launch: str, request: StartRequest) -> None:
-        self.spool.wants(launch, request)
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
+        self.spool.wants(launch, request, producer)
 
     def beat(self, beat: Beat) -> None:
         self.spool.beat(beat)
@@ -74,10 +74,11 @@ class _OnDisk:
         self.writer.append(lane, "metric", epoch=1, attempt=1, step=step, body={"values": {"loss": 0.5}})
         self.writer.sync()
 
-    def wants(self, launch: str, request: StartRequest) -> None:
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
         folder = _spool.launch_folder(self.folder, "gpt", launch)
         folder.mkdir(parents=True)
         asked = {"mode": request.mode, "world_size": request.world_size, "fingerprint": dict(request.fingerprint)}
+        asked |= {"producer": producer} if producer else {}
         _spool.write_json_atomically(_spool.request_path(folder), asked)
 
     def beat(self, beat: Beat) -> None:
@@ -185,6 +186,17 @@ def test_a_launch_waits_until_it_is_granted_and_its_request_is_read_as_it_was_ma
     assert agent.launches("gpt") == ("l2",)
     granted, told = trainer.answer("l1")
     assert (granted["epoch"], told["state"]) == (1, "provisional")
+
+
+def test_a_launch_that_died_while_it_waited_is_not_answered_any_more(trainer: _Trainer) -> None:
+    """In a standby launches wait for weeks, and restart: a grant to a dead one would supersede the living one."""
+    trainer.accept("metrics", 1)
+    trainer.wants("l1", StartRequest(), PRODUCER)
+    trainer.wants("l2", StartRequest())
+    agent = trainer.agent()
+    assert agent.launches("gpt") == ("l1", "l2")
+    trainer.ends()
+    assert agent.launches("gpt") == ("l2",), "who did not say that it lives counts as living"
 
 
 def test_every_grant_that_was_written_is_told_also_to_the_agent_that_comes_after(trainer: _Trainer) -> None:
