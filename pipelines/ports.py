@@ -284,7 +284,10 @@ class Spool(Protocol):
         """The newest beat of each producer whose process lives."""
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start, have no grant yet, and still wait."""
+        """Launches that asked for a start, have no grant yet, and live.
+
+        A grant to one that died while it waited would be an attempt that supersedes the living.
+        """
 
     def request(self, run: str, launch: str) -> StartRequest:
         """What a launch asked for; RetryableError while its request cannot be read."""

@@ -55,7 +55,8 @@ def run(settings: Settings, region: str) -> int:
         for name, one in found.items():
             epoch.labels(name).set(float(str(one["epoch"])))
             valid.labels(name).set(float(str(one["valid_s"])))
-            kept.labels(name).set(float(bool(one["promise_kept"])))
+            promise = one["promise"]
+            kept.labels(name).set(float(isinstance(promise, dict) and promise["kept"]))
             one["drill"] = controller.drills[name].status()
         return dict(found)
 

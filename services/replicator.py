@@ -59,6 +59,7 @@ def run(settings: Settings, region: str) -> int:
         for one in found.values():
             for name, steps in one["lag_steps"].items():
                 lag.labels(one["peer"], name).set(steps)
+            one["sight_trouble"] = sight.trouble
         return found
 
     async def replay(request: Request) -> Response:

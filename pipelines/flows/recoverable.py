@@ -8,6 +8,7 @@ sweep may have taken one away, so the one that is chosen is read once more.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipelines import paths
@@ -43,20 +44,52 @@ class Recoverable:
         self._signer = signer
         self._codec = codec
         self._verified: OrderedDict[str, Recovered | None] = OrderedDict()
+        self._seqs: dict[str, int | None] = {}  # of all that were ever opened; None: not to be chosen
 
     def newest(self, run: str, view: LineageView) -> Recovered | None:
         """The newest checkpoint on the lineage; None if there is none.
 
-        Looks from the newest epoch and step down and verifies only until one stands, so an old run costs one list call.
+        Looks from the newest epoch down, and in each attempt of it from the newest step down until one stands: an
+        attempt's lineage numbers rise with its steps. So an old run costs one list call, however many checkpoints it
+        has: this is called between two renewals of a lease.
         """
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         current = [one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT]
         for epoch in sorted({one.epoch for one in current}, reverse=True):
-            found = [self.verified(one) for one in current if one.epoch == epoch]
-            whole = (one for one in found if one is not None)
-            for best in sorted(whole, key=lambda one: one.manifest.lineage_seq, reverse=True):
-                if self._stands(best):
-                    return best
+            attempts: dict[int, list[paths.CheckpointId]] = {}
+            for one in current:
+                if one.epoch == epoch:
+                    attempts.setdefault(one.attempt, []).append(one)
+            best = self._best_of(attempts.values())
+            if best is not None:
+                return best
+        return None
+
+    def _best_of(self, attempts: Collection[list[paths.CheckpointId]]) -> Recovered | None:
+        """The newest of some attempts by lineage number that is in the store at this moment."""
+        for _ in range(sum(map(len, attempts))):  # each round that finds none shows one more to be gone
+            newest = [found for found in map(self._newest_of, attempts) if found is not None]
+            if not newest:
+                return None
+            _, best, just_opened = max(newest, key=lambda found: found[0])
+            found = self.verified(best)
+            if found is not None and (just_opened or self._stands(found)):
+                return found
+            self._seqs.pop(best.manifest, None)
+        return None
+
+    def _newest_of(self, attempt: list[paths.CheckpointId]) -> tuple[int, paths.CheckpointId, bool] | None:
+        """The newest of an attempt that stood when it was opened, with its lineage number, and whether that was now."""
+        for one in sorted(attempt, key=lambda one: one.step, reverse=True):
+            just_opened = one.manifest not in self._seqs
+            if just_opened:
+                found = self.verified(one)
+                if found is None and one.manifest not in self._verified:
+                    continue  # it is gone again; ask anew next time
+                self._seqs[one.manifest] = None if found is None else found.manifest.lineage_seq
+            seq = self._seqs[one.manifest]
+            if seq is not None:
+                return seq, one, just_opened
         return None
 
     def at(self, run: str, view: LineageView, step: int, epoch: int | None = None) -> Recovered | None:

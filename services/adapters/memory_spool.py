@@ -25,6 +25,8 @@ class MemorySpool:
         self._records: dict[str, list[SpoolRecord]] = {}
         self._positions: dict[tuple[str, str], int] = {}
         self._requests: dict[str, StartRequest] = {}
+        self._askers: dict[str, str] = {}
+        self._gone: set[str] = set()
         self._beats: dict[str, Beat] = {}
         self._shards: dict[tuple[CheckpointId, int], bytes] = {}
         self._states: dict[tuple[CheckpointId, int], bytes] = {}
@@ -39,9 +41,9 @@ class MemorySpool:
         log.append(SpoolRecord(producer, lane, seq, kind, self.run, 1, 1, step, 5, dict(body), end))
         return log[-1]
 
-    def wants(self, launch: str, request: StartRequest) -> None:
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
         """Ask for a start."""
-        self._requests[launch] = request
+        self._requests[launch], self._askers[launch] = request, producer
 
     def beat(self, beat: Beat) -> None:
         """Leave the newest sign of life, beside a log that may still be empty."""
@@ -51,6 +53,7 @@ class MemorySpool:
     def ends(self, producer: str) -> None:
         """Its process is gone; what it accepted stays."""
         self._beats.pop(producer, None)
+        self._gone.add(producer)
 
     def save(self, checkpoint: CheckpointId, rank: int, shard: bytes, state: bytes | None) -> None:
         """Write one rank's shard, and its state if there is one yet."""
@@ -86,8 +89,9 @@ class MemorySpool:
         return tuple(self._beats[name] for name in sorted(self._beats)) if run == self.run else ()
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start and have no grant yet."""
-        waiting = sorted(name for name in self._requests if name not in self.granted)
+        """Launches that asked for a start, have no grant yet, and live."""
+        asked = (name for name in self._requests if self._askers[name] not in self._gone)
+        waiting = sorted(name for name in asked if name not in self.granted)
         return tuple(waiting) if run == self.run else ()
 
     def request(self, run: str, launch: str) -> StartRequest:

@@ -74,7 +74,7 @@ class NodeSpool:
         return tuple(beats)
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start, have no grant yet, and live: a dead one's grant would displace another."""
+        """Launches that asked for a start, have no grant yet, and live."""
         folder = _spool.launches_folder(self._node_dir, run)
         return tuple(
             name

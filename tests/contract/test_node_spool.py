@@ -37,3 +37,14 @@ def test_a_launch_that_died_while_it_waited_is_not_asked_for(tmp_path: Path) -> 
     assert NodeSpool(tmp_path).launches("gpt") == ("second",)
     launches[1].close()
     assert NodeSpool(tmp_path).launches("gpt") == ()
+
+
+def test_a_grant_that_cannot_be_read_yet_is_read_as_soon_as_it_can(tmp_path: Path) -> None:
+    """Grants are kept once they were read: what was not must not be kept as nothing."""
+    folder = _spool.launch_folder(tmp_path, "gpt", "l1")
+    folder.mkdir(parents=True)
+    agent = NodeSpool(tmp_path)
+    _spool.grant_path(folder).write_text('{"launch": ')
+    assert agent.grants("gpt") == ()
+    agent.grant("gpt", "l1", {"launch": "l1", "epoch": 1})
+    assert agent.grants("gpt") == ({"launch": "l1", "epoch": 1},)

@@ -12,6 +12,7 @@ from pipelines.core.decide import Action, policy_of
 from pipelines.core.lease import FAST, Held
 from pipelines.core.pulse import NodePulse, Pulse
 from pipelines.core.resume import StartRequest
+from pipelines.core.suspicion import Rhythm
 from pipelines.errors import RetryableError
 from pipelines.flows.attest import Attest
 from pipelines.flows.failover import Control
@@ -95,7 +96,7 @@ class _Region:
 
     def hears(self, region: str, step: int) -> None:
         now_s = self.clock.now_s
-        node = NodePulse(step, "train", 60.0, now_s, now_s)
+        node = NodePulse(step, "train", 60.0, now_s, Rhythm(now_s))
         self.listeners[region].pulse = Pulse({"n0": node}, now_s, now_s)
 
     def turn(self) -> None:

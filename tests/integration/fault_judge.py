@@ -19,9 +19,10 @@ from pipelines.ports import Partition
 from schemas.codec import Codec, DecodeError, digest
 from schemas.records import Checkpoint, Event, Lease, Manifest
 from services.adapters.kafka import KafkaSource
+from services.adapters.kafka_cluster import KafkaCluster
 from services.adapters.s3 import S3ObjectStore
 from services.adapters.spool import NodeSpool
-from services.clients import client_of, store_of
+from services.clients import client_of, cluster_of, store_of
 from services.demo.figures import Identity
 from services.parts import signer_of
 from services.settings import Settings
@@ -53,8 +54,8 @@ class Lines:
 class Log:
     """One region's replicated lanes, each record read once."""
 
-    def __init__(self, bootstrap: str, run: str) -> None:
-        self._source, self._codec, self._run = KafkaSource(bootstrap), Codec(), run
+    def __init__(self, cluster: KafkaCluster, run: str) -> None:
+        self._source, self._codec, self._run = KafkaSource(cluster), Codec(), run
         self._followed: set[Partition] = set()
 
     def new(self) -> list[Event]:
@@ -118,7 +119,7 @@ class Judge:
         regions = settings.regions
         self._stores = {name: store_of(here) for name, here in regions.items()}
         self._spools = {name: NodeSpool(here.node_dir) for name, here in regions.items()}
-        self._logs = {name: Log(here.kafka, run) for name, here in regions.items()}
+        self._logs = {name: Log(cluster_of(here), run) for name, here in regions.items()}
         timeline = settings.state_dir / "timeline"
         self._journals = {name: Lines(timeline / f"controller-{name}.jsonl") for name in regions}
         client = client_of(witness, next(iter(regions.values())).witness_credentials_file)

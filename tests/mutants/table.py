@@ -99,8 +99,8 @@ MUTANTS = (
     Mutant(
         "what others hear does not count",
         DECIDE,
-        "elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked)",
-        "elsewhere_s, policy.silence_s, True, asked)",
+        "elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked",
+        "elsewhere_s, policy.silence_s, True, asked",
         CORE_DECIDE,
     ),
     Mutant(
@@ -212,11 +212,11 @@ MUTANTS = (
     Mutant(
         "given away before the target has it",
         HANDOVER,
-        "drained(view)),",
-        "True),",
+        "drained(view), rule",
+        "True, rule",
         CORE_DECIDE,
     ),
-    Mutant("given away to nobody", HANDOVER, "1, view.target_waits)", "1, True)", CORE_DECIDE),
+    Mutant("given away to nobody", HANDOVER, "1, view.target_waits,", "1, True,", CORE_DECIDE),
     Mutant("given away under an older process's lease", HANDOVER, "older_s <= 0", "True", (*CORE_DECIDE, *WORLDS)),
     Mutant("given away while grants are out", HANDOVER, "grants_s <= 0", "True", CORE_DECIDE),
     Mutant(
