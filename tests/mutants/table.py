@@ -24,7 +24,7 @@ RETENTION, SWEEP, UPLOADING = (
     "pipelines/flows/sweep.py",
     "pipelines/flows/uploading.py",
 )
-SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py")
+SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py", "tests/core/test_sweep_races.py")
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
 
 
@@ -350,7 +350,7 @@ MUTANTS = (
         "if verdict.reason is None and not self._settled",
         SWEEPS,
     ),
-    Mutant("a sweep gives way to nobody", SWEEP, "if verdict in plan(", "if plan(", SWEEPS),
+    Mutant("a sweep gives way to nobody", SWEEP, "if verdict in plan(", "if True or verdict in plan(", SWEEPS),
     Mutant(
         "chunks go before their receipts",
         RETENTION,
