@@ -7,7 +7,7 @@ What is visible must have its bytes (I13), once (I15), on the lineage (I5); what
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines import paths
@@ -81,6 +81,22 @@ class EventChecker:
         others = self._authority.holders(own.run) - {region}
         if others and self._authority.counts(own.run, own.epoch, own.step) and self._is_manifest(body):
             self._fail(f"I8: {process} commits {key} while {', '.join(sorted(others))} holds {own.run}")
+
+    def asks_to_publish(self, process: str, region: str, messages: Sequence[Message]) -> None:
+        """I8: what is past a fork is not reported as committed, by whoever asks while another region holds the run."""
+        for message in messages:
+            if message.topic != paths.CHECKPOINTS:
+                continue
+            event = self._codec.decode(message.value)
+            if isinstance(event, Checkpoint) and event.state == "committed" and self._names_manifest(event):
+                others = self._authority.holders(event.run) - {region}
+                if others and not self._authority.counts(event.run, event.epoch, event.step):
+                    who = ", ".join(sorted(others))
+                    self._fail(f"I8: {process} reports {event.manifest_key} committed while {who} holds {event.run}")
+
+    def _names_manifest(self, event: Checkpoint) -> bool:
+        found = self._outcomes[event.region].get(event.manifest_key)
+        return found is not None and isinstance(found.record, Manifest)
 
     def _is_manifest(self, body: bytes) -> bool:
         return isinstance(self._codec.decode(self._signer.verify(body)), Manifest)
@@ -176,9 +192,7 @@ class EventChecker:
 
     def _reported(self, event: Event) -> None:
         """A commit, as its own region says it."""
-        if not isinstance(event, Checkpoint) or not isinstance(
-            self._outcomes[event.region][event.manifest_key].record, Manifest
-        ):
+        if not isinstance(event, Checkpoint) or not self._names_manifest(event):
             return
         of = (event.run, event.epoch)
         self._committed[of] = max(event.step, self._committed.get(of, -1))
@@ -221,6 +235,10 @@ class EventChecker:
         """A record is durable in a node's spool."""
         identity = (record.run, record.epoch, record.producer, record.lane, record.seq)
         self._accepted[region].append(_Accepted(identity, record.step))
+
+    def count_visible(self) -> int:
+        """How much is visible, in all regions together."""
+        return sum(map(len, self._visible.values()))
 
     def missing(self, survivors: Collection[str]) -> list[str]:
         """I14: what a surviving node accepted and a surviving region neither shows nor says to have set aside."""

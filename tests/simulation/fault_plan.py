@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LENGTH_S = 150.0
-FIRST_S = 8.0
+LENGTH_S = 100.0
+FIRST_S = 5.0
 SERVICES = ("controller", "agent", "replicator", "warmer", "trainer")
 CALLS = {
     "controller": ("witness.write", "witness.read", "witness.claim", "store.create", "log.publish", "source.poll"),
@@ -60,6 +60,11 @@ def drawn(seed: int, regions: Sequence[str], runs: Sequence[str], length_s: floa
     return tuple(sorted(found, key=lambda one: one.at_s))
 
 
+def _one_of(luck: random.Random, regions: Sequence[str]) -> str:
+    """A region: every other time the one in which the run begins, where most is to be lost."""
+    return regions[0] if luck.random() < 0.4 else luck.choice(regions)
+
+
 _Drawn = tuple[str, float, str]
 _Draw = Callable[[random.Random, Sequence[str], Sequence[str]], _Drawn]
 
@@ -68,7 +73,7 @@ def _service(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -
     """A process, and its service."""
     service = luck.choices(SERVICES, (4, 3, 3, 1, 1))[0]
     of = f"/{luck.choice(runs)}" if service in {"warmer", "trainer"} else ""
-    return f"{service}@{luck.choice(regions)}{of}", service
+    return f"{service}@{_one_of(luck, regions)}{of}", service
 
 
 def _aimed(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> tuple[str, str]:
@@ -79,12 +84,12 @@ def _aimed(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> 
 
 def _pause(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
     where, detail = _aimed(luck, regions, runs)
-    return where, luck.uniform(1, 15) if luck.random() < 0.5 else luck.uniform(15, 80), detail
+    return where, luck.uniform(1, 10) if luck.random() < 0.5 else luck.uniform(10, 50), detail
 
 
 def _crash(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
     where, detail = _aimed(luck, regions, runs)
-    return where, luck.uniform(0.5, 20), detail
+    return where, luck.uniform(0.5, 15), detail
 
 
 def _twin(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
@@ -92,7 +97,7 @@ def _twin(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _
     del runs
     service = luck.choice(("controller", "replicator"))
     detail = f"{luck.choice(('before', 'after'))} {luck.choice(CALLS[service])}"
-    return f"{service}@{luck.choice(regions)}", luck.uniform(5, 60), detail
+    return f"{service}@{_one_of(luck, regions)}", luck.uniform(5, 40), detail
 
 
 def _link(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
@@ -100,31 +105,31 @@ def _link(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _
     one, other = luck.sample([*regions, "witness", "witness"], 2)
     if one == other:
         other = luck.choice(regions)
-    return f"{one}>{other}", luck.uniform(1, 60), luck.choice(("one way", "both ways"))
+    return f"{one}>{other}", luck.uniform(1, 45), luck.choice(("one way", "both ways"))
 
 
 def _server(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
     del runs
-    name = f"{luck.choice(('store', 'kafka'))}@{luck.choice(regions)}"
-    return name, luck.uniform(1, 40), luck.choice(("is down", "answers get lost", "is late", "is late"))
+    name = f"{luck.choice(('store', 'kafka'))}@{_one_of(luck, regions)}"
+    return name, luck.uniform(1, 30), luck.choice(("is down", "answers get lost", "is late", "is late"))
 
 
 def _witness(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
     del runs
-    return f"{luck.choice(regions)}>witness", luck.uniform(2, 40), luck.choice(("answers get lost", "is late"))
+    return f"{_one_of(luck, regions)}>witness", luck.uniform(2, 40), luck.choice(("answers get lost", "is late"))
 
 
 def _region(shortest_s: float, longest_s: float) -> _Draw:
     def draw(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
         del runs
-        return luck.choice(regions), luck.uniform(shortest_s, longest_s), ""
+        return _one_of(luck, regions), luck.uniform(shortest_s, longest_s), ""
 
     return draw
 
 
 def _lost(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
     del runs
-    return luck.choice(regions), 0.0, ""
+    return _one_of(luck, regions), 0.0, ""
 
 
 def _operator(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
@@ -146,10 +151,10 @@ _DRAWS: dict[str, tuple[int, _Draw]] = {
     "cut": (5, _link),
     "server": (4, _server),
     "witness": (3, _witness),
-    "freeze": (3, _region(20, 90)),
-    "isolate": (3, _region(20, 90)),
-    "reboot": (2, _region(5, 60)),
+    "freeze": (3, _region(12, 60)),
+    "isolate": (3, _region(12, 60)),
+    "reboot": (2, _region(5, 40)),
     "lose": (1, _lost),
-    "operator": (8, _operator),
+    "operator": (10, _operator),
     "replay": (1, _replay),
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.regions_world import Region, World
 
 ANN = "ann"
+OLDER_S = 15.0  # for so long an older process acts beside its successor once it has woken
 
 
 def strike(world: World, fault: Fault) -> None:
@@ -88,6 +89,8 @@ def _twin(world: World, fault: Fault) -> None:
         _freeze(world, fault.for_s, process)
         if region.processes.get(name) is process:
             world.kernel.at(1.0, partial(region.start, name))
+            # Whoever started another one ends this one once it can be reached again: a kubelet that is back, say.
+            world.kernel.at(process.frozen_until_s - world.kernel.now_s + OLDER_S, process.kill)
 
     _trapped(world, fault, double)
 
@@ -155,8 +158,11 @@ def _operator(world: World, fault: Fault) -> None:
     wish, run = fault.detail.split()
     held = world.witness.leases.read(run)
     holder = None if held is None else world.regions[held.lease.holder]
+    where = world.names.index(fault.where)
+    target = world.regions[fault.where]
+    if target is holder:
+        target = world.regions[world.names[(where + 1) % len(world.names)]]
     if wish == "failover":
-        target = world.regions[fault.where]
         if _answers(target):
             target.controls[run].ask_takeover(ANN, "by hand", fenced=holder is not None and holder.lost)
         return
@@ -164,7 +170,7 @@ def _operator(world: World, fault: Fault) -> None:
         return
     asked = Wish(wish, ANN)
     if wish == SWITCHOVER:
-        asked = Wish(SWITCHOVER, ANN, "maintenance", fault.where)
+        asked = Wish(SWITCHOVER, ANN, "maintenance", target.name)
     elif wish == ADOPT:
         view = view_of(held.lease.lineage)
         ids = paths.committed(holder.objects.list(paths.checkpoints_prefix(run)))

@@ -33,6 +33,7 @@ class Judge:
         self.created = self.events.created
         self.overwritten = self.events.overwritten
         self.asks_to_create = self.events.asks_to_create
+        self.asks_to_publish = self.events.asks_to_publish
         self.accepted = self.events.accepted
 
     def fail(self, text: str) -> None:

@@ -49,11 +49,11 @@ from tests.simulation.simulated_ports import (
 )
 from tests.simulation.simulated_trainer import NodeSpools, SimulatedTrainer
 
-PROFILE = LeaseProfile(name="simulated", lease_s=15.0, renew_s=3.0, poll_s=2.0, rho=0.01, margin_s=1.0)
+PROFILE = LeaseProfile(name="simulated", lease_s=10.0, renew_s=2.5, poll_s=1.5, rho=0.01, margin_s=0.5)
 NAMES = ("east", "west", "north", "south")
 SUPERVISOR_S = 3.0  # after so long a process that ended is started again
-HEALED_S = 30.0  # training goes on for so long after the last fault
-SETTLES_S = 300.0  # and within so long everything is where it belongs
+HEALED_S = 20.0  # training goes on for so long after the last fault
+SETTLES_S = 240.0  # and within so long everything is where it belongs
 LOOKS_S = 5.0
 
 
@@ -65,6 +65,7 @@ class World:
     faults: Sequence[Fault] | None = None
     length_s: float = LENGTH_S
     drift: float = PROFILE.rho
+    planted: Callable[[str, Any], Any] = lambda _name, port: port  # a port, or one with a fault planted in it
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -249,7 +250,7 @@ class Region:
             region=self.name, log=self._log(calls), store=store, codec=world.codec, clock=process, entropy=process
         )
         sight = self._sight(process, calls, listeners)
-        leases = SimulatedLeases(calls, witness_site(self.name), world.witness)
+        leases = world.planted("leases", SimulatedLeases(calls, witness_site(self.name), world.witness))
         controls: dict[str, Control] = {}
         for run in world.runs:
             controls[run] = Control(
@@ -308,14 +309,14 @@ class Region:
 
     def _agent(self, process: Process) -> None:
         calls = Calls(process, self.world.trouble)
-        spool: Any = NodeSpools(process, self.spools)
+        spool: Any = self.world.planted("spool", NodeSpools(process, self.spools))
         flow = Publish(
             region=self.name,
             node=f"{self.name}-n0",
             spool=spool,
             store=self._store(calls),
             log=self._log(calls),
-            grants=SimulatedGrants(calls, self._controlling),
+            grants=self.world.planted("grants", SimulatedGrants(calls, self._controlling)),
             signer=self.world.signer,
             codec=self.world.codec,
             clock=process,
@@ -341,12 +342,12 @@ class Region:
                     peer=peer,
                     lane=lane,
                     source=self._source(calls, peer),
-                    own=self._source(calls, self.name),
+                    own=self.world.planted("own log", self._source(calls, self.name)),
                     log=self._log(calls, f"farside-replicator-{self.name}-{peer}-{lane}"),
                     store=store,
                     peer_store=peer_store,
-                    transfers=SimulatedTransfers(process, {peer: peer_store}, store),
-                    lineage=Lineages(store),
+                    transfers=self.world.planted("transfers", SimulatedTransfers(process, {peer: peer_store}, store)),
+                    lineage=self.world.planted("lineage", Lineages(store)),
                     signer=self.world.signer,
                     codec=self.world.codec,
                     clock=process,

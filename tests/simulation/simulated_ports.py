@@ -23,7 +23,7 @@ from services.adapters.transfers import copied
 from tests.simulation.kernel import Process
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.5
 POLL_LEAST_S, POLL_MOST_S = 0.5, 1.5
 COPIES_MOST = 3
 
@@ -39,6 +39,9 @@ class Watcher(Protocol):
 
     def asks_to_create(self, process: str, region: str, key: str, body: bytes) -> None:
         """A process is about to send a creation."""
+
+    def asks_to_publish(self, process: str, region: str, messages: Sequence[Message]) -> None:
+        """A process is about to send messages to its region's log."""
 
     def appended(self, region: str, message: Message, looked: Mapping[str, int]) -> None:
         """A message is visible; `looked`: the newest epoch of each run that its writer had listed."""
@@ -229,6 +232,7 @@ class SimulatedLog:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Append; without an answer some of them, from the first on, may be there, or may still land."""
+        self._watcher.asks_to_publish(self._calls.process.name, self._kafka.cluster, messages)
         self._calls.reach(self._where, "log.publish")
         if self._calls.is_late(self._where):
             self._calls.gave_up(lambda: self._append(messages, {}), 15.0)
@@ -376,7 +380,7 @@ class SimulatedLeases:
             self._calls.reach(self._where, f"witness.write {lease.reason}")
             late = self._calls.is_late(self._where)
             if late:
-                self._calls.gave_up(lambda: self._server.write(lease, expected_etag), 60.0)
+                self._calls.gave_up(lambda: self._server.write(lease, expected_etag), 40.0)
             etag = None if late else self._server.write(lease, expected_etag)
             self._calls.back(self._where, f"witness.write {lease.reason}")
         except RetryableError as error:
