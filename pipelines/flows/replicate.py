@@ -45,6 +45,7 @@ REFRESH_S = 15.0
 LOOK_S = 1.0  # while the peer has no such topic yet
 QUEUED_MAX = 2_000
 BATCH_MAX = 500
+_NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
 _KINDS: dict[str, type[Event]] = {"checkpoints": Checkpoint, "metrics": Metric, "data-versions": DataVersion}
 
 
@@ -314,8 +315,10 @@ class Replicate:
         view = self._view_of(event.run)
         place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
         takes = (stream(event), event.seq)
-        if view is None or place is Standing.UNKNOWN:
-            item.why = f"epoch {event.epoch} is not known here yet"
+        # A branch of the newest epoch that we know: its own region has heard of a fork before we have.
+        ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
+        if view is None or place is Standing.UNKNOWN or ahead:
+            item.why = f"epoch {event.epoch + ahead} is not known here yet"
             return None
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
@@ -323,7 +326,7 @@ class Replicate:
         if isinstance(event, Checkpoint) and event.state == "committed":
             self._seen[event.run] = max(event.step, self._seen.get(event.run, 0))
         try:
-            if isinstance(event, Checkpoint) and event.state in {"committed", "abandoned"}:
+            if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES:
                 why, more = self._given_up(event, queue, view)
                 if why:
                     return self._superseded(item, event, why, view, **more)
@@ -441,6 +444,10 @@ class Replicate:
         if text != self._trouble:
             self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=text)
         self._trouble = text
+
+
+def _is_branch(event: Event) -> bool:
+    return isinstance(event, Checkpoint) and event.state == "branch"
 
 
 def _name(place: Partition | Position) -> tuple[str, int]:

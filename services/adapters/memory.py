@@ -216,8 +216,10 @@ class MemorySource:
         for partition, offset in self._positions.items():
             if partition in self._paused:
                 continue
-            at = offset
-            for item in self._kafka.topic(partition.topic)[offset:]:
+            records, at = self._kafka.topic(partition.topic), offset
+            if offset == len(records):
+                continue
+            for item in records[offset:]:
                 if len(found) == most:
                     break
                 if item is not None:

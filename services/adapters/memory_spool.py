@@ -23,6 +23,7 @@ class MemorySpool:
         self.validities: dict[str, list[dict[str, Any]]] = {}
         self.released: list[CheckpointId] = []
         self._records: dict[str, list[SpoolRecord]] = {}
+        self._last: dict[tuple[str, str], int] = {}  # the newest number of a producer's lane
         self._positions: dict[tuple[str, str], int] = {}
         self._requests: dict[str, StartRequest] = {}
         self._askers: dict[str, str] = {}
@@ -33,12 +34,22 @@ class MemorySpool:
 
     # --- what a trainer does ---
 
-    def accept(self, producer: str, lane: str, kind: str, step: int, body: Mapping[str, Any]) -> SpoolRecord:
-        """Append a record of epoch 1, attempt 1."""
+    def accept(
+        self,
+        producer: str,
+        lane: str,
+        kind: str,
+        step: int,
+        body: Mapping[str, Any],
+        *,
+        of: tuple[int, int] = (1, 1),
+        time_ms: int = 5,
+    ) -> SpoolRecord:
+        """Append a record; `of` is its epoch and attempt."""
         log = self._records.setdefault(producer, [])
-        seq = 1 + sum(one.lane == lane for one in log)
+        seq = self._last[producer, lane] = self._last.get((producer, lane), 0) + 1
         end = (len(log) + 1) * RECORD_BYTES
-        log.append(SpoolRecord(producer, lane, seq, kind, self.run, 1, 1, step, 5, dict(body), end))
+        log.append(SpoolRecord(producer, lane, seq, kind, self.run, *of, step, time_ms, dict(body), end))
         return log[-1]
 
     def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
@@ -74,7 +85,8 @@ class MemorySpool:
     def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
         """Complete records from a log offset on."""
         log = self._records.get(producer, []) if run == self.run else []
-        return tuple(one for one in log if one.end > offset)[:most]
+        first = offset // RECORD_BYTES
+        return tuple(log[first : first + most])
 
     def position(self, run: str, producer: str) -> int:
         """The log offset up to which everything is published."""

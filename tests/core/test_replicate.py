@@ -80,7 +80,12 @@ class _World:
         )
 
     def commit(
-        self, step: int, seq: int, epoch: int = 1, spoil: Callable[[str, bytes], bytes | None] | None = None
+        self,
+        step: int,
+        seq: int,
+        epoch: int = 1,
+        spoil: Callable[[str, bytes], bytes | None] | None = None,
+        outcome: str = "committed",
     ) -> Checkpoint:
         """A checkpoint as east's agent leaves it; `spoil` may change or remove an object."""
         own = CheckpointId("gpt", epoch, 1, step)
@@ -102,7 +107,7 @@ class _World:
             seq=seq,
             step=step,
             time_ms=0,
-            state="committed",
+            state=outcome,
             manifest_key=own.manifest,
             manifest_digest=digest(payload),
             lineage_seq=seq,
@@ -130,7 +135,7 @@ class _World:
     def judge(self) -> None:
         """I13: whatever is visible as committed has every byte that it names here, verified."""
         for event in self.visible():
-            if event.state != "committed":
+            if event.state not in {"committed", "branch"}:
                 continue
             manifest = CODEC.decode_as(Manifest, self.signer.verify(self.west_store.objects[event.manifest_key]))
             for one in objects(manifest):
@@ -322,6 +327,32 @@ def test_I5_past_the_fork_is_a_branch_and_at_or_before_it_comes_late(signer: Ed2
     (letter,) = world.dead()
     assert (letter.reason, letter.value) == ("branch", CODEC.encode(beyond))
     assert not any("s0000000030" in key for key in world.west_store.objects)
+
+
+def test_I13_a_branch_of_which_its_own_region_knows_first_waits_for_the_epoch_that_made_it_one(
+    signer: Ed25519Signer,
+) -> None:
+    """East was told of epoch 2, west cannot reach the witness: nothing is visible, and later it is set aside."""
+    world = _World(signer)
+    beyond = world.commit(30, 1, outcome="branch")
+    replicator = world.replicator()
+    _turn(world, replicator)
+    assert world.visible() == []
+    assert world.west_store.objects == {}
+    world.view = FORKED_AT_20
+    _turn(world, replicator)
+    assert world.visible() == []
+    (letter,) = world.dead()
+    assert (letter.reason, letter.value) == ("branch", CODEC.encode(beyond))
+
+
+def test_I13_a_branch_that_was_adopted_is_visible_once_its_bytes_are_here(signer: Ed25519Signer) -> None:
+    """A replay after the adoption: it lies on the lineage, so it is copied like any other."""
+    world = _World(signer, view=LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 30))), per_turn=1)
+    event = world.commit(30, 1, outcome="branch")
+    _turn(world, world.replicator())
+    assert world.visible() == [event]
+    assert event.manifest_key in world.west_store.objects
 
 
 def test_I5_an_epoch_that_is_not_known_yet_waits(signer: Ed25519Signer) -> None:

@@ -255,6 +255,20 @@ MUTANTS = (
         (*AGENT, "tests/core/test_witness_away.py"),
     ),
     Mutant("another attempt's grant is good enough", PUBLISH, "and own and self._clock", "and self._clock", AGENT),
+    Mutant(
+        "a branch is visible before its fork is known",
+        REPLICATE,
+        "event.epoch == view.epoch and _is_branch(event)",
+        "False",
+        MIRROR,
+    ),
+    Mutant(
+        "an adopted branch is visible before its bytes",
+        REPLICATE,
+        'frozenset({"committed", "abandoned", "branch"})',
+        'frozenset({"committed", "abandoned"})',
+        MIRROR,
+    ),
     Mutant("the replicator skips the lineage", REPLICATE, "if place is Standing.BRANCH:", "if False:", MIRROR),
     Mutant(
         "visible before its bytes",
