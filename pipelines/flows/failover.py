@@ -523,10 +523,7 @@ class Control:
         self._unclaimed = False
 
     def _remark(self) -> None:
-        """What is more than a renewal belongs into the history (I12): whoever wrote it may die before noting it.
-
-        Each write names a version that its writer has seen, so whatever is replaced was in somebody's hands.
-        """
+        """Whoever sees more than a renewal notes it (I12): its writer may have died before it did."""
         held = self._belief.held
         if held is None or held.lease.renew_seq <= self._noted:
             return
@@ -571,7 +568,7 @@ class Control:
             if not self._write(core.new_attempt(held.lease, author, name), held):
                 return None
         lease = self._belief.held.lease if self._belief.held is not None else held.lease
-        start = self._recoverable.newest(self._run, view_of(lease.lineage))
+        start = self._recoverable.start(lease)
         launch = fix(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
         self._journal.say(
             "launch.granted",

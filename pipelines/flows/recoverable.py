@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core.lease import Fork
-from pipelines.core.lineage import LineageView, Standing, standing
-from pipelines.errors import CorruptError
+from pipelines.core.lineage import LineageView, Standing, standing, view_of
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import ObjectStore, Signer
 from schemas.codec import Codec, DecodeError, digest
-from schemas.records import Manifest
+from schemas.records import Lease, Manifest
 
 CACHE_MANIFESTS_MAX = 64
 
@@ -54,12 +54,31 @@ class Recoverable:
             found = [self.verified(one) for one in current if one.epoch == epoch]
             best = max(
                 (one for one in found if one is not None),
-                key=lambda one: one.manifest.lineage_seq,
+                key=lambda one: (one.manifest.lineage_seq, one.manifest.attempt),
                 default=None,
             )
             if best is not None:
                 return best
         return None
+
+    def start(self, lease: Lease) -> Recovered | None:
+        """From where a launch goes on; None: from step 0.
+
+        The newest checkpoint of the epoch itself, or else the fork that was fixed when the epoch was won (I9): what
+        of an older epoch became verified since then may be newer, and does not take its place.
+        """
+        view, entry = view_of(lease.lineage), lease.lineage[-1]
+        found = self.newest(lease.run, view)
+        if found is not None and found.manifest.epoch == lease.epoch:
+            return found
+        if entry.fork_step < 0:
+            return None
+        ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
+        at_fork = [self.verified(one) for one in ids if one.step == entry.fork_step]
+        fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
+        if fork is None:
+            raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
+        return fork
 
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
         """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""

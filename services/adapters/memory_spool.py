@@ -31,12 +31,14 @@ class MemorySpool:
 
     # --- what a trainer does ---
 
-    def accept(self, producer: str, lane: str, kind: str, step: int, body: Mapping[str, Any]) -> SpoolRecord:
-        """Append a record of epoch 1, attempt 1."""
+    def accept(
+        self, producer: str, lane: str, kind: str, step: int, body: Mapping[str, Any], attempt: int = 1
+    ) -> SpoolRecord:
+        """Append a record of epoch 1."""
         log = self._records.setdefault(producer, [])
         seq = 1 + sum(one.lane == lane for one in log)
         end = (len(log) + 1) * RECORD_BYTES
-        log.append(SpoolRecord(producer, lane, seq, kind, self.run, 1, 1, step, 5, dict(body), end))
+        log.append(SpoolRecord(producer, lane, seq, kind, self.run, 1, attempt, step, 5, dict(body), end))
         return log[-1]
 
     def wants(self, launch: str, request: StartRequest) -> None:

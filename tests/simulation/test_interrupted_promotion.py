@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
+
 from pipelines.paths import CheckpointId
 from schemas.codec import Codec, digest
 from schemas.records import EpochEntry
@@ -20,15 +22,19 @@ BEGINS_S = 19.0
 LOST_FOR_S = 60.0
 
 
-def _lost(signer: Ed25519Signer, plan: Interruption) -> InterruptedWorld:
-    """East is lost. While west's controller is away, a newer checkpoint of east, which was on its way, is verified."""
+def _lost(signer: Ed25519Signer, rewound: bool, plan: Interruption) -> InterruptedWorld:
+    """East is lost. While west's controller is away, a newer checkpoint of east, which was on its way, is verified.
+
+    It is the next one of the same attempt, or the first one of an attempt that had begun again from further back.
+    """
     world = InterruptedWorld(1, signer, interruption=plan)
     east, west = world.regions["east"], world.regions["west"]
 
     def arrives() -> None:
-        step = max(step for _, _, step in east.job.commits) + EVERY
-        own = CheckpointId("gpt", 1, 1, step)
-        payload = Codec().encode(manifest_of(own, lineage_seq=step // EVERY + 1, shards=(), rank_states=()))
+        last = max(step for _, _, step in east.job.commits)
+        step, attempt = (last - EVERY, 2) if rewound else (last + EVERY, 1)
+        own = CheckpointId("gpt", 1, attempt, step)
+        payload = Codec().encode(manifest_of(own, lineage_seq=last // EVERY + 2, shards=(), rank_states=()))
         world.say(f"west has verified step {step} of epoch 1")
         west.job.arrived(own, signer.sign(payload), digest(payload))
 
@@ -69,15 +75,16 @@ def _newest_when_won(world: InterruptedWorld, won: EpochEntry) -> list[str]:
     }
     landed_s = next(float(line.split()[0]) for line in world.trace if "wrote epoch 2 " in line)
     last = max(step for _, _, step in world.regions["east"].job.commits)
-    newest = max([last, *(step for step, at_s in arrived.items() if at_s < landed_s)])
+    newest = next((step for step, at_s in arrived.items() if at_s < landed_s), last)
     return [] if won.fork_step == newest else [f"I9: step {newest} was newest when epoch 2 was won at {won.fork_step}"]
 
 
+@pytest.mark.parametrize("rewound", [False, True])
 def test_I7_I9_I12_a_promoter_that_dies_at_any_call_while_a_newer_checkpoint_arrives_keeps_the_fork_that_it_won(
-    signer: Ed25519Signer,
+    signer: Ed25519Signer, rewound: bool
 ) -> None:
     """The conditional write fixes it: whoever comes after launches from there, claims the epoch and notes it."""
-    moments = die_everywhere("west", partial(_lost, signer), _promoted_once)
+    moments = die_everywhere("west", partial(_lost, signer, rewound), _promoted_once)
     for what in ("(region_lost)", "lease.claim", "lease.note", "store.create", "(launch)"):
         assert any(what in one for one in moments), f"{what} is a moment to die at"
     assert len(moments) > 40, "every call is two moments"
