@@ -28,6 +28,7 @@ class KafkaLog:
         self._bootstrap = bootstrap
         self._transactional_id = transactional_id
         self._producer: Any = None
+        self._fenced = ""
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Append and return when all are acknowledged."""
@@ -38,7 +39,9 @@ class KafkaLog:
             raise RetryableError(f"Kafka {self._bootstrap}: {error!r}") from error
 
     def transaction(self, messages: Sequence[Message]) -> None:
-        """Append all or none; an error after the commit was sent leaves the outcome unknown."""
+        """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
+        if self._fenced:
+            raise FencedError(self._fenced)  # another producer of ours would fence who fenced us
         committing = False
         try:
             self._ready().begin_transaction()
@@ -48,7 +51,8 @@ class KafkaLog:
         except errors.KafkaError as error:
             self.close()  # the next producer's init_transactions settles whatever this one left open
             if isinstance(error, _FENCED):
-                raise FencedError(f"transactional id {self._transactional_id}: {error!r}") from error
+                self._fenced = f"transactional id {self._transactional_id}: {error!r}"
+                raise FencedError(self._fenced) from error
             kind = UnknownOutcomeError if committing else RetryableError
             raise kind(f"Kafka {self._bootstrap}: {error!r}") from error
 
