@@ -76,7 +76,7 @@ class EventLog(Protocol):
         """Append and return when all are acknowledged; after an error they may or may not be there."""
 
     def transaction(self, messages: Sequence[Message]) -> None:
-        """Append all or none, visible to read_committed readers together; FencedError if superseded.
+        """Append all or none, visible to read_committed readers together; FencedError, for ever, if superseded.
 
         The first one of a log, also an empty one, fences every older writer of the same transactional id.
         UnknownOutcomeError when the commit was not answered: rebuild from the log before going on.

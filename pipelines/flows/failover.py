@@ -74,7 +74,7 @@ class Control:
         self._recoverable = Recoverable(store, signer, codec)
         self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
-        self._unclaimed: EpochEntry | None = None
+        self._unclaimed = False
         self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
         self._read_since_stall = False
         self._was_holder = False
@@ -233,6 +233,7 @@ class Control:
         self._try("wishes", self._heed)
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
+            self._unclaimed = True  # a process of ours that won the epoch may have died before it left the copy
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
         self._try("claim", self._claim)
@@ -482,7 +483,7 @@ class Control:
         lease, entry = held.lease, held.lease.lineage[-1]
         before, gates = self._sought.pop(lease.epoch)
         self._sought.clear()
-        self._unclaimed, self._operator = entry, None
+        self._unclaimed, self._operator = True, None
         self._committed_step = lease.committed_step
         self._journal.say(
             "failover.promoted" if before else "run.created",
@@ -500,16 +501,15 @@ class Control:
 
     def _claim(self) -> None:
         """Leave the epoch's create-only copy at the witness, which shows a record that was put back later."""
-        if self._unclaimed is not None and self._belief.held is not None:
-            lease = self._belief.held.lease
-            if lease.epoch == self._unclaimed.epoch:
-                self._leases.claim(self._run, lease.epoch, self._codec.encode(lease))
-            self._unclaimed = None
+        held = self._belief.held
+        if self._unclaimed and self._belief.is_holder and held is not None:
+            self._leases.claim(self._run, held.lease.epoch, self._codec.encode(held.lease))
+        self._unclaimed = False
 
     def _remark(self) -> None:
-        """What we wrote and is more than a renewal belongs into the history (I12), however we came to know of it."""
+        """Whoever sees more than a renewal notes it (I12): its writer may have died before it did."""
         held = self._belief.held
-        if held is None or not self._belief.is_holder or held.lease.renew_seq <= self._noted:
+        if held is None or held.lease.renew_seq <= self._noted:
             return
         self._noted = held.lease.renew_seq
         if held.lease.reason != Reason.RENEWAL_DUE.value:
@@ -552,7 +552,7 @@ class Control:
             if not self._write(core.new_attempt(held.lease, author, name), held):
                 return None
         lease = self._belief.held.lease if self._belief.held is not None else held.lease
-        start = self._recoverable.newest(self._run, view_of(lease.lineage))
+        start = self._recoverable.start(lease)
         launch = fix(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
         self._journal.say(
             "launch.granted",

@@ -405,7 +405,9 @@ class Publish:
                 start_lineage_seq=launch.start_seq,
             )
             if self._store.get(own.manifest) is None and not self._uploading.upload(own, intent):
-                return False
+                # Its trainer is gone, and what is missing may never come.
+                replaced = launch.reply.state == "superseded" and not self._is_branch(launch.reply, own)
+                return replaced and self._abandon(own, record, launch, "superseded before it was uploaded")
             return self._commit(own, intent, record, launch)
         except CorruptError as error:
             return self._abandon(own, record, launch, str(error))

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core.lease import Fork
-from pipelines.core.lineage import LineageView, Standing, standing
-from pipelines.errors import CorruptError
+from pipelines.core.lineage import LineageView, Standing, standing, view_of
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import ObjectStore, Signer
 from schemas.codec import Codec, DecodeError, digest
-from schemas.records import Manifest
+from schemas.records import Lease, Manifest
 
 CACHE_MANIFESTS_MAX = 64
 
@@ -71,7 +71,7 @@ class Recoverable:
             newest = [found for found in map(self._newest_of, attempts) if found is not None]
             if not newest:
                 return None
-            _, best, just_opened = max(newest, key=lambda found: found[0])
+            _, best, just_opened = max(newest, key=lambda found: (found[0], found[1].attempt))
             found = self.verified(best)
             if found is not None and (just_opened or self._stands(found)):
                 return found
@@ -99,6 +99,25 @@ class Recoverable:
         chosen = current if epoch is None else (one for one in ids if one.epoch == epoch)
         whole = (found for found in map(self.verified, sorted(chosen, reverse=True)) if found is not None)
         return next((found for found in whole if self._stands(found)), None)
+
+    def start(self, lease: Lease) -> Recovered | None:
+        """From where a launch goes on; None: from step 0.
+
+        The newest checkpoint of the epoch itself, or else the fork that was fixed when the epoch was won (I9): what
+        of an older epoch became verified since then may be newer, and does not take its place.
+        """
+        view, entry = view_of(lease.lineage), lease.lineage[-1]
+        found = self.newest(lease.run, view)
+        if found is not None and found.manifest.epoch == lease.epoch:
+            return found
+        if entry.fork_step < 0:
+            return None
+        ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
+        at_fork = [self.verified(one) for one in ids if one.step == entry.fork_step]
+        fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
+        if fork is None:
+            raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
+        return fork
 
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
         """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""

@@ -299,8 +299,8 @@ class Replicate:
         """What becomes of a record now; None: it has to wait, and `item.why` says for what."""
         try:
             event = item.event = item.event or self._decode(item.fetched)
-        except UnknownSchemaError as error:
-            item.why = error.reason  # regions upgrade at different times: it waits, it is no dead letter
+        except (UnknownSchemaError, RetryableError) as error:
+            item.why = str(error)  # regions upgrade at different times: it waits, it is no dead letter
             return None
         except (DecodeError, CorruptError) as error:
             return self._dead(item, "undecodable", str(error), _numbered(item.fetched))
@@ -375,7 +375,7 @@ class Replicate:
         if item.event is None:
             try:
                 item.event = self._decode(item.fetched)
-            except (DecodeError, CorruptError):
+            except (DecodeError, CorruptError, RetryableError):
                 return None
         return item.event if isinstance(item.event, Checkpoint) else None
 

@@ -29,6 +29,7 @@ class KafkaLog:
         self._cluster = cluster
         self._transactional_id = transactional_id
         self._producer: Any = None
+        self._fenced = ""
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Append and return when all are acknowledged."""
@@ -39,7 +40,9 @@ class KafkaLog:
             raise self._told(error, messages) from error
 
     def transaction(self, messages: Sequence[Message]) -> None:
-        """Append all or none; an error after the commit was sent leaves the outcome unknown."""
+        """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
+        if self._fenced:
+            raise FencedError(self._fenced)  # another producer of ours would fence who fenced us
         committing = False
         try:
             self._ready().begin_transaction()
@@ -49,7 +52,8 @@ class KafkaLog:
         except errors.KafkaError as error:
             self.close()  # the next producer's init_transactions settles whatever this one left open
             if isinstance(error, _FENCED):
-                raise FencedError(f"transactional id {self._transactional_id}: {error!r}") from error
+                self._fenced = f"transactional id {self._transactional_id}: {error!r}"
+                raise FencedError(self._fenced) from error
             kind = UnknownOutcomeError if committing else RetryableError
             raise self._told(error, messages, kind) from error
 

@@ -107,7 +107,7 @@ def test_reading_to_the_end_passes_the_markers_of_transactions(cluster: _Cluster
 
 
 def test_a_newer_writer_fences_the_older_with_an_empty_transaction(cluster: _Cluster) -> None:
-    """The replicator's restart: its first, empty transaction fences; nothing of the older's appears."""
+    """The replicator's restart: its first, empty transaction fences; nothing of the older's appears, then or later."""
     name = f"fence-{next(IDS)}"
     source = cluster.source()
     _at_end(source)
@@ -116,6 +116,8 @@ def test_a_newer_writer_fences_the_older_with_an_empty_transaction(cluster: _Clu
     newer.transaction([])
     with pytest.raises(FencedError):
         older.transaction([_message(b"late")])
+    with pytest.raises(FencedError):
+        older.transaction([_message(b"later")])  # it does not become the newest by trying again
     newer.transaction([_message(b"newer")])
     assert [item.value for item in _read(source, 2)] == [b"older", b"newer"]
 

@@ -26,6 +26,9 @@ RETENTION, SWEEP, UPLOADING = (
 )
 SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py", "tests/core/test_sweep_races.py")
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
+PROMOTIONS = ("tests/simulation/test_interrupted_promotion.py",)
+CHECKPOINT_STORIES = ("tests/scenarios/test_directed_checkpoints.py",)
+REPLICATOR_STORIES = ("tests/scenarios/test_directed_replication.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +397,84 @@ MUTANTS = (
         "except MisconfiguredError as error:",
         "except ZeroDivisionError as error:",
         ("tests/core/test_kafka_access.py",),
+    ),
+    Mutant(
+        "a restarted promoter chooses the fork anew",
+        DECIDE,
+        "return _if_open(Action.RENEW, Reason.NEW_INCARNATION",
+        "return _if_open(Action.TAKE_OVER, Reason.NEW_INCARNATION",
+        PROMOTIONS,
+    ),
+    Mutant(
+        "a launch starts from what is newest by then, not from the fork",
+        FAILOVER,
+        "start = self._recoverable.start(lease)",
+        "start = self._recoverable.newest(self._run, view_of(lease.lineage))",
+        PROMOTIONS,
+    ),
+    Mutant(
+        "a restarted controller makes a second attempt of a launch",
+        FAILOVER,
+        "if held.lease.launch != name:",
+        "if name:",
+        PROMOTIONS,
+    ),
+    Mutant(
+        "an epoch whose winner has died is never claimed",
+        FAILOVER,
+        "self._unclaimed = True  # a process",
+        "self._unclaimed = False  # a process",
+        PROMOTIONS,
+    ),
+    Mutant(
+        "only its writer notes a change",
+        FAILOVER,
+        "if held is None or held.lease.renew_seq <= self._noted:",
+        "if held is None or not self._belief.is_holder or held.lease.renew_seq <= self._noted:",
+        PROMOTIONS,
+    ),
+    Mutant(
+        "an unknown schema is skipped",
+        REPLICATE,
+        "it waits, it is no dead letter\n            return None",
+        "it waits, it is no dead letter\n            return _Outcome()",
+        REPLICATOR_STORIES,
+    ),
+    Mutant(
+        "a store that is away stops all runs of a lane",
+        REPLICATE,
+        "except (UnknownSchemaError, RetryableError) as error:",
+        "except UnknownSchemaError as error:",
+        REPLICATOR_STORIES,
+    ),
+    Mutant(
+        "a replicator begins without fencing the one before it",
+        REPLICATE,
+        "self._log.transaction(())",
+        "pass",
+        REPLICATOR_STORIES,
+    ),
+    Mutant("attempts share a folder", "pipelines/paths.py", "/a{self.attempt:04d}/s", "/a0001/s", CHECKPOINT_STORIES),
+    Mutant(
+        "of two attempts at one place the earlier one is newer",
+        RECOVERABLE,
+        "(one.manifest.lineage_seq, one.manifest.attempt)",
+        "(one.manifest.lineage_seq, -one.manifest.attempt)",
+        CHECKPOINT_STORIES,
+    ),
+    Mutant(
+        "a replaced attempt is waited for without end",
+        PUBLISH,
+        "return replaced and self._abandon(",
+        "return not own and self._abandon(",
+        CHECKPOINT_STORIES,
+    ),
+    Mutant(
+        "a takeover that landed late is valid from when it was seen",
+        LEASE,
+        "NEVER_S if mine is None else mine.sent_at_s)",
+        "NEVER_S if mine is None else now_s)",
+        ("tests/scenarios/test_directed_authority.py",),
     ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )
