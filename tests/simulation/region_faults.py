@@ -152,6 +152,7 @@ def _lose(world: World, fault: Fault) -> None:
     if not any(region.lost for region in world.regions.values()):
         world.regions[fault.where].lost = True
         _take_down(world, world.regions[fault.where])
+        world.judge.authority.gone(fault.where)
 
 
 def _operator(world: World, fault: Fault) -> None:
