@@ -42,6 +42,8 @@ def main() -> int:
     )
     parser.add_argument("--shrink", action="store_true", help="regions: leave out every fault that is not needed")
     wanted = parser.parse_args()
+    if wanted.shrink and wanted.world != "regions":
+        parser.error("--shrink: only the faults of the world of regions can be left out one by one")
     began_s = time.monotonic()
     until_s = None if wanted.minutes is None else began_s + 60 * wanted.minutes
     seeds = itertools.count(wanted.first) if until_s else range(wanted.first, wanted.first + wanted.seeds)
@@ -57,7 +59,7 @@ def main() -> int:
                 seed, broken, trace = failure
                 print(f"seed {seed} of world {wanted.world} fails:", *broken, *trace, sep="\n  ")
                 print(f"replay: python -m tests.simulation --world {wanted.world} --from {seed} --seeds 1")
-                if wanted.shrink and wanted.world == "regions":
+                if wanted.shrink:
                     print(*shrunk(seed), sep="\n  ")
                 return 1
     took_s = time.monotonic() - began_s
