@@ -57,6 +57,11 @@ class AuthorityChecker:
             self._fail(f"I1: {standing.region} claims {run} in epoch {standing.epoch} while {name} still does")
         of_run[process] = standing
 
+    def gone(self, region: str) -> None:
+        """A region is no more, with all that would have acted there: a person may say so, and need not wait."""
+        for run, of_run in self._claims.items():
+            self._claims[run] = {name: one for name, one in of_run.items() if one.region != region}
+
     def holders(self, run: str) -> set[str]:
         """The regions that claim a run at this instant."""
         now_s = self._now_s()

@@ -134,7 +134,7 @@ def _lost(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _
 
 def _operator(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
     wish = luck.choices(
-        ("switchover", "failover", "pause", "resume", "cancel", "acknowledge", "adopt"), (6, 5, 1, 2, 2, 2, 3)
+        ("switchover", "failover", "pause", "resume", "cancel", "acknowledge", "adopt"), (6, 5, 1, 2, 2, 2, 5)
     )[0]
     return luck.choice(regions), 0.0, f"{wish} {luck.choice(runs)}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines import paths
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.flows.moves import ADOPT, SWITCHOVER, Wish
+from schemas.records import Lease
 from tests.simulation.fault_plan import Fault
 from tests.simulation.kernel import Process, Trap
 
@@ -151,6 +152,7 @@ def _lose(world: World, fault: Fault) -> None:
     if not any(region.lost for region in world.regions.values()):
         world.regions[fault.where].lost = True
         _take_down(world, world.regions[fault.where])
+        world.judge.authority.gone(fault.where)
 
 
 def _operator(world: World, fault: Fault) -> None:
@@ -172,14 +174,22 @@ def _operator(world: World, fault: Fault) -> None:
     if wish == SWITCHOVER:
         asked = Wish(SWITCHOVER, ANN, "maintenance", target.name)
     elif wish == ADOPT:
-        view = view_of(held.lease.lineage)
-        ids = paths.committed(holder.objects.list(paths.checkpoints_prefix(run)))
-        branches = [one for one in ids if standing(view, one.epoch, one.step) is Standing.BRANCH]
-        if not branches:
-            return
-        asked = Wish(ADOPT, ANN, "it was further", f"{branches[-1].epoch}:{branches[-1].step}")
+        asked = _adoption(world, run, held.lease, holder)
     why = holder.controls[run].ask(asked)
-    world.say(f"operator asks {holder.name} for {wish} of {run}: {why or 'heeded'}")
+    world.say(f"operator asks {holder.name} for {asked.kind} of {run}: {why or 'heeded'}")
+
+
+def _adoption(world: World, run: str, lease: Lease, holder: Region) -> Wish:
+    """Of the newest branch that the holder has; if only others have one, the run is moved there first."""
+    view = view_of(lease.lineage)
+    for region in (holder, *world.regions.values()):
+        ids = paths.committed(region.objects.list(paths.checkpoints_prefix(run)))
+        branches = [one for one in ids if standing(view, one.epoch, one.step) is Standing.BRANCH]
+        if branches and region is holder:
+            return Wish(ADOPT, ANN, "it was further", f"{branches[-1].epoch}:{branches[-1].step}")
+        if branches:
+            return Wish(SWITCHOVER, ANN, "it has a branch", region.name)
+    return Wish(ADOPT, ANN, "there is none", "1:1")
 
 
 def _answers(region: Region) -> bool:

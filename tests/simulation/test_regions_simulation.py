@@ -49,6 +49,30 @@ def test_I13_seed_3079_a_branch_is_not_visible_where_its_fork_is_not_known_yet()
     assert _hold([3079]) > 0
 
 
+def test_I1_seed_5032_a_lost_region_that_a_person_calls_fenced_is_not_waited_for() -> None:
+    """Found by a long run, a fault of the world's: the checker counted the claim of a region that was no more."""
+    assert _hold([5032]) > 0
+
+
+def test_I5_I9_a_branch_that_trained_on_in_isolation_is_adopted_after_the_run_was_moved_to_it() -> None:
+    """East is cut off and trains on, west takes over; a person moves the run back to east and adopts what it did."""
+    faults = (
+        Fault(1, 15.0, "isolate", "east", 25.0),
+        Fault(2, 55.0, "operator", "east", 0.0, "adopt run1"),
+        Fault(3, 85.0, "operator", "east", 0.0, "adopt run1"),
+    )
+    world = World(0, faults=faults).run()
+    assert world.judge.found == []
+    chain = world.judge.authority.newest["run1"].lineage
+    assert [(one.region, one.reason, one.parent_epoch) for one in chain] == [
+        ("east", "creates_run", 0),
+        ("west", "region_lost", 1),
+        ("east", "switchover", 2),
+        ("east", "adopted", 1),
+    ]
+    assert chain[3].fork_step > chain[1].fork_step
+
+
 def test_without_faults_nothing_moves_and_everything_arrives() -> None:
     """One epoch, and what was accepted in the first region is visible in all of them."""
     world = World(7, faults=()).run()
