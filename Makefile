@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller faults clean
+.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness faults clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -39,10 +39,16 @@ bench-failover: bootstrap
 	$(RUN)/python -m tests.benchmarks.failover $(if $(KILLS),--kills $(KILLS)) $(if $(PROFILE),--profile $(PROFILE))
 
 faults: bootstrap
-	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json) $(if $(LOGS),--logs $(LOGS))
 
 bench-controller: bootstrap
 	$(RUN)/python -m tests.benchmarks.controller --runs $(or $(RUNS),1000)
+
+bench-noise: bootstrap
+	$(RUN)/python -m tests.benchmarks.noisy_links $(if $(HOURS),--hours $(HOURS))
+
+bench-witness: bootstrap
+	$(RUN)/python -m tests.benchmarks.witness $(if $(OUTAGES),--seconds $(OUTAGES))
 
 lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from pipelines.errors import CorruptError, MisconfiguredError
 
-HEARTBEATS = "farside.heartbeats"
-CHECKPOINTS = "farside.checkpoints"
-METRICS = "farside.metrics"
-DATA_VERSIONS = "farside.data-versions"
-CONTROL = "farside.control"
-DEAD_LETTERS = "farside.dead-letters"
-LEDGER = "farside.ledger"
+TOPIC_PREFIX = "farside."
+HEARTBEATS = f"{TOPIC_PREFIX}heartbeats"
+CHECKPOINTS = f"{TOPIC_PREFIX}checkpoints"
+METRICS = f"{TOPIC_PREFIX}metrics"
+DATA_VERSIONS = f"{TOPIC_PREFIX}data-versions"
+CONTROL = f"{TOPIC_PREFIX}control"
+DEAD_LETTERS = f"{TOPIC_PREFIX}dead-letters"
+LEDGER = f"{TOPIC_PREFIX}ledger"
 
 LANES = ("heartbeats", "checkpoints", "metrics", "data-versions", "control")
 REPLICATED_LANES = ("checkpoints", "data-versions", "metrics")
@@ -25,10 +26,22 @@ TOPICS = (HEARTBEATS, CHECKPOINTS, METRICS, DATA_VERSIONS, CONTROL, DEAD_LETTERS
 _RUN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _CHECKPOINT = re.compile(r"runs/([a-z0-9][a-z0-9._-]{0,62})/e(\d{6,})/a(\d{4,})/s(\d{10,})(?:/|$)")
 
+_PIN = re.compile(r"runs/([a-z0-9][a-z0-9._-]{0,62})/pins/e(\d{6,})-a(\d{4,})-s(\d{10,})/(\d{6,})")
+
 
 def topic(lane: str) -> str:
     """The topic of a lane."""
-    return f"farside.{lane}"
+    return f"{TOPIC_PREFIX}{lane}"
+
+
+def transactional_prefix(region: str) -> str:
+    """What the transactional ids of a region's replicator begin with."""
+    return f"farside-replicator-{region}-"
+
+
+def transactional_id(region: str, peer: str, lane: str) -> str:
+    """The one writer of a lane, from a peer, in a region's log."""
+    return f"{transactional_prefix(region)}{peer}-{lane}"
 
 
 def check_run(run: str) -> str:
@@ -105,6 +118,67 @@ def checkpoints_prefix(run: str) -> str:
     return f"runs/{run}/e"
 
 
+def canonical(key: str) -> CheckpointId | None:
+    """The checkpoint under whose very prefix a key lies; None if it is written in any other way than ours."""
+    try:
+        own = parse_checkpoint(key)
+    except CorruptError:
+        return None
+    return own if key.startswith(f"{own.prefix}/") else None
+
+
+def pins_prefix(run: str) -> str:
+    """The folder of the pins in a region."""
+    return f"runs/{run}/pins/"
+
+
+def pins_of(own: CheckpointId) -> str:
+    """The folder of one checkpoint's pins."""
+    return f"{pins_prefix(own.run)}e{own.epoch:06d}-a{own.attempt:04d}-s{own.step:010d}/"
+
+
+def pin(own: CheckpointId, number: int) -> str:
+    """The create-only object that pins a checkpoint, of an odd number; of an even one, it says that this is over."""
+    return f"{pins_of(own)}{number:06d}"
+
+
+def parse_pin(key: str) -> tuple[CheckpointId, int]:
+    """The checkpoint and the number of a pin; CorruptError if it is none."""
+    match = _PIN.fullmatch(key)
+    if match is None:
+        raise CorruptError(f"{key!r} is no pin")
+    return CheckpointId(match[1], int(match[2]), int(match[3]), int(match[4])), int(match[5])
+
+
+def discarded_prefix(run: str) -> str:
+    """The folder of the branches that were discarded in a region."""
+    return f"runs/{run}/discarded/"
+
+
+def launches_prefix(run: str) -> str:
+    """The folder of what launches were granted."""
+    return f"runs/{run}/launches/"
+
+
+SWEEPS = "sweeps/"
+"""The folder of what sweeps have noted."""
+
+
+def sweeps_prefix(run: str) -> str:
+    """The folder of the notes of a run's sweeps."""
+    return f"{SWEEPS}{run}/notes/"
+
+
+def sweep_note(run: str, time_ms: int, note_id: str) -> str:
+    """The create-only object which says what a sweep found unreferenced."""
+    return f"{sweeps_prefix(run)}{time_ms:015d}-{note_id}"
+
+
+def sweep_clock(run: str) -> str:
+    """The object that is put to learn the store's own time."""
+    return f"{SWEEPS}{run}/clock"
+
+
 def schema(fingerprint: str) -> str:
     """The key of a writer's schema."""
     return f"schemas/{fingerprint}"
@@ -118,6 +192,11 @@ def health(service: str, region: str) -> str:
 def lease(run: str) -> str:
     """The lease record, in the witness's bucket."""
     return f"leases/{run}"
+
+
+def lease_group(group: str) -> str:
+    """The record that holds the leases of a group's runs, in the witness's bucket."""
+    return f"lease-groups/{group}"
 
 
 def audit(run: str, epoch: int) -> str:
@@ -152,12 +231,12 @@ def start(run: str, node: str, launch: str) -> str:
 
 def discarded(run: str, epoch: int) -> str:
     """The create-only object which says that a branch is of no use: who said so, and why."""
-    return f"runs/{run}/discarded/{epoch:06d}"
+    return f"{discarded_prefix(run)}{epoch:06d}"
 
 
 def launched(run: str, launch: str) -> str:
     """The create-only object in which a controller fixes a launch's epoch, attempt and start, before it grants it."""
-    return f"runs/{run}/launches/{launch}"
+    return f"{launches_prefix(run)}{launch}"
 
 
 DRILL_TOPICS = "drill."

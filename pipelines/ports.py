@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from pipelines.core.lease import Held
 from pipelines.core.resume import StartRequest
+from pipelines.core.retention import Listed
 from pipelines.paths import CheckpointId
-from schemas.records import Lease, Manifest
+from schemas.records import Lease, LeaseGroup, Manifest
 
 
 class Clock(Protocol):
@@ -125,6 +126,12 @@ class ObjectStore(Protocol):
     def size(self, key: str) -> int | None:
         """The object's length in bytes; None if there is none."""
 
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        """As `list`, with each object's size and when it was last written, by the store's own clock."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; fine if there is none. For sweeps and drills only: no other role may."""
+
 
 class LeaseStore(Protocol):
     """The witness: one record per run, changed by compare-and-set only, never deleted."""
@@ -146,6 +153,16 @@ class LeaseStore(Protocol):
 
     def noted(self, run: str) -> tuple[Lease, ...]:
         """The noted records, oldest first."""
+
+
+class GroupStore(Protocol):
+    """The witness as lease groups use it: one object per group, changed by compare-and-set only, never deleted."""
+
+    def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
+        """The object now with its ETag; None if it does not exist."""
+
+    def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
+        """As `LeaseStore.write`: the new ETag, None if it had moved on; UnknownOutcomeError without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +284,10 @@ class Spool(Protocol):
         """The newest beat of each producer whose process lives."""
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start and have no grant yet."""
+        """Launches that asked for a start, have no grant yet, and live.
+
+        A grant to one that died while it waited would be an attempt that supersedes the living.
+        """
 
     def request(self, run: str, launch: str) -> StartRequest:
         """What a launch asked for; RetryableError while its request cannot be read."""

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,33 +158,48 @@ def digest(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - a tree of plain Avro values
-    if isinstance(value, records.Record):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+# What has to be done to a field's value on its way to plain Avro or back, found once for each class; None: nothing.
+_Turn = Callable[[Any], Any]
 
 
-_HINTS: dict[str, dict[str, Any]] = {}
-
-
-def _hints(cls: type[records.Record]) -> dict[str, Any]:
-    found = _HINTS.get(cls.__name__)
-    if found is None:
-        hints = typing.get_type_hints(cls)
-        found = _HINTS[cls.__name__] = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-    return found
+def _plain(record: records.Record) -> dict[str, Any]:
+    """As a tree of plain Avro values."""
+    return {
+        name: getattr(record, name) if turn is None else turn(getattr(record, name))
+        for name, turn in _turns(type(record), _TO_PLAIN, _to_plain)
+    }
 
 
 def _build(cls: type[records.Record], plain: dict[str, Any]) -> records.Record:
-    return cls(**{name: _value(hint, plain[name]) for name, hint in _hints(cls).items()})
+    found = _turns(cls, _FROM_PLAIN, _from_plain)
+    return cls(**{name: plain[name] if turn is None else turn(plain[name]) for name, turn in found})
 
 
-def _value(hint: Any, plain: Any) -> Any:  # noqa: ANN401 - a tree of plain Avro values
+_Turns = tuple[tuple[str, _Turn | None], ...]
+_TO_PLAIN: dict[str, _Turns] = {}
+_FROM_PLAIN: dict[str, _Turns] = {}
+
+
+def _turns(cls: type[records.Record], known: dict[str, _Turns], turn_of: Callable[[Any], _Turn | None]) -> _Turns:
+    found = known.get(cls.__name__)
+    if found is None:
+        hints = typing.get_type_hints(cls)
+        found = tuple((field.name, turn_of(hints[field.name])) for field in dataclasses.fields(cls))
+        known[cls.__name__] = found
+    return found
+
+
+def _to_plain(hint: Any) -> _Turn | None:  # noqa: ANN401 - a type hint
     if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)[0]
-        return tuple(_value(inner, item) for item in plain)
+        inner = _to_plain(typing.get_args(hint)[0])
+        return list if inner is None else lambda value: [inner(item) for item in value]
+    return _plain if isinstance(hint, type) and issubclass(hint, records.Record) else None
+
+
+def _from_plain(hint: Any) -> _Turn | None:  # noqa: ANN401 - a type hint
+    if typing.get_origin(hint) is tuple:
+        inner = _from_plain(typing.get_args(hint)[0])
+        return tuple if inner is None else lambda plain: tuple(inner(item) for item in plain)
     if isinstance(hint, type) and issubclass(hint, records.Record):
-        return _build(hint, plain)
-    return plain
+        return functools.partial(_build, hint)
+    return None

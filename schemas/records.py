@@ -371,3 +371,22 @@ class Lease(Record):
     note: str = ""  # why, in a person's own words
     acknowledged: int = 0  # the newest epoch after which a person allowed another automatic move
     scheduled_ms: int = 0  # when a planned move to the target begins, by the holder's wall clock; 0: none is planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseMember(Record):
+    """One run's lease record in a group, encoded: whoever cannot read it can still keep it."""
+
+    run: str
+    write_id: str  # the lease's; it names this version of it
+    lease: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseGroup(Record):
+    """The lease records of the runs of a group, in one object that changes by compare-and-set."""
+
+    schema_name: ClassVar[str] = "manifest/lease_group"
+    group: str
+    write_id: str
+    members: tuple[LeaseMember, ...] = field(default=())  # by run

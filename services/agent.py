@@ -32,7 +32,7 @@ def run(settings: Settings, region: str) -> int:
         target = here.node_dir / "agent" / "fetched" / reply.start_manifest_digest
         return str(fetch_index_folder(store, parts.signer, Codec(), reply.start_manifest_key, Path(target)))
 
-    log = KafkaLog(here.kafka)
+    log = KafkaLog(parts.kafka)
     controller = f"http://{HOST}:{here.ports.controller}"
     vigil = Vigil(
         node=here.node,

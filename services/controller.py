@@ -25,12 +25,15 @@ from services.clients import client_of
 from services.crew import Crew, Flow
 from services.parts import Parts
 from services.settings import RunSettings, Settings
+from services.wrappers.grouped import GATHERS_S_MAX, GroupedLeases
 from services.wrappers.witness import Witness
 
 LEASE_TIMEOUT_S = 2.0
 # A slow answer holds a thread: the threads that a thousand runs of the default profile need are 300 requests a second
 # times the seconds that an answer takes, so these do up to 0.2 s an answer.
 LEASE_THREADS_MAX = 64
+# Runs of a lease group wait for each other's company, which costs a thread and no request.
+GROUPED_THREADS_MAX = 256
 # Hooks, webhooks and drills' histories are on a crew of their own: what hangs there must not hold up a lease.
 NOTICE_THREADS_MAX = 8
 
@@ -52,7 +55,8 @@ def run(settings: Settings, region: str) -> int:
         for name, one in found.items():
             epoch.labels(name).set(float(str(one["epoch"])))
             valid.labels(name).set(float(str(one["valid_s"])))
-            kept.labels(name).set(float(bool(one["promise_kept"])))
+            promise = one["promise"]
+            kept.labels(name).set(float(isinstance(promise, dict) and promise["kept"]))
             one["drill"] = controller.drills[name].status()
         return dict(found)
 
@@ -71,13 +75,15 @@ class _Controller:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         runs = parts.settings.runs
-        self.leases = Crew(parts.clock, min(len(runs), LEASE_THREADS_MAX))
+        grouped = len(parts.settings.groups())
+        threads = min(len(runs) - grouped, LEASE_THREADS_MAX) + min(grouped, GROUPED_THREADS_MAX)
+        self.leases = Crew(parts.clock, threads)
         self.notices = Crew(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
         self.closing: list[Callable[[], None]] = []
         self.flows: dict[str, Flow] = {}
         self._codec = Codec()  # shared: nobody here makes it learn
         self._store, self._witness = self._stores()
-        log = KafkaLog(parts.here.kafka)
+        log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
         self._sight = parts.sight("controller", log, self.closing, self._nodes_at_s)
         self.flows["sight"] = self._sight.step
@@ -88,10 +94,10 @@ class _Controller:
         self.drills = {name: self._drills(name, wanted) for name, wanted in runs.items()}
         self.controls = {name: self._control(name, wanted) for name, wanted in runs.items()}
 
-    def _stores(self) -> tuple[S3ObjectStore, Witness]:
+    def _stores(self) -> tuple[S3ObjectStore, GroupedLeases]:
         """This region's store, and the witness as all runs ask it."""
         parts, here = self.parts, self.parts.here
-        connections = self.leases.threads + self.notices.threads
+        connections = min(self.leases.threads, LEASE_THREADS_MAX) + self.notices.threads
         store = client_of(
             here.s3, here.credentials_file, attempts=2, timeout_s=LEASE_TIMEOUT_S, connections=connections
         )
@@ -103,8 +109,17 @@ class _Controller:
             timeout_s=LEASE_TIMEOUT_S,
             connections=connections,
         )
-        leases = S3LeaseStore(witness, parts.settings.witness.bucket, self._codec)
-        return S3ObjectStore(store, here.bucket), Witness(leases, parts.registry)
+        asked = Witness(S3LeaseStore(witness, parts.settings.witness.bucket, self._codec), parts.registry)
+        leases = GroupedLeases(
+            asked,
+            asked,
+            group_of=parts.settings.groups(),
+            codec=self._codec,
+            clock=parts.clock,
+            entropy=parts.entropy,
+            gathers_s=min(GATHERS_S_MAX, parts.profile.poll_s / 10),
+        )
+        return S3ObjectStore(store, here.bucket), leases
 
     def _nodes_at_s(self, peer: str) -> float:
         """When a node of a region was heard last, for any run."""
@@ -112,7 +127,7 @@ class _Controller:
 
     def _attested(self) -> Attest:
         parts = self.parts
-        log = KafkaLog(parts.here.kafka)
+        log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
         attest = Attest(
             region=parts.region,
@@ -134,7 +149,7 @@ class _Controller:
 
     def _hear(self, other: str) -> None:
         parts, own = self.parts, other == self.parts.region
-        source = KafkaSource(parts.here.kafka if own else parts.link(other).kafka)
+        source = KafkaSource(parts.kafka if own else parts.peer_kafka(other))
         self.closing.append(source.close)
         ear = Ear(
             region=other,
@@ -218,6 +233,7 @@ def _policy(parts: Parts, wanted: RunSettings) -> FailoverPolicy:
         rto_s=wanted.rto_s,
         settle_s=wanted.settle_s,
         fencing=wanted.fencing,
+        in_step=wanted.group is not None,
     )
 
 

@@ -43,7 +43,7 @@ from services.adapters.s3 import S3ObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
 from services.cli.ask import ask
-from services.clients import client_of
+from services.clients import client_of, cluster_of
 from services.crew import Crew, Flow
 from services.journal import ServiceJournal
 from services.parts import Parts
@@ -146,6 +146,7 @@ class Stage:
         self._marks = Marks(parts, journal)
         self._prefix = paths.drill_prefix(self.drill_id)
         self._client = client_of(here.s3, here.drill_credentials_file or here.credentials_file, attempts=1)
+        self._kafka = cluster_of(here, here.drill_kafka_credentials_file)
         self.own = S3ObjectStore(self._client, here.bucket)
         self._store = AsideStore(parts.store(), self.own, self._prefix)
         self._spool = NodeSpool(self._node_dir, self._marks)
@@ -155,7 +156,7 @@ class Stage:
 
     def play(self, drill: Drill, command: tuple[str, ...], say: Say) -> Drill:
         """All of it; whatever happens, nothing is left running."""
-        ensure_topics(self._parts.here.kafka, self._parts.here.replication, prefix=paths.DRILL_TOPICS)
+        ensure_topics(self._kafka, self._parts.here.replication, prefix=paths.DRILL_TOPICS)
         log, signer = AsideLog(self._log(), paths.DRILL_TOPICS), self._signer()
         listeners = {name: self._listener(name) for name in (drill.holder, self._parts.region)}
         leases = S3LeaseStore(self._client, self._parts.here.bucket, Codec(), self._prefix)
@@ -282,7 +283,7 @@ class Stage:
     # --- what it is made of ---
 
     def _log(self) -> KafkaLog:
-        log = KafkaLog(self._parts.here.kafka)
+        log = KafkaLog(self._kafka)
         self._closing.append(log.close)
         return log
 
@@ -296,7 +297,7 @@ class Stage:
         return Listen(region=region, run=self._run, clock=self._parts.clock, wake=self._wake)
 
     def _ear(self, listener: Listen) -> Ear:
-        source = KafkaSource(self._parts.here.kafka)
+        source = KafkaSource(self._kafka)
         self._closing.append(source.close)
         aside = AsideSource(source, paths.DRILL_TOPICS)
         return Ear(region=listener.region, source=aside, codec=Codec(), clock=self._parts.clock, listeners=[listener])

@@ -9,8 +9,11 @@ from pathlib import Path
 from infra.local.layout import WITNESS, Layout
 from infra.local.ports import PortClaims
 from schemas.codec import digest
+from services.adapters.kafka_access import give
+from services.adapters.kafka_cluster import KafkaCluster, KafkaUser
 from services.adapters.s3 import connect, ensure_bucket, mapped_errors
 from services.adapters.signer import generate_keypair
+from services.kafka_policies import grants
 from services.policies import bucket_policy
 
 BUCKET, WITNESS_BUCKET = "farside", "farside-witness"
@@ -26,9 +29,12 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
     folder = layout.folder
     keys = folder / "keys"
     keys.mkdir(mode=0o700, exist_ok=True)
-    for store, users in json.loads(layout.users_file.read_text(encoding="utf-8")).items():
+    for server, users in json.loads(layout.users_file.read_text(encoding="utf-8")).items():
         for user, secret in users.items():
-            _private(_key_file(keys, store, user), json.dumps({"access_key": user, "secret_key": secret}))
+            plain = {"access_key": user, "secret_key": secret}
+            if server.startswith("kafka-"):
+                plain = {"username": user, "password": secret, "mechanism": "PLAIN"}
+            _private(_key_file(keys, server, user), json.dumps(plain))
     for region in layout.regions:
         if not (keys / f"{region}.key.pem").exists():
             generate_keypair(keys, region)
@@ -42,6 +48,9 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
         users = [(user, _role(store, user)) for user in layout.store_users()[store]]
         with mapped_errors(f"policy of {bucket}"):
             root.put_bucket_policy(Bucket=bucket, Policy=bucket_policy(users, bucket))
+    for region in layout.regions:
+        admin = KafkaCluster(ends.regions[region].kafka_bootstrap, KafkaUser(**roots[f"kafka-{region}"]))
+        give(admin, {user: grants(_kafka_role(user), region) for user in layout.kafka_users()[f"kafka-{region}"]})
     path = folder / "farside.toml"
     path.write_text(_text(layout, keys, run, profile), encoding="utf-8")
     return path
@@ -63,7 +72,12 @@ def clean(folder: Path) -> None:
 def _role(store: str, user: str) -> str:
     kind = user.partition("-")[0]
     plain = "witness" if store == f"s3-{WITNESS}" else "region"
-    return {"reader": "link", "drill": "drill"}.get(kind, plain)
+    return {"reader": "link", "drill": "drill", "sweeper": "sweeper"}.get(kind, plain)
+
+
+def _kafka_role(user: str) -> str:
+    kind = user.partition("-")[0]
+    return kind if kind in {"link", "drill", "operator"} else "region"
 
 
 def _key_file(keys: Path, store: str, user: str) -> Path:
@@ -96,12 +110,16 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
         lines += [
             "",
             f"[regions.{region}]",
-            f"kafka = {_q(own.kafka_bootstrap)}",
+            f"kafka = {_q(own.kafka_bootstrap)}  # SASL without TLS: for development only",
+            f"kafka_credentials_file = {_q(_key_file(keys, f'kafka-{region}', region))}",
+            f"drill_kafka_credentials_file = {_q(_key_file(keys, f'kafka-{region}', f'drill-{region}'))}",
+            f"operator_kafka_credentials_file = {_q(_key_file(keys, f'kafka-{region}', 'operator'))}",
             f"s3 = {_q(own.s3_endpoint)}",
             f"witness = {_q(own.witness_endpoint)}",
             f"bucket = {_q(BUCKET)}",
             f"credentials_file = {_q(_key_file(keys, f's3-{region}', region))}",
             f"drill_credentials_file = {_q(_key_file(keys, f's3-{region}', f'drill-{region}'))}",
+            f"sweeper_credentials_file = {_q(_key_file(keys, f's3-{region}', f'sweeper-{region}'))}",
             f"witness_credentials_file = {_q(_key_file(keys, f's3-{WITNESS}', region))}",
             f"signing_key_file = {_q(keys / f'{region}.key.pem')}",
             f"public_key_file = {_q(keys / f'{region}.pub.pem')}",
@@ -120,6 +138,7 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
                     "",
                     f"[regions.{region}.links.{other}]",
                     f"kafka = {_q(link.kafka_bootstrap)}",
+                    f"kafka_credentials_file = {_q(_key_file(keys, f'kafka-{other}', f'link-{region}'))}",
                     f"s3 = {_q(link.s3_endpoint)}",
                     f"bucket = {_q(BUCKET)}",
                     f"credentials_file = {_q(_key_file(keys, f's3-{other}', f'reader-{region}'))}",

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
 from pipelines import paths
-from pipelines.core.lease import PROFILES, LeaseProfile
+from pipelines.core.lease import LeaseProfile
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.sight import KAFKA, STORE, Probe, Sight
@@ -17,10 +17,11 @@ from pipelines.flows.writer_schemas import store_schemas
 from pipelines.ports import EventLog
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaSource, ensure_topics
+from services.adapters.kafka_cluster import KafkaCluster
 from services.adapters.s3 import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock, SystemEntropy
-from services.clients import client_of, store_of
+from services.clients import client_of, cluster_of, store_of
 from services.crew import Crew, Flow
 from services.journal import ServiceJournal
 from services.process import Process
@@ -39,6 +40,7 @@ class Parts:
         self.region = region
         self.service = service
         self.here: RegionSettings = settings.region(region)
+        self.kafka = cluster_of(self.here)
         self.clock = SystemClock()
         self.entropy = SystemEntropy()
         self.registry = CollectorRegistry()
@@ -56,7 +58,7 @@ class Parts:
     @property
     def profile(self) -> LeaseProfile:
         """The lease's times."""
-        return PROFILES[self.settings.profile]
+        return self.settings.lease_profile
 
     def store(self) -> S3ObjectStore:
         """A client of this region's bucket; each flow has its own."""
@@ -66,6 +68,10 @@ class Parts:
         """A client of another region's bucket, through the link."""
         link = self.link(peer)
         return S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
+
+    def peer_kafka(self, peer: str) -> KafkaCluster:
+        """Another region's Kafka, through the link, as a user who may only read there."""
+        return cluster_of(self.link(peer))
 
     def link(self, peer: str) -> LinkSettings:
         """How this region reaches another; MisconfiguredError if it is not said."""
@@ -77,7 +83,7 @@ class Parts:
         """What this service can reach of the other regions, through clients of its own."""
         probes: dict[str, dict[str, Probe]] = {}
         for peer in self.peers():
-            link, source = self.link(peer), KafkaSource(self.link(peer).kafka)
+            link, source = self.link(peer), KafkaSource(self.peer_kafka(peer))
             store = S3ObjectStore(
                 client_of(link.s3, link.credentials_file, attempts=1, timeout_s=PROBE_TIMEOUT_S), link.bucket
             )
@@ -122,7 +128,7 @@ class Parts:
 
         def make() -> None:
             ensure_bucket(client, self.here.bucket)
-            ensure_topics(self.here.kafka, replication=self.here.replication)
+            ensure_topics(self.kafka, replication=self.here.replication)
             store_schemas(self.store())
 
         retrying(

@@ -17,6 +17,10 @@ LIST = ("s3:ListBucket",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
 DELETE = ("s3:DeleteObject",)
 DRILLS, PROBES = f"{paths.DRILLS}*", "probe/*"  # the second as `services/adapters/conformance.py` has it
+SWEEPS = f"{paths.SWEEPS}*"
+# Written out to the last digit: `runs/*/e*` would take in `runs/<run>/epochs/`, which nobody may ever delete (I2).
+CHECKPOINTS = "runs/*/e??????/a????/s??????????/*"
+MANIFESTS = "runs/*/e??????/a????/s??????????/manifest"
 
 ROLES: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     # What the agent, replicator, warmer and controller of a region do in its own bucket. Nothing of it is deleted.
@@ -27,6 +31,16 @@ ROLES: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "witness": ((LIST, ""), (READ, "*"), (WRITE, "*"), (DELETE, PROBES)),
     # What a drill does in its region's bucket: it reads what is real, and writes beside it (I10).
     "drill": ((LIST, ""), (READ, "*"), (WRITE, DRILLS), (DELETE, DRILLS)),
+    # What a sweep does in its region's bucket: it deletes what belongs to checkpoints, and puts a record where a
+    # manifest was.
+    "sweeper": (
+        (LIST, ""),
+        (READ, "*"),
+        (WRITE, MANIFESTS),
+        (WRITE, SWEEPS),
+        (DELETE, CHECKPOINTS),
+        (DELETE, SWEEPS),
+    ),
 }
 
 

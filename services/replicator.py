@@ -29,8 +29,8 @@ def run(settings: Settings, region: str) -> int:
     closing: list[Callable[[], None]] = []
     for peer in parts.peers():
         for lane in paths.REPLICATED_LANES:
-            source, own = KafkaSource(parts.link(peer).kafka), KafkaSource(parts.here.kafka)
-            log = KafkaLog(parts.here.kafka, f"farside-replicator-{region}-{peer}-{lane}")
+            source, own = KafkaSource(parts.peer_kafka(peer)), KafkaSource(parts.kafka)
+            log = KafkaLog(parts.kafka, paths.transactional_id(region, peer, lane))
             transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=parts.store())
             closing += [source.close, own.close, log.close, transfers.close]
             flows[f"{peer}/{lane}"] = Replicate(
@@ -49,7 +49,7 @@ def run(settings: Settings, region: str) -> int:
                 clock=parts.clock,
                 journal=parts.journal,
             )
-    log = KafkaLog(parts.here.kafka)
+    log = KafkaLog(parts.kafka)
     closing.append(log.close)
     sight = parts.sight("replicator", log, closing, lambda _peer: NEVER_S)
     lag = Gauge("farside_lag_steps", "Steps that this region is behind.", ["peer", "run"], registry=parts.registry)
@@ -59,6 +59,7 @@ def run(settings: Settings, region: str) -> int:
         for one in found.values():
             for name, steps in one["lag_steps"].items():
                 lag.labels(one["peer"], name).set(steps)
+            one["sight_trouble"] = sight.trouble
         return found
 
     async def replay(request: Request) -> Response:

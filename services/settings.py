@@ -9,10 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.core.decide import SETTLE_S
+from pipelines.core.groups import MEMBERS_MAX
+from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
+from services.adapters.kafka_cluster import MECHANISMS, KafkaUser
 
 PREFIX = "FARSIDE_"
 HOST = "127.0.0.1"  # where the services serve, and are asked
@@ -39,7 +51,11 @@ class RunSettings(_Part):
     drill_days: float = Field(default=30.0, gt=0)  # status warns when the last good drill is older
     # Does a trainer stop when its region's authority ends? hard: its guard (`farside-guard`) kills it. soft: never.
     fencing: Literal["soft", "hard"] = "soft"
+    keep_generations: int = Field(default=3, ge=1)  # so many of the newest checkpoints stay, whatever is swept
     settle_s: float = Field(default=SETTLE_S, ge=0)  # no second automatic failover within so long
+    # Runs of a group, which have the same placement, keep their lease records in one object: one write renews them all.
+    # It is chosen when the run is created; a run that is given another one later has no record there, and waits.
+    group: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
 class WitnessSettings(_Part):
@@ -57,25 +73,35 @@ class Ports(_Part):
     warmer: int = Field(default=0, ge=0, le=65_535)
 
 
-class LinkSettings(_Part):
-    """How a region reads another; the credentials need no more than reading."""
+class KafkaSettings(_Part):
+    """A Kafka, and who we are there."""
 
     kafka: str
+    kafka_credentials_file: Path | None = None  # None: a cluster that knows no users
+    kafka_tls_ca_file: Path | None = None  # None: no TLS
+
+
+class LinkSettings(KafkaSettings):
+    """How a region reads another; the credentials need no more than reading."""
+
     s3: str
     bucket: str
     credentials_file: Path
 
 
-class RegionSettings(_Part):
+class RegionSettings(KafkaSettings):
     """One region, by the addresses that hold inside it."""
 
-    kafka: str
+    drill_kafka_credentials_file: Path | None = None  # None: a drill is the region's own user
+    operator_kafka_credentials_file: Path | None = None  # for commands that only look; None: as above
     s3: str
     witness: str
     witness_credentials_file: Path
     bucket: str
     credentials_file: Path
     drill_credentials_file: Path | None = None  # None: a drill has the region's own rights
+    sweeper_credentials_file: Path | None = None  # None: a sweep has the region's own rights
+    sweep_grace_s: float = Field(default=172_800.0, gt=0)  # longer than the longest upload or copy may stand still
     signing_key_file: Path
     public_key_file: Path
     node: str = "n0"
@@ -86,14 +112,68 @@ class RegionSettings(_Part):
     links: dict[str, LinkSettings] = {}
 
 
+class ProfileSettings(_Part):
+    """A lease profile of one's own; the same in every region."""
+
+    lease_s: float
+    renew_s: float
+    poll_s: float
+    rho: float = 0.01
+    margin_s: float
+
+
 class Settings(_Part):
     """Everything that a service is told."""
 
-    profile: Literal["fast", "default"] = "default"
+    profiles: dict[str, ProfileSettings] = {}
+    profile: str = "default"
     state_dir: Path
     runs: dict[str, RunSettings]
     witness: WitnessSettings
     regions: dict[str, RegionSettings]
+
+    @field_validator("profiles")
+    @classmethod
+    def _profiles_are_safe(cls, profiles: dict[str, ProfileSettings]) -> dict[str, ProfileSettings]:
+        """An unsafe combination is refused with the inequality that fails."""
+        for name, one in profiles.items():
+            if name in PROFILES:
+                raise ValueError(f"{name} is a profile that ships: choose another name")
+            try:
+                LeaseProfile(name=name, **one.model_dump()).check()
+            except MisconfiguredError as error:
+                raise ValueError(str(error)) from error
+        return profiles
+
+    @field_validator("profile")
+    @classmethod
+    def _profile_is_known(cls, profile: str, info: ValidationInfo) -> str:
+        known = sorted({*PROFILES, *info.data.get("profiles", {})})
+        if profile not in known:
+            raise ValueError(f"{profile!r} is none of {', '.join(known)}")
+        return profile
+
+    @property
+    def lease_profile(self) -> LeaseProfile:
+        """The lease's times."""
+        own = self.profiles.get(self.profile)
+        return PROFILES[self.profile] if own is None else LeaseProfile(name=self.profile, **own.model_dump())
+
+    @model_validator(mode="after")
+    def _groups_are_alike(self) -> Settings:
+        """Members of a lease group have one placement, and fit into one object."""
+        for group in {one.group for one in self.runs.values()} - {None}:
+            members = {name: one for name, one in self.runs.items() if one.group == group}
+            placements = {(one.first_region, frozenset(one.standby)) for one in members.values()}
+            if len(placements) > 1:
+                raise ValueError(f"group {group}: {', '.join(members)} must have the same first_region and standby")
+            if len(members) > MEMBERS_MAX:
+                raise ValueError(f"group {group} has {len(members)} runs, {MEMBERS_MAX} fit: make several groups")
+        return self
+
+    def groups(self) -> dict[str, str]:
+        """The lease group of each run that has one."""
+        return {name: one.group for name, one in self.runs.items() if one.group is not None}
 
     def region(self, name: str) -> RegionSettings:
         """One region's; MisconfiguredError if there is none of that name."""
@@ -169,6 +249,22 @@ def credentials(path: Path) -> Credentials:
         raise MisconfiguredError(f"credentials file {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
         raise MisconfiguredError(f"credentials file {path} is no JSON object with access_key and secret_key") from None
+
+
+def kafka_user(path: Path) -> KafkaUser:
+    """`username`, `password` and `mechanism` (else SCRAM-SHA-512) from a JSON file; MisconfiguredError without them."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        found = KafkaUser(str(plain["username"]), str(plain["password"]), str(plain.get("mechanism", MECHANISMS[0])))
+    except OSError as error:
+        raise MisconfiguredError(f"Kafka credentials file {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise MisconfiguredError(
+            f"Kafka credentials file {path} is no JSON object with username and password"
+        ) from None
+    if found.mechanism not in MECHANISMS:
+        raise MisconfiguredError(f"Kafka credentials file {path}: mechanism is one of {', '.join(MECHANISMS)}")
+    return found
 
 
 def _override(plain: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ def run(settings: Settings, region: str) -> int:
     spool = NodeSpool(here.node_dir, parts.journal)
     arena = here.arena_dir / name
     arena.mkdir(parents=True, exist_ok=True)
-    log = KafkaLog(here.kafka)
+    log = KafkaLog(parts.kafka)
 
     def standby() -> bool:
         newest = lineages.newest(name)

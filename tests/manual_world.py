@@ -12,6 +12,7 @@ from pipelines.core.decide import policy_of
 from pipelines.core.lease import FAST, Held
 from pipelines.core.pulse import NodePulse, Pulse
 from pipelines.core.resume import StartRequest
+from pipelines.core.suspicion import Rhythm
 from pipelines.errors import RetryableError
 from pipelines.flows.attest import Attest
 from pipelines.flows.failover import Control
@@ -121,7 +122,7 @@ class ManualRegion:
     def hears(self, region: str, step: int, phase: str = "train") -> None:
         """A sign of life of a region's node and controller has arrived here."""
         now_s = self.clock.now_s
-        node = NodePulse(step, phase, 60.0, now_s, now_s)
+        node = NodePulse(step, phase, 60.0, now_s, Rhythm(now_s))
         self.listeners[region].pulse = Pulse({"n0": node}, now_s, now_s)
 
     def turn(self) -> None:
@@ -196,7 +197,7 @@ class ManualWorld:
         body = {"mode": "exact", "world_size": 1, "fingerprint": {}, "health": {}, "data_version": "", "items": []}
         before = step - 10 if step > 10 and attempt == 1 else None
         body |= {"previous_step": before, "ranks": [rank], "planner": {}}
-        self.spool.accept(f"gpt-r{attempt - 1}", "checkpoints", "intent", step, body, attempt=attempt)
+        self.spool.accept(f"gpt-r{attempt - 1}", "checkpoints", "intent", step, body, of=(1, attempt))
         return own
 
     def outcomes(self) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from farside._background import Background
 _log = logging.getLogger("farside")
 _BEAT_WAITING_S = 1.0
 _LOG_WAITING_S = 60.0
+_NAME_KEPT = 120  # of a launch's name that was used before: a number must fit behind it
 
 Mode = Literal["exact", "same_state", "elastic"]
 
@@ -126,10 +128,13 @@ class Session:
         self.mode = mode
         if self.who.local_rank != 0:
             return
+        self.launch_folder = self._unused()
         _spool.write_json_atomically(
             _spool.request_path(self.launch_folder),
             {
-                "launch": self.who.launch,
+                "launch": self.launch_folder.name,
+                "given": self.who.launch,
+                "producer": self._producer.name,
                 "run": self.who.run,
                 "world_size": self.who.world_size,
                 "mode": mode,
@@ -139,13 +144,55 @@ class Session:
             },
         )
 
+    def _unused(self) -> Path:
+        """The launch's folder, or a fresh one beside it if a launch before this one was granted under the same name.
+
+        A scheduler that requeues a job may give the old name again. The old answer is another attempt's: that is over,
+        and under the policy *hard* its guard would rightly kill whoever acts on it.
+        """
+        given, asked = self.launch_folder, _spool.read_json(_spool.request_path(self.launch_folder))
+        # A grant that nobody asked for was laid there for us; an asker that lives is of this very launch.
+        if asked is None or not _spool.grant_path(given).exists() or self._asker_lives(asked):
+            return given
+        for number in itertools.count(2):
+            fresh = given.with_name(f"{given.name[:_NAME_KEPT]}.{number}")
+            try:
+                fresh.mkdir()
+            except FileExistsError:
+                continue
+            _log.warning("farside.launch_name_used launch=%s: asking as %s", given.name, fresh.name)
+            return fresh
+        return given
+
+    def _asker_lives(self, asked: dict[str, Any]) -> bool:
+        producer = str(asked.get("producer", ""))
+        folder = _spool.producers_folder(self.who.node_dir, self.who.run) / producer
+        return bool(producer) and _spool.is_writer_alive(_spool.log_path(folder))
+
+    def _joined(self) -> bool:
+        """Whether it is known where this node's first rank asks, which may have had to take a fresh name."""
+        if self.who.local_rank == 0:
+            return True
+        own = self.launch_folder
+        asked = {
+            one: _spool.read_json(_spool.request_path(one))
+            for one in (own, *own.parent.glob(f"{own.name[:_NAME_KEPT]}.*"))
+        }
+        for folder, request in asked.items():
+            if request is not None and request.get("given") == self.who.launch and self._asker_lives(request):
+                self.launch_folder = folder
+                return True
+        return asked[own] is None and _spool.grant_path(own).exists()
+
     def wait_for_grant(self, poll_s: float) -> Grant:
         """Wait, hours if need be, until the agent says where to begin. A poll costs one ``stat``."""
-        path = str(_spool.grant_path(self.launch_folder))
+        path = ""
         begun = beaten = logged = time.monotonic()
         self.beat(0, "waiting", 60.0)
         while True:
-            grant = self._read_grant(path)
+            if not path and self._joined():
+                path = str(_spool.grant_path(self.launch_folder))
+            grant = self._read_grant(path) if path else None
             if grant is not None:
                 self.grant, self.mode = grant, grant.mode
                 return grant
@@ -156,7 +203,9 @@ class Session:
                 self.beat(0, "waiting", 60.0)
             if now - logged >= _LOG_WAITING_S:
                 logged = now
-                _log.info("farside.waiting run=%s for_s=%.0f launch=%s", self.who.run, now - begun, self.who.launch)
+                _log.info(
+                    "farside.waiting run=%s for_s=%.0f launch=%s", self.who.run, now - begun, self.launch_folder.name
+                )
 
     def _read_grant(self, path: str) -> Grant | None:
         try:
@@ -164,7 +213,7 @@ class Session:
         except OSError:
             return None
         found = _spool.read_json(Path(path))
-        if found is None or found.get("launch") != self.who.launch:
+        if found is None or found.get("launch") != self.launch_folder.name:
             _log.warning("farside.grant_unreadable path=%s: waiting for another", path)
             return None
         folder = found.get("folder")

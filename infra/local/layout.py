@@ -10,6 +10,7 @@ from infra.local.ports import HOST
 
 WITNESS = "witness"
 LINKS = "links"
+KAFKA_ADMIN = "admin"  # the broker itself, and who makes topics' rules; in no settings
 _REGION = re.compile(r"[a-z][a-z0-9]{0,23}")
 
 
@@ -46,7 +47,8 @@ class Endpoints:
     """Every address of a stack.
 
     ``links[(from, to)]`` is the path by which region ``from`` reaches region ``to``. The credentials file maps each
-    store's name (``s3-east``, ``s3-witness``) to its root ``access_key`` and ``secret_key``.
+    store's name (``s3-east``, ``s3-witness``) to its root ``access_key`` and ``secret_key``, and each broker's
+    (``kafka-east``) to its admin's ``username`` and ``password``.
     """
 
     regions: Mapping[str, RegionEndpoints]
@@ -143,21 +145,38 @@ class Layout:
 
     @property
     def credentials_file(self) -> Path:
-        """Where the stores' root keys are, readable by the owner only."""
+        """Where the stores' root keys and the brokers' admins are, readable by the owner only."""
         return self.folder / "credentials.json"
 
     @property
     def users_file(self) -> Path:
-        """Where the secrets of the stores' plain users are, by store and user; readable by the owner only."""
+        """Where the secrets of all plain users are, by server and user; readable by the owner only."""
         return self.folder / "users.json"
 
     def store_users(self) -> dict[str, tuple[str, ...]]:
-        """The plain users of each store: its region's own, a reader for each other region, and one for rehearsals."""
+        """The plain users of each store: the region's own, a reader for each other one, a rehearser and a sweeper."""
         found = {
-            f"s3-{region}": (region, *(f"reader-{other}" for other in others(self.regions, region)), f"drill-{region}")
+            f"s3-{region}": (
+                region,
+                *(f"reader-{other}" for other in others(self.regions, region)),
+                f"drill-{region}",
+                f"sweeper-{region}",
+            )
             for region in self.regions
         }
         return {**found, f"s3-{WITNESS}": self.regions}
+
+    def kafka_users(self) -> dict[str, tuple[str, ...]]:
+        """The plain users of each broker: as a store's, and one for people who look."""
+        return {
+            f"kafka-{region}": (
+                region,
+                *(f"link-{other}" for other in others(self.regions, region)),
+                f"drill-{region}",
+                "operator",
+            )
+            for region in self.regions
+        }
 
     @property
     def state_file(self) -> Path:

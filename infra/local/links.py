@@ -14,6 +14,7 @@ from infra.local.ports import HOST
 from infra.local.socket_counts import open_connection_bytes
 
 _CALL_S = 5.0
+_FAULT = "fault"  # one of a path at a time
 _RECEIVED = re.compile(r"^toxiproxy_proxy_received_bytes_total\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -75,6 +76,21 @@ class Links:
         for name in names:
             self._call("POST", f"/proxies/{name}", {"enabled": enabled})
 
+    def half_cut(self, names: Iterable[str], *, answers: bool) -> None:
+        """Lose what flows one way, without closing anything: the answers, or the requests."""
+        self._worsen(names, "timeout", {"timeout": 0}, "downstream" if answers else "upstream")
+
+    def slow_down(self, names: Iterable[str], latency_ms: int, jitter_ms: int) -> None:
+        """Delay the answers, on top of the shape."""
+        self._worsen(names, "latency", {"latency": latency_ms, "jitter": jitter_ms}, "downstream")
+
+    def restore(self, names: Iterable[str]) -> None:
+        """Undo `half_cut` and `slow_down`."""
+        for name in names:
+            known = json.loads(self._call("GET", f"/proxies/{name}"))["toxics"]
+            if any(toxic["name"] == _FAULT for toxic in known):
+                self._call("DELETE", f"/proxies/{name}/toxics/{_FAULT}")
+
     def cut_paths(self) -> frozenset[str]:
         """The names of the paths that are cut now."""
         state = json.loads(self._call("GET", "/proxies"))
@@ -99,6 +115,11 @@ class Links:
             )
             for name, (to_server, to_client) in counted.items()
         }
+
+    def _worsen(self, names: Iterable[str], kind: str, attributes: dict[str, int], stream: str) -> None:
+        toxic = {"name": _FAULT, "type": kind, "stream": stream, "attributes": attributes}
+        for name in names:
+            self._call("POST", f"/proxies/{name}/toxics", toxic)
 
     def _toxics(self) -> list[dict[str, object]]:
         wanted: list[dict[str, object]] = []

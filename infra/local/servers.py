@@ -9,11 +9,11 @@ import socket
 import struct
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.layout import LINKS, WITNESS, Layout, others
+from infra.local.layout import KAFKA_ADMIN, LINKS, WITNESS, Layout, others
 from infra.local.ports import HOST
 from infra.local.tools import Tools
 
@@ -54,19 +54,22 @@ def _drawn(path: Path) -> dict[str, dict[str, str]]:
 
 
 def ensure_credentials(layout: Layout) -> dict[str, dict[str, str]]:
-    """Each store's root keys: drawn once per folder, since users made under them live in it too."""
+    """Each store's root keys and each broker's admin: drawn once per folder, since users made under them live in it."""
     known = _drawn(layout.credentials_file)
-    for store in [name for name in layout.servers() if name.startswith("s3-")]:
-        known.setdefault(store, {"access_key": f"root-{store}", "secret_key": secrets.token_hex(20)})
+    for name in layout.servers():
+        if name.startswith("s3-"):
+            known.setdefault(name, {"access_key": f"root-{name}", "secret_key": secrets.token_hex(20)})
+        elif name.startswith("kafka-"):
+            known.setdefault(name, {"username": KAFKA_ADMIN, "password": secrets.token_hex(20), "mechanism": "PLAIN"})
     write_private(layout.credentials_file, json.dumps(known, indent=1) + "\n")
     return known
 
 
 def ensure_users(layout: Layout) -> dict[str, dict[str, str]]:
-    """Each store's plain users with their secrets, drawn once per folder; what they may do, bucket policies say."""
+    """Each server's plain users with their secrets, drawn once per folder; policies and ACLs say what they may do."""
     known = _drawn(layout.users_file)
-    for store, names in layout.store_users().items():
-        known[store] = {name: secrets.token_hex(20) for name in names} | known.get(store, {})
+    for server, names in (layout.store_users() | layout.kafka_users()).items():
+        known[server] = {name: secrets.token_hex(20) for name in names} | known.get(server, {})
     write_private(layout.users_file, json.dumps(known, indent=1) + "\n")
     return known
 
@@ -74,8 +77,9 @@ def ensure_users(layout: Layout) -> dict[str, dict[str, str]]:
 def build(layout: Layout, tools: Tools) -> dict[str, Server]:
     """Every server of the stack, its configuration files written."""
     keys = ensure_credentials(layout)
-    built = [_kafka(layout, tools, region) for region in layout.regions]
     users = ensure_users(layout)
+    brokers = ((region, f"kafka-{region}") for region in layout.regions)
+    built = [_kafka(layout, tools, region, keys[name], users[name]) for region, name in brokers]
     stores = ((place, f"s3-{place}") for place in (*layout.regions, WITNESS))
     built += [_store(layout, tools, place, keys[name], users[name]) for place, name in stores]
     built.append(_links(layout, tools))
@@ -87,12 +91,14 @@ def _plain_env() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR", "JAVA_HOME"}}
 
 
-def _kafka(layout: Layout, tools: Tools, region: str) -> Server:
+def _kafka(layout: Layout, tools: Tools, region: str, admin: Mapping[str, str], users: Mapping[str, str]) -> Server:
     name = f"kafka-{region}"
     data = layout.folder / "data" / name
     data.mkdir(parents=True, exist_ok=True)
     properties = layout.folder / "config" / f"{name}.properties"
-    properties.write_text(_kafka_properties(layout, region, data), encoding="utf-8")
+    listeners = ("LOCAL", *(_link_listener(other) for other in others(layout.regions, region)), "CONTROLLER")
+    settings = _kafka_settings(layout, region, data) | _kafka_access(listeners, admin, users)
+    write_private(properties, "".join(f"{key}={value}\n" for key, value in settings.items()))
     java = [str(tools.java), *_HEAP, f"-Dlog4j2.configurationFile={_LOG4J}", "-cp", f"{tools.kafka_jars}/*"]
     cluster = base64.urlsafe_b64encode(f"farside-{region:<8.8}".encode()).decode().rstrip("=")
     formatted = (data / "meta.properties").exists()
@@ -108,27 +114,56 @@ def _kafka(layout: Layout, tools: Tools, region: str) -> Server:
     )
 
 
-def _kafka_properties(layout: Layout, region: str, data: Path) -> str:
+def _link_listener(client: str) -> str:
+    return f"LINK_{client.upper()}"
+
+
+def _kafka_access(listeners: Iterable[str], admin: Mapping[str, str], users: Mapping[str, str]) -> dict[str, str]:
+    """Who may log in, on every listener alike. What each user may do are ACLs, which the broker keeps with its data.
+
+    SASL without TLS shows secrets to whoever can listen on loopback: for development only. The secrets stand in this
+    file, so a folder of an earlier version gets its users too; SCRAM, which production should have, keeps them with
+    the data, and needs one round trip more over the link.
+    """
+    known = {**users, admin["username"]: admin["password"]}
+    options = [f'username="{admin["username"]}"', f'password="{admin["password"]}"']
+    options += [f'user_{name}="{secret}"' for name, secret in known.items()]
+    plain = f"org.apache.kafka.common.security.plain.PlainLoginModule required {' '.join(options)};"
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    settings = {
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{admin['username']}",
+    }
+    for listener in listeners:
+        settings[f"listener.name.{listener.lower()}.plain.sasl.jaas.config"] = plain
+        settings[f"listener.name.{listener.lower()}.scram-sha-512.sasl.jaas.config"] = scram
+    return settings
+
+
+def _kafka_settings(layout: Layout, region: str, data: Path) -> dict[str, str]:
     name = f"kafka-{region}"
     listeners = {"LOCAL": layout.ports[name]}
     advertised = dict(listeners)
     for other in others(layout.regions, region):
         # A client that bootstraps through the link is told to stay on it: its listener is advertised at the proxy.
-        listeners[f"LINK_{other.upper()}"] = layout.ports[f"{name}/link-{other}"]
-        advertised[f"LINK_{other.upper()}"] = layout.ports[f"{other}.{region}.kafka"]
+        listeners[_link_listener(other)] = layout.ports[f"{name}/link-{other}"]
+        advertised[_link_listener(other)] = layout.ports[f"{other}.{region}.kafka"]
     controller = layout.ports[f"{name}/controller"]
 
     def listed(ports: Mapping[str, int]) -> str:
         return ",".join(f"{listener}://{HOST}:{port}" for listener, port in ports.items())
 
-    settings = {
+    return {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@{HOST}:{controller}",
         "controller.listener.names": "CONTROLLER",
         "listeners": listed({**listeners, "CONTROLLER": controller}),
         "advertised.listeners": listed(advertised),
-        "listener.security.protocol.map": ",".join(f"{listener}:PLAINTEXT" for listener in [*listeners, "CONTROLLER"]),
+        "listener.security.protocol.map": ",".join(f"{name}:SASL_PLAINTEXT" for name in [*listeners, "CONTROLLER"]),
         "inter.broker.listener.name": "LOCAL",
         "log.dirs": str(data),
         "auto.create.topics.enable": "false",
@@ -149,7 +184,6 @@ def _kafka_properties(layout: Layout, region: str, data: Path) -> str:
         "num.io.threads": "4",
         "controlled.shutdown.enable": "false",
     }
-    return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
 def _store(layout: Layout, tools: Tools, place: str, keys: Mapping[str, str], plain: Mapping[str, str]) -> Server:

@@ -144,9 +144,19 @@ class Stack:
         """Cut the paths by which one region reaches another (or the witness): kafka, s3 or both."""
         self.links.switch(self.links.select(client, target, what), enabled=False)
 
+    def half_cut(self, client: str, target: str, what: str | None = None, *, answers: bool) -> None:
+        """One-way cut: requests arrive and answers do not, or the other way about; connections stay open."""
+        self.links.half_cut(self.links.select(client, target, what), answers=answers)
+
+    def slow_down(self, client: str, target: str, what: str | None = None, *, latency_ms: int, jitter_ms: int) -> None:
+        """Answers from there come late."""
+        self.links.slow_down(self.links.select(client, target, what), latency_ms, jitter_ms)
+
     def heal(self, client: str, target: str, what: str | None = None) -> None:
-        """Undo `cut`."""
-        self.links.switch(self.links.select(client, target, what), enabled=True)
+        """Undo `cut`, `half_cut` and `slow_down`."""
+        paths = self.links.select(client, target, what)
+        self.links.restore(paths)
+        self.links.switch(paths, enabled=True)
 
     def link_bytes(self) -> dict[str, LinkBytes]:
         """Bytes that crossed each path."""

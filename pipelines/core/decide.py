@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import operator
 from dataclasses import dataclass
+from typing import Literal
 
-from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, LeaseProfile, released_to
+from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, Held, LeaseProfile, released_to
 from pipelines.core.suspicion import PHI_LIMIT, PHI_MOST
 from schemas.records import Lease
 
@@ -71,26 +73,50 @@ class Reason(enum.Enum):
     WITNESS_UNREACHABLE = "witness_unreachable"
 
 
+Rule = Literal["<=", ">=", "<", ">", "=="]
+_HOLDS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
+_OTHERWISE = {"<=": ">", ">=": "<", "<": ">=", ">": "<=", "==": "!="}
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One condition, with what was measured and what is allowed. An advisory gate is noted and never stops anything."""
+    """One condition: what was measured, what is allowed, and by which rule the one has to stand to the other.
+
+    An advisory gate is noted and never stops anything.
+    """
 
     name: str
     value: float
     limit: float
     open: bool
     advisory: bool = False
+    rule: Rule = "<="
 
     @property
     def text(self) -> str:
-        """For the history and for people."""
-        note = "open" if self.open else "noted" if self.advisory else "closed"
-        return f"{self.name}={self.value:.3f} limit={self.limit:.3f} {note}"
+        """For the log, the history and people: how value and limit really stand, and what that means."""
+        stands = self.rule if _HOLDS[self.rule](self.value, self.limit) else _OTHERWISE[self.rule]
+        value, limit = _figures(self.name, self.value, self.limit)
+        return (
+            f"{self.name} {value} {stands} {limit}: {'open' if self.open else 'noted' if self.advisory else 'closed'}"
+        )
 
     def plain(self) -> dict[str, object]:
         """As JSON, which knows no infinity."""
         value = self.value if math.isfinite(self.value) else None
-        return {"name": self.name, "value": value, "limit": self.limit, "open": self.open, "advisory": self.advisory}
+        shown = {"name": self.name, "value": value, "rule": self.rule, "limit": self.limit}
+        return {**shown, "open": self.open, "advisory": self.advisory, "text": self.text}
+
+
+def _figures(name: str, value: float, limit: float) -> tuple[str, str]:
+    """As few decimals as keep the two apart; what never happened is `never`, and so is a silence beyond all chance."""
+    counts = not name.endswith(("_s", "_phi"))
+    if math.isinf(value) or (name.endswith("_phi") and value >= PHI_MOST):
+        return "certain" if name.endswith("_phi") else "never", f"{limit:.0f}" if counts else f"{limit:.1f}"
+    if counts:
+        return f"{value:.0f}", f"{limit:.0f}"
+    digits = next((some for some in (1, 2) if value == limit or f"{value:.{some}f}" != f"{limit:.{some}f}"), 3)
+    return f"{value:.{digits}f}", f"{limit:.{digits}f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +149,8 @@ class FailoverPolicy:
         target_age_s: so is one whose target was not heard for so long.
         takes_release_s: a released run that nobody took in so long is taken back.
         fencing: soft, or hard: a guard kills the trainer when its grant's validity ends. Never a gate.
+        in_step: renewals and reads of the witness are due at the multiples of their periods on the controller's clock,
+            never later than otherwise, so that those of a lease group fall together.
     """
 
     profile: LeaseProfile
@@ -136,6 +164,13 @@ class FailoverPolicy:
     target_age_s: float = SILENCE_LEAST_S
     takes_release_s: float = SILENCE_LEAST_S
     fencing: str = "soft"
+    in_step: bool = False
+
+    def due_at_s(self, last_s: float, every_s: float) -> float:
+        """When what was done at `last_s` is due again."""
+        if not self.in_step or not math.isfinite(last_s):
+            return last_s + every_s
+        return (math.floor(last_s / every_s) + 1) * every_s
 
     @property
     def renewals_seen_s(self) -> float:
@@ -150,6 +185,7 @@ def policy_of(
     rto_s: float | None = None,
     settle_s: float = SETTLE_S,
     fencing: str = "soft",
+    in_step: bool = False,
 ) -> FailoverPolicy:
     """The policy that goes with a profile and a run's objectives."""
     return FailoverPolicy(
@@ -164,6 +200,7 @@ def policy_of(
         target_age_s=max(2 * SILENCE_LEAST_S, profile.lease_s / 2),
         takes_release_s=max(2 * SILENCE_LEAST_S, 2 * profile.lease_s),
         fencing=fencing,
+        in_step=in_step,
     )
 
 
@@ -242,7 +279,7 @@ def _as_primary(view: RunView, lease: Lease, now_s: float, policy: FailoverPolic
         if view.stood_down and not expired.open:  # or two controllers of a region would take turns for ever
             return Decision(Action.WAIT, Reason.REPLACED, (expired,))
         return _if_open(Action.RENEW, Reason.NEW_INCARNATION, Reason.NO_EVIDENCE, evidence)
-    if now_s - belief.won_at_s < policy.profile.renew_s:
+    if now_s < policy.due_at_s(belief.won_at_s, policy.profile.renew_s):
         return Decision(Action.WAIT, Reason.HOLDING, evidence)
     return _if_open(Action.RENEW, Reason.RENEWAL_DUE, Reason.NO_EVIDENCE, evidence)
 
@@ -277,8 +314,8 @@ def is_silent(view: RunView, now_s: float, policy: FailoverPolicy) -> bool:
 def _silence_gates(view: RunView, now_s: float, policy: FailoverPolicy, *, advisory: bool) -> tuple[Gate, Gate]:
     silence_s, limit_s = now_s - view.heard_at_s, policy.silence_s * view.patience
     return (
-        Gate("heartbeat_silence_s", silence_s, limit_s, silence_s >= limit_s, advisory),
-        Gate("heartbeat_phi", view.phi, PHI_LIMIT, view.phi >= PHI_LIMIT, advisory),
+        Gate("heartbeat_silence_s", silence_s, limit_s, silence_s >= limit_s, advisory, rule=">="),
+        Gate("heartbeat_phi", view.phi, PHI_LIMIT, view.phi >= PHI_LIMIT, advisory, rule=">="),
     )
 
 
@@ -306,9 +343,9 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
     least = lease.committed_step if given else least
     detectors = (
         *_silence_gates(view, now_s, policy, advisory=asked),
-        Gate("heard_elsewhere_s", elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked),
-        Gate("mode_paused", float(lease.mode == PAUSED), 0, lease.mode != PAUSED, asked),
-        Gate("moved_ago_s", view.moved_ago_s, policy.settle_s, view.moved_ago_s >= policy.settle_s, asked),
+        Gate("heard_elsewhere_s", elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked, rule=">="),
+        Gate("mode_paused", float(lease.mode == PAUSED), 0, lease.mode != PAUSED, asked, rule="=="),
+        Gate("moved_ago_s", view.moved_ago_s, policy.settle_s, view.moved_ago_s >= policy.settle_s, asked, rule=">="),
         *_loss_gate(view, lease, policy, advisory=asked),
         *_own_gates(view, now_s, policy, advisory=asked),
     )
@@ -316,10 +353,10 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
         _witness_gate(view, now_s, policy),
         _epoch_gate(view.belief),
         dataclasses.replace(_expiry_gate(view, now_s, policy), advisory=view.operator and view.fenced),
-        Gate("unread_writes", view.belief.unread_writes, 0, view.belief.unread_writes == 0),
-        Gate("recoverable_step", step, least, step >= least),
+        Gate("unread_writes", view.belief.unread_writes, 0, view.belief.unread_writes == 0, rule="=="),
+        Gate("recoverable_step", step, least, step >= least, rule=">="),
         *detectors,
-        Gate("pool_ready", float(view.pool_ready), 1, view.pool_ready, advisory=True),
+        Gate("pool_ready", float(view.pool_ready), 1, view.pool_ready, advisory=True, rule="=="),
     )
 
 
@@ -327,6 +364,16 @@ def steps_lost(view: RunView, lease: Lease) -> int:
     """How many steps a takeover now would have to repeat, as far as we can see."""
     newest = max(lease.committed_step, -1 if view.primary_step is None else view.primary_step)
     return max(0, newest - max(0, -1 if view.recoverable_step is None else view.recoverable_step))
+
+
+def moved_ago_s(held: Held | None, wall_ms: int) -> float:
+    """Since the last automatic move that nobody has acknowledged, by wall time: it can only hold back another (I10)."""
+    if held is None:
+        return math.inf
+    entry = held.lease.lineage[-1]
+    if entry.reason != Reason.REGION_LOST.value or held.lease.acknowledged >= entry.epoch:
+        return math.inf
+    return max(0.0, (wall_ms - entry.time_ms) / 1000)
 
 
 def _loss_gate(view: RunView, lease: Lease, policy: FailoverPolicy, *, advisory: bool) -> tuple[Gate, ...]:
@@ -344,7 +391,8 @@ def _if_open(action: Action, reason: Reason, otherwise: Reason, gates: tuple[Gat
 
 def _epoch_gate(belief: Belief) -> Gate:
     epoch = 0 if belief.held is None or belief.missing else belief.held.lease.epoch
-    return Gate("epoch", epoch, belief.epoch_max, not belief.gone_backwards and epoch >= belief.epoch_max)
+    kept = not belief.gone_backwards and epoch >= belief.epoch_max
+    return Gate("epoch", epoch, belief.epoch_max, kept, rule=">=")
 
 
 def _witness_gate(view: RunView, now_s: float, policy: FailoverPolicy) -> Gate:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipelines.core.suspicion import PHI_MOST
+
 NEVER_AGE_S = math.inf
 
 
@@ -177,7 +179,7 @@ def _while_heard(seen: Symptoms) -> Diagnosis:
 
 def _silences(seen: Symptoms, silent: list[str]) -> tuple[str, ...]:
     found = ((name, seen.nodes[name]) for name in sorted(silent))
-    said = tuple(f"{name} silent for {_age(node.age_s)} (phi {node.phi:.1f})" for name, node in found)
+    said = tuple(f"{name} silent for {_age(node.age_s)} (phi {_phi(node.phi)})" for name, node in found)
     return said or ("no node was ever heard",)
 
 
@@ -185,6 +187,10 @@ def _reaches(one: Vantage, reach_s: float) -> str:
     parts = {"Kafka": one.kafka_age_s, "store": one.store_age_s}
     words = [f"{name} {'answers' if age_s < reach_s else 'does not answer'}" for name, age_s in parts.items()]
     return f"seen from {one.name}: {', '.join(words)}"
+
+
+def _phi(phi: float) -> str:
+    return "certain" if phi >= PHI_MOST else f"{phi:.1f}"
 
 
 def _age(seconds: float) -> str:

@@ -61,7 +61,7 @@ def hand_over(view: HandoverView, now_s: float, policy: FailoverPolicy) -> Decis
         return None
     if lease.mode == RELEASED:
         waited_s = now_s - view.belief.seen_at_s
-        gate = Gate("released_for_s", waited_s, policy.takes_release_s, waited_s < policy.takes_release_s)
+        gate = Gate("released_for_s", waited_s, policy.takes_release_s, waited_s < policy.takes_release_s, rule="<")
         return Decision(Action.WAIT if gate.open else Action.CALL_OFF, Reason.RELEASED, (gate,))
     gates = handover_gates(view, now_s, policy)
     time_left, target_heard, *_ = gates
@@ -80,13 +80,14 @@ def handover_gates(view: HandoverView, now_s: float, policy: FailoverPolicy) -> 
     left_s = view.since_s + policy.handover_s - now_s
     older_s = view.belief.release_after_s(policy.profile) - now_s
     grants_s = view.granted_until_s - now_s
+    committed = view.held_step is not None and view.committed_step >= held
     return (
-        Gate("handover_left_s", left_s, 0, left_s > 0),
+        Gate("handover_left_s", left_s, 0, left_s > 0, rule=">"),
         Gate("target_age_s", target_age_s, policy.target_age_s, target_age_s <= policy.target_age_s),
-        Gate("held_step", held, 0, view.held_step is not None),
-        Gate("committed_step", view.committed_step, held, view.held_step is not None and view.committed_step >= held),
-        Gate("target_step", there, view.committed_step, drained(view)),
-        Gate("target_waits", float(view.target_waits), 1, view.target_waits),
+        Gate("held_step", held, 0, view.held_step is not None, rule=">="),
+        Gate("committed_step", view.committed_step, held, committed, rule=">="),
+        Gate("target_step", there, view.committed_step, drained(view), rule=">="),
+        Gate("target_waits", float(view.target_waits), 1, view.target_waits, rule="=="),
         Gate("older_lease_left_s", older_s, 0, older_s <= 0),
         Gate("grants_left_s", grants_s, 0, grants_s <= 0),
     )

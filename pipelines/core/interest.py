@@ -22,7 +22,7 @@ def next_in_s(view: RunView, decision: Decision, asked_witness_s: float, now_s: 
     if decision.reason is Reason.HOOK_ASKED:
         moments.append(now_s + SOON_S)
     if belief.is_holder:
-        moments.append(belief.won_at_s + profile.renew_s)
+        moments.append(policy.due_at_s(belief.won_at_s, profile.renew_s))
     elif belief.held is not None:
         moments += [
             belief.may_try_at_s(profile),
@@ -36,4 +36,4 @@ def next_in_s(view: RunView, decision: Decision, asked_witness_s: float, now_s: 
         if over_floor and not is_silent(view, now_s, policy):
             moments.append(now_s + SOON_S)
     ahead = [at_s for at_s in moments if at_s > now_s]
-    return max(LEAST_S, min([asked_witness_s + profile.poll_s, *ahead]) - now_s)
+    return max(LEAST_S, min([policy.due_at_s(asked_witness_s, profile.poll_s), *ahead]) - now_s)

@@ -161,6 +161,11 @@ def objects(manifest: Manifest) -> tuple[Named, ...]:
     return (*chunks, *states)
 
 
+def missing(manifest: Manifest, sizes: Mapping[str, int]) -> tuple[Named, ...]:
+    """What a manifest names and a store does not have, or not in that size; `sizes`: what it lists, by key."""
+    return tuple(one for one in objects(manifest) if sizes.get(one.key) != one.size)
+
+
 def size_bytes(manifest: Manifest) -> int:
     """All bytes that the manifest names."""
     return sum(one.size for one in objects(manifest))

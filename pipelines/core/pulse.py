@@ -27,9 +27,13 @@ class NodePulse:
     step: int
     phase: str
     budget_s: float
-    heard_at_s: float
     moved_at_s: float  # when its step or phase was last heard to change
-    rhythm: Rhythm = field(default_factory=Rhythm)
+    rhythm: Rhythm  # and with it when it was heard
+
+    @property
+    def heard_at_s(self) -> float:
+        """When it beat last."""
+        return self.rhythm.at_s
 
     @property
     def works_at_s(self) -> float:
@@ -60,13 +64,13 @@ class Pulse:
 def heard(pulse: Pulse, beat: Heartbeat, now_s: float) -> Pulse:
     """The pulse after one more heartbeat."""
     if beat.node == CONTROLLER_NODE:
-        return dataclasses.replace(pulse, controller_at_s=now_s)
+        return Pulse(pulse.nodes, pulse.nodes_at_s, now_s)
     before = pulse.nodes.get(beat.node)
     moved = before is None or (before.step, before.phase) != (beat.step, beat.phase)
     moved_at_s = now_s if moved or before is None else before.moved_at_s
     rhythm = (Rhythm() if before is None else before.rhythm).heard(now_s)
-    node = NodePulse(beat.step, beat.phase, beat.budget_s, now_s, moved_at_s, rhythm)
-    return dataclasses.replace(pulse, nodes={**pulse.nodes, beat.node: node}, nodes_at_s=now_s)
+    node = NodePulse(beat.step, beat.phase, beat.budget_s, moved_at_s, rhythm)
+    return Pulse({**pulse.nodes, beat.node: node}, now_s, pulse.controller_at_s)
 
 
 def heard_unreadable(pulse: Pulse, now_s: float) -> Pulse:

@@ -17,6 +17,7 @@ LEAST = 4  # with fewer, nothing is known of the rhythm, and only the floor coun
 DEVIATION_LEAST_S = 0.1
 PHI_MOST = 999.0  # as good as certain
 PHI_LIMIT = 8.0  # a silence so long comes by chance once in 10^8 beats
+PAUSE_MOST = 3.0  # floors: a longer pause was an outage, and the next outage must not pass for the rhythm
 SCORE_MOST = 8  # as in the paper: the thresholds grow ninefold at most
 LATE_FACTOR = 5.0
 
@@ -45,8 +46,9 @@ class Rhythm:
             return 0.0
         if len(self.intervals_s) < LEAST:
             return PHI_MOST
-        mean_s = sum(self.intervals_s) / len(self.intervals_s)
-        variance = sum((one - mean_s) ** 2 for one in self.intervals_s) / len(self.intervals_s)
+        pauses_s = [min(one, PAUSE_MOST * floor_s) for one in self.intervals_s]
+        mean_s = sum(pauses_s) / len(pauses_s)
+        variance = sum((one - mean_s) ** 2 for one in pauses_s) / len(pauses_s)
         deviation_s = max(DEVIATION_LEAST_S, math.sqrt(variance))
         later = 0.5 * math.erfc((silent_s - mean_s) / (deviation_s * math.sqrt(2)))
         return min(PHI_MOST, -math.log10(later)) if later > 0 else PHI_MOST

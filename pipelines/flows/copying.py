@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipelines.core import manifests
 from pipelines.core.manifests import Named
+from pipelines.core.retention import SWEPT
 from pipelines.core.transfer import Candidate
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
@@ -21,12 +22,14 @@ class _Copy:
 
     event: Checkpoint
     envelope: bytes
+    wanted: tuple[Named, ...]
     missing: dict[str, Named]
     began_s: float
     moved_bytes: int = 0
     crossed_bytes: int = 0
     retry_at_s: dict[str, float] = field(default_factory=dict)
     broken: str = ""
+    swept: bool = False
 
 
 class Copying:
@@ -85,9 +88,11 @@ class Copying:
             copy = self._begin(event)
         if copy.broken:
             raise CorruptError(copy.broken)
-        if copy.missing:
+        if copy.missing or not self._still_whole(copy):
             return False
-        self._create_manifest(event, copy.envelope)
+        copy.swept = not self._create_manifest(event, copy.envelope)
+        if copy.swept:
+            return False
         took_s = self._clock.boottime_s() - copy.began_s
         self._journal.say(
             "replicate.copied",
@@ -99,6 +104,11 @@ class Copying:
             took_s=round(took_s, 3),
         )
         return True
+
+    def swept(self, event: Checkpoint) -> bool:
+        """Whether the copy came too late: the checkpoint was given up and swept here, and stays so."""
+        copy = self._copies.get(event)
+        return copy is not None and copy.swept
 
     def candidate(self, event: Checkpoint) -> Candidate:
         """How much of a checkpoint is still to be copied, for newest-wins."""
@@ -140,7 +150,7 @@ class Copying:
 
     def _begin(self, event: Checkpoint) -> _Copy:
         envelope, wanted = self._open(event)
-        copy = _Copy(event, envelope, {one.key: one for one in wanted}, self._clock.boottime_s())
+        copy = _Copy(event, envelope, wanted, {one.key: one for one in wanted}, self._clock.boottime_s())
         self._copies[event] = copy
         for one in wanted:
             self._start(event, one)
@@ -170,14 +180,36 @@ class Copying:
     def _start(self, event: Checkpoint, one: Named) -> None:
         self._transfers.start(CopyJob(_job_id(event, one.key), self._peer, one.key, one.size, one.sha256))
 
-    def _create_manifest(self, event: Checkpoint, envelope: bytes) -> None:
+    def _still_whole(self, copy: _Copy) -> bool:
+        """A long copy may have lost what came first (6.10): all is looked for once more, and the rest copied again."""
+        if not copy.wanted:
+            return True
+        prefix = copy.event.manifest_key.removesuffix("manifest")
+        sizes = {one.key: one.size for one in self._store.entries(prefix)}
+        copy.missing = {one.key: one for one in copy.wanted if sizes.get(one.key) != one.size}
+        for one in copy.missing.values():
+            self._start(copy.event, one)
+        return not copy.missing
+
+    def _create_manifest(self, event: Checkpoint, envelope: bytes) -> bool:
+        """Put the proof last; False if a sweep has taken its key for good."""
         if self._store.create(event.manifest_key, envelope):
-            return
+            return True
         present = self._store.get(event.manifest_key)
         if present is None:
             raise RetryableError(f"{event.manifest_key} was refused, and is not there")
-        if present != envelope:
-            raise CorruptError(f"{event.manifest_key} is there already, with other bytes (I6)")
+        if present == envelope:
+            return True
+        if self._is_swept(present):
+            return False
+        raise CorruptError(f"{event.manifest_key} is there already, with other bytes (I6)")
+
+    def _is_swept(self, envelope: bytes) -> bool:
+        try:
+            record = self._codec.decode(self._signer.verify(envelope))
+        except (CorruptError, DecodeError):
+            return False
+        return isinstance(record, Abandoned) and record.reason.startswith(SWEPT)
 
 
 def _job_id(event: Checkpoint, key: str) -> str:

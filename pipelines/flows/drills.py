@@ -79,7 +79,7 @@ class Drills:
     def __init__(self, *, run: str, store: ObjectStore, clock: Clock, most_days: float) -> None:
         self._run, self._store, self._clock, self._most_days = run, store, clock, most_days
         self._good: Drill | None = None
-        self._seen: tuple[str, ...] = ()
+        self._seen: tuple[str, ...] | None = None
         self.trouble = ""
 
     def step(self) -> float:
@@ -96,15 +96,18 @@ class Drills:
         return LOOK_S
 
     def status(self) -> dict[str, object]:
-        """The last good drill, and a warning if there is none or it is too old."""
+        """The last good drill, and a warning if there is none, it is too old, or nobody can tell."""
         good = self._good
         if good is None:
             warning = f"never drilled in this region: farside drill --run {self._run} rehearses the loss of the primary"
-            return {"age_days": None, "measured_rto_s": None, "warning": warning}
+            if self._seen is None:
+                warning = f"its drills cannot be read: {self.trouble}" if self.trouble else ""
+            return {"age_days": None, "measured_rto_s": None, "warning": warning, "trouble": self.trouble}
         age_days = max(0.0, (self._clock.wall_ms() - good.time_ms) / 1000 / DAY_S)
         old = f"the last good drill is {age_days:.0f} days old, {self._most_days:g} are allowed"
         return {
             "age_days": round(age_days, 2),
             "measured_rto_s": good.measured_rto_s,
             "warning": old if age_days > self._most_days else "",
+            "trouble": self.trouble,
         }

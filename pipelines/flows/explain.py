@@ -39,7 +39,6 @@ def status_of(one: Situation) -> dict[str, object]:
     left_s, found = belief.valid_until_s(profile) - now_s, one.recovered
     readiness = one.listeners[belief.region].readiness
     shown = ("step", "proof", "grade", "predicted_rto_s")
-    promise = promise_of(one)
     return {
         "run": one.run,
         "region": belief.region,
@@ -59,8 +58,7 @@ def status_of(one: Situation) -> dict[str, object]:
         "target": "" if lease is None else lease.target,
         "scheduled_ms": 0 if lease is None else lease.scheduled_ms,
         "note": "" if lease is None else lease.note,
-        "promise": promise,
-        "promise_kept": promise["kept"],
+        "promise": promise_of(one),
         "action": decision.action.value,
         "reason": decision.reason.value,
         "diagnosis": None if one.diagnosis is None else one.diagnosis.plain(),

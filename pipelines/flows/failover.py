@@ -8,11 +8,10 @@ wishes, and only `step` writes. It says when it wants to be turned again; whoeve
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
 from pipelines.core import lease as core
-from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide
+from pipelines.core.decide import Action, Decision, FailoverPolicy, Reason, RunView, decide, moved_ago_s
 from pipelines.core.diagnose import Diagnosis, Trouble
 from pipelines.core.handover import combined
 from pipelines.core.interest import next_in_s
@@ -25,7 +24,7 @@ from pipelines.flows.hook import Hook
 from pipelines.flows.launches import Launch, fix, recall, starting_from
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.listen import Listen
-from pipelines.flows.moves import ADOPT, Moves, Wish, adoption_of, proven_step, record_after, refusal
+from pipelines.flows.moves import ADOPT, Moves, Operator, Wish, adoption_of, proven_step, record_after, refusal
 from pipelines.flows.recoverable import Recoverable, Recovered
 from pipelines.flows.sight import Sight
 from pipelines.flows.watch import Watch
@@ -34,19 +33,10 @@ from schemas.codec import Codec
 from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1  # while something is under way
+STALLED_POLLS = 1.5  # whoever has not turned for so long stood still; a little late is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
 LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Operator:
-    """A person who wants this region to take over: who, why, and how long that is tried."""
-
-    actor: str
-    note: str
-    fenced: bool
-    until_s: float
 
 
 class Control:
@@ -195,6 +185,7 @@ class Control:
         troubles = dict(self._troubles) | ({"attest": self._attest.trouble} if self._attest.trouble else {})
         troubles |= {} if self._hook is None or not self._hook.why else {"before_hook": self._hook.why}
         troubles |= {f"listen {name}": one.trouble for name, one in self._listeners.items() if one.trouble}
+        troubles |= {"sight": self._watch.trouble} if self._watch.trouble else {}
         return status_of(
             Situation(
                 run=self._run,
@@ -217,15 +208,16 @@ class Control:
     def step(self) -> float:
         """One turn; seconds until the next."""
         now_s = self._clock.boottime_s()
-        stalled = now_s - self._turned_at_s > self._profile.poll_s + TURN_S
+        stalled = now_s - self._turned_at_s > STALLED_POLLS * self._profile.poll_s + TURN_S
         if stalled:
             self._read_since_stall = False  # we stood still: what we believe may be long over (6.4)
         self._watch.turned(now_s, well=not stalled and not self._troubles and not self._attest.trouble)
         self._turned_at_s = now_s
-        if not self._read_since_stall or now_s - self._asked_witness_s >= self._profile.poll_s:
+        if not self._read_since_stall or now_s >= self._policy.due_at_s(self._asked_witness_s, self._profile.poll_s):
             self._try("witness", self._read)
         self._try("epochs", self._remember)
-        self._try("recoverable", self._look)
+        if not self._belief.is_holder:
+            self._try("recoverable", self._look)
         now_s, view = self._clock.boottime_s(), self._view()
         self._diagnose(view, now_s)
         moving = self._moves.step(self._belief, self._listeners, self._committed_step, now_s)
@@ -235,6 +227,8 @@ class Control:
         self._tell(decision)
         self._decision = decision
         self._try("act", lambda: self._act(decision))
+        if self._belief.is_holder:  # after the renewal: a slow store must not cost the lease
+            self._try("recoverable", self._look)
         self._moves.due(self._belief, self._clock.wall_ms())
         self._try("wishes", self._heed)
         if self._belief.is_holder and not self._was_holder:
@@ -323,7 +317,7 @@ class Control:
             pool_ready=readiness is not None and readiness.proof != "",
             operator=self._operator is not None,
             fenced=self._operator is not None and self._operator.fenced,
-            moved_ago_s=self._moved_ago_s(),
+            moved_ago_s=moved_ago_s(held, self._clock.wall_ms()),
             primary_step=None
             if holder is None
             else max((one.step for one in holder.pulse.nodes.values()), default=None),
@@ -347,16 +341,6 @@ class Control:
                 where=found.where,
                 evidence=list(found.evidence),
             )
-
-    def _moved_ago_s(self) -> float:
-        """Since the last automatic move, by wall time: it can only hold back another one (I10)."""
-        held = self._belief.held
-        if held is None:
-            return math.inf
-        entry = held.lease.lineage[-1]
-        if entry.reason != Reason.REGION_LOST.value or held.lease.acknowledged >= entry.epoch:
-            return math.inf
-        return max(0.0, (self._clock.wall_ms() - entry.time_ms) / 1000)
 
     def _tell(self, decision: Decision) -> None:
         """Journal what changed; a person reads these lines at 3 a.m."""

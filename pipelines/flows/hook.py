@@ -88,7 +88,7 @@ class Hook:
         if verdict is Verdict.FREE:
             return decision
         vetoed = verdict is Verdict.VETO
-        gate = Gate("before_hook", float(vetoed), 0, open=False)
+        gate = Gate("before_hook", 0, 1, open=False, rule="==")
         return Decision(Action.WAIT, Reason.VETOED if vetoed else Reason.HOOK_ASKED, (*decision.gates, gate))
 
     def step(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pipelines import paths
 from pipelines.core import pulse as beats
 from pipelines.core.pulse import Pulse
-from pipelines.errors import CorruptError, RetryableError
+from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.ports import Clock, EventSource, Fetched, Partition
 from schemas.codec import Codec, DecodeError
 from schemas.records import Checkpoint, Heartbeat, Readiness, Sighting
@@ -82,7 +82,11 @@ class Ear:
         self._sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}
 
     def step(self) -> float:
-        """Take in what came; seconds until the next turn."""
+        """Take in what came; seconds until the next turn.
+
+        A log that refuses us is told and asked again: what another region forbids must not end the process that holds
+        our own leases (I16).
+        """
         try:
             self._follow()
             for item in self._source.poll(TURN_S):
@@ -91,6 +95,10 @@ class Ear:
             self._tell(str(error))
             self._followed.clear()
             return LOOK_S
+        except MisconfiguredError as error:
+            self._tell(str(error))
+            self._followed.clear()
+            return REFRESH_S
         self._tell("")
         return 0.0 if self._followed else TURN_S
 

@@ -54,6 +54,16 @@ class Wish:
     due: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A person who wants this region to take over: who, why, and how long that is tried."""
+
+    actor: str
+    note: str
+    fenced: bool
+    until_s: float
+
+
 def branch_of(text: str) -> tuple[int, int] | None:
     """(epoch, step) of a branch's newest checkpoint, from EPOCH:STEP; None if it is no such text."""
     found = _BRANCH.fullmatch(text)

@@ -18,6 +18,7 @@ from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.flows.uploading import Uploading
 from pipelines.flows.vigil import HARD, authority_of
 from pipelines.paths import CheckpointId
 from pipelines.ports import (
@@ -46,9 +47,6 @@ from schemas.records import (
     LastSeq,
     Manifest,
     Metric,
-    RankState,
-    Receipt,
-    Shard,
 )
 
 ASK_S = 0.5
@@ -96,7 +94,6 @@ class _Tail:
 
     cursor: int
     pending: deque[tuple[int, SpoolRecord]] = field(default_factory=deque)  # (where the record begins, record)
-    uploaded: set[str] = field(default_factory=set)
 
     @property
     def settled(self) -> int:
@@ -137,17 +134,17 @@ class Publish:
         self._launches: dict[str, dict[str, _Launch]] = {}
         self._tails: dict[tuple[str, str], _Tail] = {}
         self._committed: dict[str, int] = {}
-        self._budget = CHUNKS_PER_STEP
+        self._uploading = Uploading(spool=spool, store=store, codec=codec, beats=self._heartbeat)
         self._said: set[str] = set()
         self._troubles: dict[str, str] = {}
 
     def step(self) -> float:
         """One turn over every run; seconds until the next one."""
-        self._budget = CHUNKS_PER_STEP
+        self._uploading.budget = CHUNKS_PER_STEP
         for run in self._spool.runs():
             for part in (self._heartbeat, self._authorise, self._stand, self._drain):
                 self._guarded(part, run)
-        return 0.0 if self._budget <= 0 else TURN_S
+        return 0.0 if self._uploading.budget <= 0 else TURN_S
 
     def status(self) -> dict[str, object]:
         """What is granted, what waits and what is wrong."""
@@ -307,7 +304,7 @@ class Publish:
             before = tail.settled if known else -1
             self._read_on(run, producer, tail)
             try:
-                while tail.pending and self._settle(tail, tail.pending[0][1]):
+                while tail.pending and self._settle(tail.pending[0][1]):
                     tail.pending.popleft()
             finally:
                 if tail.settled != before and tail.settled > 0:
@@ -388,7 +385,7 @@ class Publish:
 
     # --- checkpoints ---
 
-    def _settle(self, tail: _Tail, record: SpoolRecord) -> bool:
+    def _settle(self, record: SpoolRecord) -> bool:
         """Bring one checkpoint to its outcome and publish it; False while that has to wait."""
         own = CheckpointId(record.run, record.epoch, record.attempt, record.step)
         launch = self._launch_of(record)
@@ -407,7 +404,7 @@ class Publish:
                 start_manifest_digest=launch.start_digest,
                 start_lineage_seq=launch.start_seq,
             )
-            if self._store.get(own.manifest) is None and not self._upload(tail, own, intent):
+            if self._store.get(own.manifest) is None and not self._uploading.upload(own, intent):
                 # Its trainer is gone, and what is missing may never come.
                 replaced = launch.reply.state == "superseded" and not self._is_branch(launch.reply, own)
                 return replaced and self._abandon(own, record, launch, "superseded before it was uploaded")
@@ -421,56 +418,17 @@ class Publish:
                 return launch
         return None
 
-    def _upload(self, tail: _Tail, own: CheckpointId, intent: Intent) -> bool:
-        """Put this node's ranks, a few chunks a turn, then their receipts; True when all ranks have one."""
-        self._store.create(own.intent, self._codec.encode(intent))
-        waiting = False
-        for shard in intent.shards:
-            if own.receipt(shard.rank) in tail.uploaded or self._store.size(own.receipt(shard.rank)) is not None:
-                continue
-            state = self._spool.rank_state(own, shard.rank)
-            if state is None or not self._upload_chunks(tail, own, shard):
-                waiting = True
-                continue
-            self._store.create(own.rank_state(shard.rank), state)
-            rank_state = RankState(rank=shard.rank, size=len(state), sha256=digest(state))
-            receipt = Receipt(
-                run=own.run, epoch=own.epoch, attempt=own.attempt, step=own.step, shard=shard, rank_state=rank_state
-            )
-            self._store.create(own.receipt(shard.rank), self._codec.encode(receipt))
-            tail.uploaded.add(own.receipt(shard.rank))
-        return not waiting
-
-    def _upload_chunks(self, tail: _Tail, own: CheckpointId, shard: Shard) -> bool:
-        offset = 0
-        for index, chunk in enumerate(shard.chunks):
-            key = own.chunk(shard.rank, index)
-            if key not in tail.uploaded:
-                if self._budget <= 0:
-                    return False
-                body = self._spool.chunk(own, shard.rank, offset, chunk.size)
-                if digest(body) != chunk.sha256:
-                    raise CorruptError(f"{key}: the spool's bytes are not those that were digested")
-                self._store.create(key, body)
-                tail.uploaded.add(key)
-                self._budget -= 1
-                self._heartbeat(own.run)
-            offset += chunk.size
-        return True
-
     def _commit(self, own: CheckpointId, intent: Intent, record: SpoolRecord, launch: _Launch) -> bool:
         existing = self._store.get(own.manifest)
         superseded = launch.reply.state == "superseded"
         branch = superseded and self._is_branch(launch.reply, own)
         if existing is None:
             before = self._outcome_before(own, intent)
-            if before is None:
-                return False
-            if superseded and not branch:
+            if before is not None and superseded and not branch:
                 return self._abandon(own, record, launch, "superseded before it was committed")
-            receipts = [self._receipt(own, shard.rank) for shard in intent.shards]
-            payload = self._codec.encode(build(intent, receipts, self._region, *before))
-            envelope = self._signer.sign(payload)
+            envelope = None if before is None else self._manifest(own, intent, *before)
+            if envelope is None:
+                return False
             if not branch and not self._valid(launch):
                 self._once(f"{own.prefix}: provisional, no valid grant")
                 return False
@@ -479,6 +437,15 @@ class Publish:
         if not superseded and not self._valid(launch):
             return False
         return self._publish_outcome(own, record, existing or b"", "branch" if branch else "committed")
+
+    def _manifest(self, own: CheckpointId, intent: Intent, parent_digest: str, seq: int) -> bytes | None:
+        """The signed manifest; None unless everything that it names is in the store at this moment (6.10)."""
+        receipts = self._uploading.receipts(own, intent)
+        if receipts is None:
+            return None
+        manifest = build(intent, receipts, self._region, parent_digest, seq)
+        envelope = self._signer.sign(self._codec.encode(manifest))
+        return envelope if self._uploading.whole(own, manifest) else None
 
     def _publish_outcome(self, own: CheckpointId, record: SpoolRecord, envelope: bytes, state: str) -> bool:
         payload = self._signer.verify(envelope)
@@ -503,6 +470,7 @@ class Publish:
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
         self._spool.release(own)
+        self._uploading.forget(own)
         return True
 
     def _abandon(self, own: CheckpointId, record: SpoolRecord, launch: _Launch, reason: str) -> bool:
@@ -529,9 +497,6 @@ class Publish:
     def _is_branch(self, reply: GrantReply, own: CheckpointId) -> bool:
         view = LineageView(max((fork[0] for fork in reply.forks), default=reply.epoch), reply.forks)
         return standing(view, own.epoch, own.step) is Standing.BRANCH
-
-    def _receipt(self, own: CheckpointId, rank: int) -> Receipt:
-        return self._codec.decode_as(Receipt, self._store.get(own.receipt(rank)) or b"")
 
     def _outcome_before(self, own: CheckpointId, intent: Intent) -> tuple[str, int] | None:
         """(parent digest, this one's lineage number); None until the step before is settled."""

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
+from pipelines.core import manifests
 from pipelines.core.ledger import Arrival, Ledger, Stream, key_of, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.transfer import giving_way_to
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.copying import Copying
+from pipelines.flows.pins import is_pinned
 from pipelines.flows.replay import read_ledger
 from pipelines.ports import (
     Clock,
@@ -43,6 +45,7 @@ REFRESH_S = 15.0
 LOOK_S = 1.0  # while the peer has no such topic yet
 QUEUED_MAX = 2_000
 BATCH_MAX = 500
+_NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
 _KINDS: dict[str, type[Event]] = {"checkpoints": Checkpoint, "metrics": Metric, "data-versions": DataVersion}
 
 
@@ -312,8 +315,10 @@ class Replicate:
         view = self._view_of(event.run)
         place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
         takes = (stream(event), event.seq)
-        if view is None or place is Standing.UNKNOWN:
-            item.why = f"epoch {event.epoch} is not known here yet"
+        # A branch of the newest epoch that we know: its own region has heard of a fork before we have.
+        ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
+        if view is None or place is Standing.UNKNOWN or ahead:
+            item.why = f"epoch {event.epoch + ahead} is not known here yet"
             return None
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
@@ -321,10 +326,10 @@ class Replicate:
         if isinstance(event, Checkpoint) and event.state == "committed":
             self._seen[event.run] = max(event.step, self._seen.get(event.run, 0))
         try:
-            if isinstance(event, Checkpoint) and event.state in {"committed", "abandoned"}:
-                newer = self._newer(event, queue, view)
-                if newer is not None:
-                    return self._superseded(item, event, newer, view)
+            if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES:
+                why, more = self._given_up(event, queue, view)
+                if why:
+                    return self._superseded(item, event, why, view, **more)
                 if not self._copying.done(event):
                     item.why = f"step {event.step} is being copied"
                     return None
@@ -340,6 +345,15 @@ class Replicate:
         if run not in self._views:
             self._views[run] = self._lineage(run)
         return self._views[run]
+
+    def _given_up(self, event: Checkpoint, queue: deque[_Waiting], view: LineageView) -> tuple[str, dict[str, object]]:
+        """Why a copy does not go on, with figures; "" if it does."""
+        if self._copying.swept(event):
+            return "it was given up and swept here", {}
+        newer = self._newer(event, queue, view)
+        if newer is None or is_pinned(self._store, manifests.check_event(event)):
+            return "", {}
+        return f"step {newer.step} can be complete sooner", {"newer_step": newer.step}
 
     def _newer(self, event: Checkpoint, queue: deque[_Waiting], view: LineageView) -> Checkpoint | None:
         """The checkpoint further back in the queue that can be complete sooner (newest wins)."""
@@ -365,11 +379,11 @@ class Replicate:
                 return None
         return item.event if isinstance(item.event, Checkpoint) else None
 
-    def _superseded(self, item: _Waiting, event: Checkpoint, newer: Checkpoint, view: LineageView) -> _Outcome:
+    def _superseded(self, item: _Waiting, event: Checkpoint, why: str, view: LineageView, **more: object) -> _Outcome:
         """Say under its own identity that it is not coming: its number is filled, and nothing points at it (6.9)."""
-        told = dataclasses.replace(event, state="superseded", reason=f"step {newer.step} can be complete sooner")
+        told = dataclasses.replace(event, state="superseded", reason=why)
         message = self._again(item.fetched, self._codec.encode(told))
-        fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "newer_step": newer.step}
+        fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "why": why, **more}
         return _Outcome(message, (stream(event), event.seq), "superseded", fields, view)
 
     def _decode(self, fetched: Fetched) -> Event:
@@ -430,6 +444,10 @@ class Replicate:
         if text != self._trouble:
             self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=text)
         self._trouble = text
+
+
+def _is_branch(event: Event) -> bool:
+    return isinstance(event, Checkpoint) and event.state == "branch"
 
 
 def _name(place: Partition | Position) -> tuple[str, int]:

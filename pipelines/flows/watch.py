@@ -29,6 +29,11 @@ class Watch:
         self._commits = Rhythm()
         self._committed: tuple[int, int] = (0, -1)  # epoch, step
 
+    @property
+    def trouble(self) -> str:
+        """Why the other regions are not told what we see of them; "" if they are."""
+        return "" if self._sight is None else self._sight.trouble
+
     def turned(self, now_s: float, *, well: bool) -> None:
         """One turn of the controller's loop: in time and with its own dependencies, or not."""
         self._trust = self._trust.after(now_s, well=well, every_s=SCORE_EVERY_S)

@@ -11,21 +11,22 @@ from kafka import errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from pipelines import paths
-from pipelines.errors import CorruptError, FencedError, RetryableError, UnknownOutcomeError
+from pipelines.errors import CorruptError, FarsideError, FencedError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Fetched, Message, Partition
+from services.adapters.kafka_access import COMMON, told
+from services.adapters.kafka_cluster import KafkaCluster
 
-CONNECT_MS = 2_000
 DELIVERY_MS = 10_000
 TRANSACTION_MS = 15_000  # one that its writer left open holds back everybody's committed reads for so long
+_REFUSED = errors.TopicAuthorizationFailedError
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
-_COMMON = {"bootstrap_timeout_ms": CONNECT_MS, "reconnect_backoff_max_ms": 1_000}
 
 
 class KafkaLog:
     """Implements EventLog: an idempotent producer, acks=all, transactional if it has an id."""
 
-    def __init__(self, bootstrap: str, transactional_id: str | None = None) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, cluster: KafkaCluster, transactional_id: str | None = None) -> None:
+        self._cluster = cluster
         self._transactional_id = transactional_id
         self._producer: Any = None
         self._fenced = ""
@@ -36,7 +37,7 @@ class KafkaLog:
             self._send(messages)
         except errors.KafkaError as error:
             self.close()
-            raise RetryableError(f"Kafka {self._bootstrap}: {error!r}") from error
+            raise self._told(error, messages) from error
 
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
@@ -54,7 +55,7 @@ class KafkaLog:
                 self._fenced = f"transactional id {self._transactional_id}: {error!r}"
                 raise FencedError(self._fenced) from error
             kind = UnknownOutcomeError if committing else RetryableError
-            raise kind(f"Kafka {self._bootstrap}: {error!r}") from error
+            raise self._told(error, messages, kind) from error
 
     def close(self) -> None:
         """Drop the producer; the next call makes another."""
@@ -62,6 +63,15 @@ class KafkaLog:
         if producer is not None:
             with contextlib.suppress(errors.KafkaError):  # it is being thrown away
                 producer.close(timeout=1)
+
+    def _told(
+        self, error: errors.KafkaError, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
+    ) -> FarsideError:
+        """Of an idempotent producer that may write no topic at all, the broker says that the cluster refuses it."""
+        what = f"topic {', '.join(sorted({item.topic for item in messages}))}"
+        if not messages or isinstance(error, errors.TransactionalIdAuthorizationFailedError):
+            what = f"transactional id {self._transactional_id}"
+        return told(self._cluster, error, f"Describe and Write on {what}", kind)
 
     def _send(self, messages: Sequence[Message]) -> None:
         producer = self._ready()
@@ -74,7 +84,6 @@ class KafkaLog:
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._producer is None:
             producer = kafka.KafkaProducer(
-                bootstrap_servers=self._bootstrap,
                 transactional_id=self._transactional_id,
                 acks="all",
                 enable_idempotence=True,
@@ -83,7 +92,8 @@ class KafkaLog:
                 max_block_ms=DELIVERY_MS // 2,
                 transaction_timeout_ms=TRANSACTION_MS,
                 max_request_size=64 * 1024 * 1024,
-                **_COMMON,
+                **self._cluster.options(),
+                **COMMON,
             )
             self._producer = producer
             if self._transactional_id is not None:
@@ -94,8 +104,8 @@ class KafkaLog:
 class KafkaSource:
     """Implements EventSource: assigned partitions, read_committed, no auto-commit, no reset policy."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, cluster: KafkaCluster) -> None:
+        self._cluster = cluster
         self._consumer: Any = None
         self._looking: Any = None  # asks for bounds only
         self._assigned: dict[Any, Partition] = {}
@@ -105,11 +115,14 @@ class KafkaSource:
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of these topics as they are now."""
         try:
-            with contextlib.closing(KafkaAdminClient(bootstrap_servers=self._bootstrap, **_COMMON)) as admin:
+            with contextlib.closing(KafkaAdminClient(**self._cluster.options(), **COMMON)) as admin:
                 cluster = str(admin.describe_cluster()["cluster_id"])
                 found = admin.describe_topics(list(topics))
         except errors.KafkaError as error:
-            raise RetryableError(f"Kafka {self._bootstrap}: {error!r}") from error
+            raise told(self._cluster, error, _reading(topics)) from error
+        refused = [topic["name"] for topic in found if topic["error_code"] == _REFUSED.errno]
+        if refused:  # it must not look like a topic that is not there yet
+            raise told(self._cluster, _REFUSED(), _reading(refused))
         return tuple(
             Partition(cluster, str(topic["topic_id"]), topic["name"], part["partition_index"])
             for topic in found
@@ -129,7 +142,7 @@ class KafkaSource:
             first = consumer.beginning_offsets([place], timeout_ms=DELIVERY_MS)[place]
             return first, consumer.end_offsets([place], timeout_ms=DELIVERY_MS)[place]
         except errors.KafkaError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, partition) from error
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
@@ -147,7 +160,7 @@ class KafkaSource:
         try:
             return int(self._ready().position(_place(partition), timeout_ms=DELIVERY_MS))
         except errors.KafkaError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, partition) from error
 
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records of the assigned partitions that are not paused."""
@@ -156,9 +169,9 @@ class KafkaSource:
         try:
             found = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
         except errors.OffsetOutOfRangeError as error:
-            raise CorruptError(f"Kafka {self._bootstrap}: {error!r}") from error
+            raise CorruptError(f"Kafka {self._cluster.bootstrap}: {error!r}") from error
         except errors.KafkaError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, *self._assigned.values()) from error
         fetched: list[Fetched] = []
         for place, batch in found.items():
             self._positions[place] = batch[-1].offset + 1
@@ -187,9 +200,9 @@ class KafkaSource:
             with contextlib.suppress(errors.KafkaError):  # it is being thrown away
                 consumer.close(autocommit=False)
 
-    def _lost(self, error: Exception) -> RetryableError:
+    def _lost(self, error: errors.KafkaError, *partitions: Partition) -> FarsideError:
         self.close()
-        return RetryableError(f"Kafka {self._bootstrap}: {error!r}")
+        return told(self._cluster, error, _reading(one.topic for one in partitions))
 
     def _restore(self) -> None:
         consumer = self._consumer
@@ -207,19 +220,19 @@ class KafkaSource:
 
     def _consumer_of(self, isolation_level: str) -> Any:  # noqa: ANN401 - kafka-python has no types
         return kafka.KafkaConsumer(
-            bootstrap_servers=self._bootstrap,
             isolation_level=isolation_level,
             enable_auto_commit=False,
             auto_offset_reset="none",
             allow_auto_create_topics=False,
-            **_COMMON,
+            **self._cluster.options(),
+            **COMMON,
         )
 
 
-def ensure_topics(bootstrap: str, replication: int, partitions: int = 1, prefix: str = "") -> None:
+def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, prefix: str = "") -> None:
     """Create the topics that are missing, with `prefix` before their names; the ledger is compacted."""
     try:
-        with contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap, **_COMMON)) as admin:
+        with contextlib.closing(KafkaAdminClient(**cluster.options(), **COMMON)) as admin:
             present = set(admin.list_topics())
             for name in paths.TOPICS:
                 configs = {"cleanup.policy": "compact"} if name == paths.LEDGER else {}
@@ -228,7 +241,13 @@ def ensure_topics(bootstrap: str, replication: int, partitions: int = 1, prefix:
                     with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker
                         admin.create_topics([topic])
     except errors.KafkaError as error:
-        raise RetryableError(f"Kafka {bootstrap}: {error!r}") from error
+        need = f"Create, Describe, Read and Write on topics {prefix}{paths.TOPIC_PREFIX}*"
+        raise told(cluster, error, need) from error
+
+
+def _reading(topics: Iterable[str]) -> str:
+    """The grant that a reader of these needs."""
+    return f"Describe and Read on topic {', '.join(sorted(set(topics)))}"
 
 
 def _place(partition: Partition) -> Any:  # noqa: ANN401 - kafka-python has no types

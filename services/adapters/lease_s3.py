@@ -20,7 +20,7 @@ from pipelines import paths
 from pipelines.core.lease import Held
 from pipelines.errors import UnknownOutcomeError
 from schemas.codec import Codec
-from schemas.records import Lease
+from schemas.records import Lease, LeaseGroup
 from services.adapters.s3 import MISSING, REFUSED_CONDITION, code_of, mapped_errors
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SERVER_ERROR_LEAST = 500
 
 
 class S3LeaseStore:
-    """Implements LeaseStore."""
+    """Implements LeaseStore and GroupStore."""
 
     def __init__(self, client: S3Client, bucket: str, codec: Codec, prefix: str = "") -> None:
         # `prefix` stands before every key: a drill's records lie apart from the real ones.
@@ -41,14 +41,8 @@ class S3LeaseStore:
 
     def read(self, run: str) -> Held | None:
         """The record now; None if it does not exist."""
-        with mapped_errors(f"read the lease of {run}"):
-            try:
-                got = self._client.get_object(Bucket=self._bucket, Key=self._prefix + paths.lease(run))
-                return Held(self._codec.decode_as(Lease, got["Body"].read()), got["ETag"])
-            except ClientError as error:
-                if code_of(error) in MISSING:
-                    return None
-                raise
+        found = self._get(paths.lease(run))
+        return None if found is None else Held(self._codec.decode_as(Lease, found[0]), found[1])
 
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Replace one version; the new ETag, or None if the record had moved on; UnknownOutcomeError if unanswered."""
@@ -71,6 +65,26 @@ class S3LeaseStore:
             keys = sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
             bodies = [self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in keys]
         return tuple(self._codec.decode_as(Lease, body) for body in bodies)
+
+    def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
+        """Implements GroupStore: the object now with its ETag; None if it does not exist."""
+        found = self._get(paths.lease_group(group))
+        return None if found is None else (self._codec.decode_as(LeaseGroup, found[0]), found[1])
+
+    def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
+        """Implements GroupStore: replace one version; UnknownOutcomeError if unanswered."""
+        return self._conditional(paths.lease_group(group.group), self._codec.encode(group), expected_etag)
+
+    def _get(self, name: str) -> tuple[bytes, str] | None:
+        key = self._prefix + name
+        with mapped_errors(f"read {key}"):
+            try:
+                got = self._client.get_object(Bucket=self._bucket, Key=key)
+                return got["Body"].read(), got["ETag"]
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
 
     def _conditional(self, name: str, body: bytes, expected_etag: str | None) -> str | None:
         key = self._prefix + name

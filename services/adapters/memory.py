@@ -5,24 +5,30 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pipelines.core.lease import Held
 from pipelines.core.manifests import objects
+from pipelines.core.retention import Listed
 from pipelines.errors import CorruptError, FencedError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, PoolHealth
-from schemas.codec import digest
-from schemas.records import Lease, Manifest
+from schemas.codec import Codec, digest
+from schemas.records import Lease, LeaseGroup, Manifest
+from services.adapters.system_clock import SystemClock
 from services.adapters.transfers import copied
+
+_CODEC = Codec()
 
 
 class MemoryObjectStore:
-    """Implements ObjectStore in a dictionary."""
+    """Implements ObjectStore in a dictionary. `wall_ms` is its clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_ms: Callable[[], int] | None = None) -> None:
         self.objects: dict[str, bytes] = {}
+        self._modified_ms: dict[str, int] = {}
+        self._wall_ms = wall_ms or SystemClock().wall_ms
         self._lock = threading.Lock()
 
     def get(self, key: str) -> bytes | None:
@@ -34,12 +40,13 @@ class MemoryObjectStore:
         with self._lock:
             if key in self.objects:
                 return False
-            self.objects[key] = body
+            self.put(key, body)
             return True
 
     def put(self, key: str, body: bytes) -> None:
         """Put, whatever was there."""
         self.objects[key] = body
+        self._modified_ms[key] = self._wall_ms()
 
     def list(self, prefix: str) -> tuple[str, ...]:
         """All keys that begin with prefix, sorted."""
@@ -50,16 +57,44 @@ class MemoryObjectStore:
         body = self.objects.get(key)
         return None if body is None else len(body)
 
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        """As `list`, with each object's size and when it was last written."""
+        found = ((key, self.objects.get(key)) for key in self.list(prefix))
+        return tuple(Listed(key, len(body), self._modified_ms.get(key, 0)) for key, body in found if body is not None)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; fine if there is none."""
+        with self._lock:
+            self.objects.pop(key, None)
+
 
 @dataclasses.dataclass
 class MemoryLeaseStore:
-    """Implements LeaseStore; `history` holds every write that landed, in order."""
+    """Implements LeaseStore and GroupStore; `history` holds every write that landed, in order."""
 
     records: dict[str, Held] = dataclasses.field(default_factory=dict)
     claims: dict[tuple[str, int], bytes] = dataclasses.field(default_factory=dict)
     history: list[Lease] = dataclasses.field(default_factory=list)
     notes: dict[tuple[str, int], Lease] = dataclasses.field(default_factory=dict)
+    groups: dict[str, tuple[LeaseGroup, str]] = dataclasses.field(default_factory=dict)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
+        """Implements GroupStore."""
+        return self.groups.get(group)
+
+    def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
+        """Implements GroupStore; `history` has what it changed."""
+        with self.lock:
+            found = self.groups.get(group.group)
+            if (None if found is None else found[1]) != expected_etag:
+                return None
+            known = set() if found is None else {one.write_id for one in found[0].members}
+            changed = [one for one in group.members if one.write_id not in known]
+            self.history += [_CODEC.decode_as(Lease, one.lease) for one in changed]
+            etag = f'"{group.write_id}"'
+            self.groups[group.group] = (group, etag)
+            return etag
 
     def read(self, run: str) -> Held | None:
         """The record now; None if it does not exist."""
@@ -181,8 +216,10 @@ class MemorySource:
         for partition, offset in self._positions.items():
             if partition in self._paused:
                 continue
-            at = offset
-            for item in self._kafka.topic(partition.topic)[offset:]:
+            records, at = self._kafka.topic(partition.topic), offset
+            if offset == len(records):
+                continue
+            for item in records[offset:]:
                 if len(found) == most:
                     break
                 if item is not None:

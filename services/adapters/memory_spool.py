@@ -23,8 +23,11 @@ class MemorySpool:
         self.validities: dict[str, list[dict[str, Any]]] = {}
         self.released: list[CheckpointId] = []
         self._records: dict[str, list[SpoolRecord]] = {}
+        self._last: dict[tuple[str, str], int] = {}  # the newest number of a producer's lane
         self._positions: dict[tuple[str, str], int] = {}
         self._requests: dict[str, StartRequest] = {}
+        self._askers: dict[str, str] = {}
+        self._gone: set[str] = set()
         self._beats: dict[str, Beat] = {}
         self._shards: dict[tuple[CheckpointId, int], bytes] = {}
         self._states: dict[tuple[CheckpointId, int], bytes] = {}
@@ -32,18 +35,26 @@ class MemorySpool:
     # --- what a trainer does ---
 
     def accept(
-        self, producer: str, lane: str, kind: str, step: int, body: Mapping[str, Any], attempt: int = 1
+        self,
+        producer: str,
+        lane: str,
+        kind: str,
+        step: int,
+        body: Mapping[str, Any],
+        *,
+        of: tuple[int, int] = (1, 1),
+        time_ms: int = 5,
     ) -> SpoolRecord:
-        """Append a record of epoch 1."""
+        """Append a record; `of` is its epoch and attempt."""
         log = self._records.setdefault(producer, [])
-        seq = 1 + sum(one.lane == lane for one in log)
+        seq = self._last[producer, lane] = self._last.get((producer, lane), 0) + 1
         end = (len(log) + 1) * RECORD_BYTES
-        log.append(SpoolRecord(producer, lane, seq, kind, self.run, 1, attempt, step, 5, dict(body), end))
+        log.append(SpoolRecord(producer, lane, seq, kind, self.run, *of, step, time_ms, dict(body), end))
         return log[-1]
 
-    def wants(self, launch: str, request: StartRequest) -> None:
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
         """Ask for a start."""
-        self._requests[launch] = request
+        self._requests[launch], self._askers[launch] = request, producer
 
     def beat(self, beat: Beat) -> None:
         """Leave the newest sign of life, beside a log that may still be empty."""
@@ -53,6 +64,7 @@ class MemorySpool:
     def ends(self, producer: str) -> None:
         """Its process is gone; what it accepted stays."""
         self._beats.pop(producer, None)
+        self._gone.add(producer)
 
     def save(self, checkpoint: CheckpointId, rank: int, shard: bytes, state: bytes | None) -> None:
         """Write one rank's shard, and its state if there is one yet."""
@@ -73,7 +85,8 @@ class MemorySpool:
     def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
         """Complete records from a log offset on."""
         log = self._records.get(producer, []) if run == self.run else []
-        return tuple(one for one in log if one.end > offset)[:most]
+        first = offset // RECORD_BYTES
+        return tuple(log[first : first + most])
 
     def position(self, run: str, producer: str) -> int:
         """The log offset up to which everything is published."""
@@ -88,8 +101,9 @@ class MemorySpool:
         return tuple(self._beats[name] for name in sorted(self._beats)) if run == self.run else ()
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start and have no grant yet."""
-        waiting = sorted(name for name in self._requests if name not in self.granted)
+        """Launches that asked for a start, have no grant yet, and live."""
+        asked = (name for name in self._requests if self._askers[name] not in self._gone)
+        waiting = sorted(name for name in asked if name not in self.granted)
         return tuple(waiting) if run == self.run else ()
 
     def request(self, run: str, launch: str) -> StartRequest:

@@ -14,6 +14,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from pipelines.core.retention import Listed
 from pipelines.errors import MisconfiguredError, RetryableError
 
 if TYPE_CHECKING:
@@ -155,3 +156,23 @@ class S3ObjectStore:
                 if code_of(error) in MISSING:
                     return None
                 raise
+
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        """As `list`, with each object's size and when it was last written."""
+        with mapped_errors(f"list {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            found = [
+                Listed(entry["Key"], entry["Size"], round(entry["LastModified"].timestamp() * 1000))
+                for page in pages
+                for entry in page.get("Contents", [])
+            ]
+        return tuple(sorted(found, key=lambda one: one.key))
+
+    def delete(self, key: str) -> None:
+        """Remove the object; fine if there is none."""
+        with mapped_errors(f"delete {key}"):
+            try:
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                if code_of(error) not in MISSING:
+                    raise

@@ -74,12 +74,12 @@ class NodeSpool:
         return tuple(beats)
 
     def launches(self, run: str) -> tuple[str, ...]:
-        """Launches that asked for a start and have no grant yet."""
+        """Launches that asked for a start, have no grant yet, and live."""
         folder = _spool.launches_folder(self._node_dir, run)
         return tuple(
             name
             for name in _folders(folder)
-            if _spool.request_path(folder / name).exists() and not _spool.grant_path(folder / name).exists()
+            if not _spool.grant_path(folder / name).exists() and self._waits(run, folder / name)
         )
 
     def request(self, run: str, launch: str) -> StartRequest:
@@ -143,6 +143,16 @@ class NodeSpool:
         folder = self._checkpoint(checkpoint)
         if folder.exists():
             shutil.rmtree(folder)
+
+    def _waits(self, run: str, launch: Path) -> bool:
+        """Whether the rank that asked is still there; an older client does not say which one that is."""
+        path = _spool.request_path(launch)
+        asked = _spool.read_json(path)
+        if asked is None or "producer" not in asked:
+            return path.exists()
+        return _spool.is_writer_alive(
+            _spool.log_path(_spool.producer_folder(self._node_dir, run, str(asked["producer"])))
+        )
 
     def _checkpoint(self, checkpoint: CheckpointId) -> Path:
         place = (checkpoint.run, checkpoint.epoch, checkpoint.attempt, checkpoint.step)

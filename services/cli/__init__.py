@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import authority, demo, doctor, drill, operate, replay, serve, stack
+from services.cli import authority, demo, doctor, drill, operate, replay, retention, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -34,6 +34,9 @@ for _verb in (
     app.command()(_verb)
 app.command()(drill.drill)
 app.command()(replay.replay)
+app.command()(retention.sweep)
+app.command()(retention.pin)
+app.command()(retention.unpin)
 app.add_typer(doctor.app, name="doctor")
 for _service in serve.PARTS:
     app.command(_service)(serve.command(_service))

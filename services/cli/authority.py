@@ -68,7 +68,7 @@ def failback(
     if best is None or not any(entry["region"] == to for entry in best["lineage"]):
         typer.echo(f"farside: {to} never had {run}: use `farside switchover`", err=True)
         raise typer.Exit(FAILED)
-    left = [line for line in _branches(settings, best, to) if line["discarded"] is None]
+    left = [line for line in _readable(_branches(settings, best, to), to) if line["discarded"] is None]
     for line in left:
         typer.echo(f"left in {to}, set aside: {_branch_text(line)}", err=True)
     if left:
@@ -161,7 +161,8 @@ def discard(
 
     settings = _settings(config, run, region)
     _, best = _primary(settings, run)
-    lines = [] if best is None else [one for one in _branches(settings, best, region) if one["epoch"] == epoch]
+    known = [] if best is None else _readable(_branches(settings, best, region), region)
+    lines = [one for one in known if one["epoch"] == epoch]
     if not lines:
         typer.echo(
             f"farside: {region} has no branch of epoch {epoch}; `farside lineage --run {run}` shows all", err=True
@@ -215,12 +216,10 @@ def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
         return
     for name, one in views.items():
         title = f"{name}: {one['action']} ({one['reason']}); {one['primary']} holds epoch {one['epoch']}, {one['mode']}"
-        table = Table("gate", "value", "limit", "", box=SIMPLE_HEAD, title=title, title_justify="left")
+        Console().print(f"\n{title}", highlight=False, soft_wrap=True)
         for gate in one["gates"]:
-            value = "never" if gate["value"] is None else f"{gate['value']:.2f}"
-            word = "open" if gate["open"] else "noted" if gate["advisory"] else "CLOSED"
-            table.add_row(gate["name"], value, f"{gate['limit']:.2f}", word)
-        Console().print(table)
+            closed = not gate["open"] and not gate["advisory"]
+            Console().print(f"  {gate['text']}", style="bold red" if closed else "", highlight=False, soft_wrap=True)
         if one["diagnosis"] is not None:
             Console().print(f"  diagnosis: {one['diagnosis']['text']}", highlight=False, soft_wrap=True)
         Console().print(f"  next: {one['next']}; fencing: {one['fencing']}", highlight=False)
@@ -374,6 +373,19 @@ def _branch_text(line: dict[str, Any]) -> str:
     gone = line["discarded"]
     verdict = f", discarded by {gone['actor']}: {gone['reason']}" if gone else ""
     return line["trouble"] or f"epoch {line['epoch']} attempt {line['attempt']} step {line['step']}{verdict}"
+
+
+def _readable(lines: list[dict[str, Any]], region: str) -> list[dict[str, Any]]:
+    """The branches in a region's store; the command ends if that cannot be read: nobody knows then what is there."""
+    for line in lines:
+        if line["trouble"]:
+            typer.echo(
+                f"farside: the store of {region} {line['trouble']}; what was set aside there is not known: bring the "
+                "store back first",
+                err=True,
+            )
+            raise typer.Exit(FAILED)
+    return lines
 
 
 def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.serve import Config
 
 if TYPE_CHECKING:
-    from services.settings import LinkSettings, RegionSettings, Settings
+    from services.adapters.kafka_cluster import KafkaCluster
+    from services.settings import KafkaSettings, LinkSettings, RegionSettings, Settings
 
 SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durations only
 RUNS_S = 300.0
@@ -55,7 +56,9 @@ def doctor(context: typer.Context, config: Config = None, *, as_json: Json = Fal
         with Console(stderr=True).status("asking every region, and racing for keys at the witness"):
             for name, region in settings.regions.items():
                 found += _region(name, region)
-                found += [_pulls_only(name, peer, link) for peer, link in region.links.items()]
+                for peer, link in region.links.items():
+                    found += [_pulls_only(name, peer, link), _reads_only(name, peer, link)]
+                found += _drills_beside(name, region)
             found += _witness(settings)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found]))
@@ -77,12 +80,14 @@ def _try(what: str, check: Callable[[], str]) -> Finding:
 def _region(name: str, region: RegionSettings) -> list[Finding]:
     from pipelines import paths  # noqa: PLC0415 - as above
     from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
-    from services.clients import store_of  # noqa: PLC0415 - as above
+    from services.clients import cluster_of, store_of  # noqa: PLC0415 - as above
 
     def kafka() -> str:
-        source = KafkaSource(region.kafka)
+        source = KafkaSource(cluster_of(region))
         missing = set(paths.TOPICS) - {one.topic for one in source.partitions(paths.TOPICS)}
-        return f"{region.kafka} answers" + (f"; not made yet: {', '.join(sorted(missing))}" if missing else "")
+        return f"{region.kafka} answers{_in_clear(region)}" + (
+            f"; not made yet: {', '.join(sorted(missing))}" if missing else ""
+        )
 
     def store() -> str:
         store_of(region).put(paths.health("doctor", name), b"doctor")
@@ -101,14 +106,64 @@ def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
     from services.adapters.s3 import S3ObjectStore  # noqa: PLC0415 - as above
     from services.clients import client_of  # noqa: PLC0415 - as above
 
-    what = f"{name} only pulls from {peer}"
+    what, key = f"{name} only pulls from {peer}", paths.health("doctor", name)
+    store = S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
     try:
-        S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket).put(paths.health("doctor", name), b"")
+        store.size(key)  # a user who is let in to nothing at all is refused a write too
+    except FarsideError as error:
+        return Finding(what, passed=False, detail=str(error))
+    try:
+        store.put(key, b"")
     except MisconfiguredError:
         return Finding(what, passed=True, detail=f"{link.s3} refuses it a write")
     except FarsideError as error:
         return Finding(what, passed=False, detail=str(error))
     return Finding(what, passed=False, detail=f"{link.credentials_file} may write there: docs/credentials.md")
+
+
+def _reads_only(name: str, peer: str, link: LinkSettings) -> Finding:
+    """The same of its Kafka."""
+    from pipelines import paths  # noqa: PLC0415 - as above
+    from services.clients import cluster_of  # noqa: PLC0415 - as above
+
+    def check() -> str:
+        _refused(cluster_of(link), paths.transactional_prefix(peer))
+        return f"{link.kafka} refuses it a write{_in_clear(link)}"
+
+    return _try(f"{name} only reads {peer}'s Kafka", check)
+
+
+def _drills_beside(name: str, region: RegionSettings) -> list[Finding]:
+    """I10: a drill's user has no business in the real topics."""
+    from pipelines import paths  # noqa: PLC0415 - as above
+    from services.clients import cluster_of  # noqa: PLC0415 - as above
+
+    if region.drill_kafka_credentials_file is None:
+        return []
+
+    def check() -> str:
+        _refused(cluster_of(region, region.drill_kafka_credentials_file), paths.transactional_prefix(name), reads=False)
+        return f"{region.kafka} refuses a drill's user a write in the real topics"
+
+    return [_try(f"{name} drills beside its topics", check)]
+
+
+def _refused(cluster: KafkaCluster, transactional_prefix: str, *, reads: bool = True) -> None:
+    """MisconfiguredError if this user may write farside's topics; also if it should read them, and may not."""
+    from pipelines import paths  # noqa: PLC0415 - as above
+    from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
+    from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
+    from services.adapters.kafka_access import GUIDE, allowed  # noqa: PLC0415 - as above
+
+    there = not reads or bool(KafkaSource(cluster).partitions([paths.HEARTBEATS]))
+    may = allowed(cluster, paths.HEARTBEATS, f"{transactional_prefix}doctor", there=there)
+    if may:
+        raise MisconfiguredError(f"{cluster.who} may {may}: {GUIDE}")
+
+
+def _in_clear(kafka: KafkaSettings) -> str:
+    secret = kafka.kafka_credentials_file is not None and kafka.kafka_tls_ca_file is None
+    return "; no TLS, so the secret can be heard: for development only" if secret else ""
 
 
 def _clock(region: RegionSettings) -> str:

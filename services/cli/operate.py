@@ -99,7 +99,7 @@ def run_of(
             "copies": [copy for flow in flows for copy in flow["copies"] if copy["run"] == run],
             "drill_warning": "" if view is None or leads else view["drill"]["warning"],
             "promise_broken": [] if view is None else view["promise"]["broken"],
-            "troubles": {} if view is None else view["troubles"],
+            "troubles": _troubles(view, lags[name] or {}),
         }
     holder = best if best is not None and best["is_holder"] else None
     steps = [] if best is None else [one["step"] for one in best["regions"].values() if one["step"] is not None]
@@ -114,6 +114,16 @@ def run_of(
         "valid_s": None if holder is None else round(holder["valid_s"], 2),
         "regions": regions,
     }
+
+
+def _troubles(view: dict[str, Any] | None, flows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What a region's controller and replicator wait for, and why, by part; an older service may not say."""
+    found: dict[str, str] = {} if view is None else dict(view["troubles"])
+    found["drills"] = "" if view is None else view["drill"].get("trouble", "")
+    for name, flow in flows.items():
+        found[f"replicate {name}"] = flow.get("trouble", "")
+        found["replicator's sight"] = flow.get("sight_trouble", "")
+    return {part: why for part, why in found.items() if why}
 
 
 def _seen_file(settings: Settings) -> Path:
@@ -163,6 +173,11 @@ def tables(found: dict[str, Any]) -> Group:
             Text(f"  {name}: {region['drill_warning']}", style="yellow")
             for name, region in one["regions"].items()
             if region["drill_warning"]
+        )
+        shown.extend(
+            Text(f"  {name}: {part} waits: {why}", style="yellow")
+            for name, region in one["regions"].items()
+            for part, why in region["troubles"].items()
         )
     return Group(*shown)
 
@@ -221,8 +236,7 @@ def failover(
     typer.echo(f"loses:  {'unknown' if lost is None else lost} steps", err=True)
     for gate in preview["gates"]:
         if not gate["open"]:
-            word = "noted " if gate["advisory"] else "CLOSED"
-            typer.echo(f"  {word} {gate['name']}={gate['value']} limit={gate['limit']}", err=True)
+            typer.echo(f"  {gate['text']}", err=True)
     if before["primary"] == to:
         typer.echo(f"{to} holds it already", err=True)
         raise typer.Exit(0)

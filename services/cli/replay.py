@@ -61,13 +61,14 @@ def _plan(settings: Settings, *, run: str, lane: str, begin: str, region: str, p
     from schemas.codec import Codec  # noqa: PLC0415 - as above
     from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
-    from services.clients import store_of  # noqa: PLC0415 - as above
+    from services.clients import cluster_of, store_of  # noqa: PLC0415 - as above
 
     flow.check_lane(lane)
     if begin != "earliest":
         raise MisconfiguredError(f"--from {begin!r}: only `earliest` is there yet")
     here = settings.region(region)
-    source, own = KafkaSource(settings.link(region, peer).kafka), KafkaSource(here.kafka)
+    source = KafkaSource(cluster_of(settings.link(region, peer)))
+    own = KafkaSource(cluster_of(here, here.operator_kafka_credentials_file))
     clock, codec = SystemClock(), Codec()
     try:
         return flow.plan(

@@ -17,7 +17,8 @@ from infra.local.layout import LinkShape
 from infra.local.stack import ServerState, running_layout, states
 
 DEVELOPMENT_ONLY = (
-    "For development only: one broker a region holds no second copy, and the witness (versitygw) does not fsync."
+    "For development only: one broker a region holds no second copy, its users' secrets cross loopback without TLS, "
+    "and the witness (versitygw) does not fsync."
 )
 Folder = Annotated[Path | None, typer.Option(help="Data, logs and pid files. Default: FARSIDE_STACK, or the cache.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

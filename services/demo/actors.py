@@ -33,16 +33,38 @@ class Actors:
         self._folder, self._config, self._taken = folder, config, set(taken)
         self._logs = folder / "logs"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._may_end: set[str] = set()
         self._claims = PortClaims()
 
-    def service(self, name: str, region: str) -> None:
-        """Start one service of a region."""
+    def service(self, name: str, region: str, more: Mapping[str, str] | None = None) -> None:
+        """Start one service of a region; `more` is added to its environment."""
         argv = [sys.executable, "-m", "services.cli", name, "--region", region, "--config", str(self._config)]
-        self._start(f"{name}-{region}", argv, {})
+        self.program(f"{name}-{region}", argv, more or {})
 
-    def trainer(self, name: str, out: Path, args: list[str], farside: Mapping[str, str]) -> None:
-        """Start `torchrun` with two ranks of the example script."""
-        self._start(name, self.trainer_argv(out, args), {"OMP_NUM_THREADS": "1", **farside})
+    def program(self, name: str, argv: list[str], more: Mapping[str, str]) -> None:
+        """Start anything else that belongs to the story."""
+        self._start(name, argv, more)
+
+    def trainer(
+        self,
+        name: str,
+        out: Path,
+        args: list[str],
+        farside: Mapping[str, str],
+        *,
+        guarded: bool = False,
+        may_end: bool = False,
+    ) -> None:
+        """Start `torchrun` with two ranks of the example script, under `farside-guard` if wanted.
+
+        may_end: its end is part of the story, whatever its exit code.
+        """
+        argv = self.trainer_argv(out, args)
+        if guarded:
+            argv = [sys.executable, "-m", "farside.guard", "--", *argv]
+        if may_end:
+            self._may_end.add(name)
+        self._start(name, argv, {"OMP_NUM_THREADS": "1", **farside})
 
     def trainer_argv(self, out: Path, args: list[str]) -> list[str]:
         """How `torchrun` is started."""
@@ -79,12 +101,18 @@ class Actors:
         """A process and its children."""
         return family(self._running[name].pid)
 
+    def ended(self, name: str) -> int | None:
+        """A process's exit code; None while it runs, or if it was killed here."""
+        child = self._running.get(name)
+        return None if child is None else child.poll()
+
     def wait(self, what: str, condition: Callable[[], bool], deadline_s: float) -> None:
         """Wait for something; Failed if it does not come, or a process ended badly meanwhile."""
         failed: list[str] = []
 
         def looked() -> bool:
-            failed[:] = [name for name, child in self._running.items() if child.poll() not in {None, 0}]
+            needed = [(name, child) for name, child in self._running.items() if name not in self._may_end]
+            failed[:] = [name for name, child in needed if child.poll() not in {None, 0}]
             return bool(failed) or condition()
 
         came = wait_for(looked, deadline_s)

@@ -15,6 +15,7 @@ from pipelines.ports import Clock
 from schemas.codec import Codec, DecodeError
 from schemas.records import Event
 from services.adapters.kafka import KafkaSource
+from services.adapters.kafka_cluster import KafkaCluster
 from services.adapters.spool import NodeSpool
 from services.demo.actors import read_lines
 
@@ -50,9 +51,9 @@ def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> set[Iden
     return found
 
 
-def visible(bootstrap: str, run: str, clock: Clock) -> tuple[Counter[Identity], list[Event]]:
+def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Counter[Identity], list[Event]]:
     """Every event in a region's log, and how often."""
-    source, codec = KafkaSource(bootstrap), Codec()
+    source, codec = KafkaSource(cluster), Codec()
     found: Counter[Identity] = Counter()
     events: list[Event] = []
     try:

@@ -20,7 +20,7 @@ from services import local_config
 from services.adapters.arena import write_index_folder
 from services.adapters.system_clock import SystemClock
 from services.cli.operate import gather
-from services.clients import store_of
+from services.clients import cluster_of, store_of
 from services.demo import figures
 from services.demo.actors import Actors, read_lines
 from services.parts import signer_of
@@ -186,7 +186,8 @@ class Story:
         if view is None:
             raise RuntimeError(f"{primary}'s store knows no epoch")
         taken = figures.accepted([region.node_dir for region in self.settings.regions.values()], RUN, view)
-        kafka = self.settings.region(primary).kafka
+        region = self.settings.region(primary)
+        kafka = cluster_of(region, region.operator_kafka_credentials_file)
 
         def arrived() -> bool:
             seen, events = figures.visible(kafka, RUN, self.clock)

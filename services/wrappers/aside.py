@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from pipelines.core.retention import Listed
 from pipelines.ports import EventLog, EventSource, Fetched, Message, ObjectStore, Partition
 
 
@@ -46,6 +47,18 @@ class AsideStore:
         """The object's length in bytes."""
         found = self._own.size(self._prefix + key)
         return self._base.size(key) if found is None else found
+
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        """As `list`, with each object's size and when it was last written, ours before the real ones."""
+        found = {one.key: one for one in self._base.entries(prefix)}
+        for one in self._own.entries(self._prefix + prefix):
+            plain = dataclasses.replace(one, key=one.key.removeprefix(self._prefix))
+            found[plain.key] = plain
+        return tuple(found[key] for key in sorted(found))
+
+    def delete(self, key: str) -> None:
+        """Remove what lies beside; a real object stays."""
+        self._own.delete(self._prefix + key)
 
 
 class AsideLog:

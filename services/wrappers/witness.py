@@ -10,19 +10,24 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 
 from pipelines.core.lease import Held
 from pipelines.errors import RetryableError
-from pipelines.ports import LeaseStore
-from schemas.records import Lease
+from pipelines.ports import GroupStore, LeaseStore
+from schemas.records import Lease, LeaseGroup
+
+
+class WitnessStore(LeaseStore, GroupStore, Protocol):
+    """Everything that is asked of a witness."""
 
 
 class Witness:
-    """Implements LeaseStore around another; may be shared by threads."""
+    """Implements LeaseStore and GroupStore around another; may be shared by threads."""
 
-    def __init__(self, leases: LeaseStore, registry: CollectorRegistry) -> None:
+    def __init__(self, leases: WitnessStore, registry: CollectorRegistry) -> None:
         self._leases = leases
         self._lock = threading.Lock()
         self._away = False
@@ -53,6 +58,16 @@ class Witness:
         """Implements LeaseStore; counted as one, though it is one for each note."""
         with self._asking("history"):
             return self._leases.noted(run)
+
+    def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
+        """Implements GroupStore."""
+        with self._asking("read_group"):
+            return self._leases.read_group(group)
+
+    def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
+        """Implements GroupStore."""
+        with self._asking("write_group"):
+            return self._leases.write_group(group, expected_etag)
 
     @contextlib.contextmanager
     def _asking(self, kind: str) -> Iterator[None]:

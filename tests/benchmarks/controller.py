@@ -1,7 +1,8 @@
 """One controller process for many runs, on real brokers and stores: CPU, memory, threads, requests at the witness.
 
-`make bench-controller RUNS=1000` prints a table and writes `benchmarks/controller.json`. The witness requests are
-what the controllers count themselves, read over /metrics before and after.
+`make bench-controller RUNS=1000` measures without lease groups and with them, prints a table and writes
+`benchmarks/controller.json`. The witness requests are what the controllers count themselves, read over /metrics before
+and after.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from infra.local.processes import wait_for
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
-from pipelines.core.lease import PROFILES
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Heartbeat
 from services import local_config
 from services.adapters.kafka import KafkaLog
+from services.adapters.kafka_cluster import KafkaCluster
+from services.clients import cluster_of
 from services.demo.actors import Actors
+from services.demo.report import versions
 from services.settings import load
 
 REGIONS = ("east", "west")
@@ -39,9 +45,9 @@ READY_S, WARM_UP_S = 300.0, 30.0
 class Beats(threading.Thread):
     """What the agents of so many runs say: a heartbeat a second each, in the first region."""
 
-    def __init__(self, bootstrap: str, runs: list[str]) -> None:
+    def __init__(self, cluster: KafkaCluster, runs: list[str]) -> None:
         super().__init__(daemon=True)
-        self._log, self._runs, self._codec = KafkaLog(bootstrap), runs, Codec()
+        self._log, self._runs, self._codec = KafkaLog(cluster), runs, Codec()
         self.ended, self.sent = threading.Event(), 0
 
     def run(self) -> None:
@@ -99,7 +105,7 @@ def _connections(pid: int, ports: set[int]) -> int:
     return sum(link.removeprefix("socket:[").removesuffix("]") in found for link in links)
 
 
-def measured(runs: int, seconds: float) -> dict[str, Any]:
+def measured(runs: int, seconds: float, group_size: int) -> dict[str, Any]:
     """Start everything, wait until each run has been created, warm up, measure."""
     with tempfile.TemporaryDirectory(prefix="farside-bench-") as place:
         folder = Path(place)
@@ -107,21 +113,33 @@ def measured(runs: int, seconds: float) -> dict[str, Any]:
             stack.start()
             config = local_config.write(stack.layout, run="r0000", profile="default")
             names = [f"r{number:04d}" for number in range(runs)]
-            more = [f'[runs.{name}]\nfirst_region = "east"\nstandby = ["west"]\n' for name in names[1:]]
-            config.write_text(config.read_text(encoding="utf-8") + "\n" + "\n".join(more), encoding="utf-8")
+            _add_runs(config, names, group_size)
             settings = load(config, {})
             actors = Actors(folder, config, settings.service_ports())
-            beats = Beats(settings.region(REGIONS[0]).kafka, names)
+            beats = Beats(cluster_of(settings.region(REGIONS[0])), names)
             try:
                 for region in REGIONS:
                     actors.service("controller", region)
-                return _between(actors, settings, beats, runs, seconds)
+                found = _between(actors, settings, beats, runs, seconds)
+                return {"group_size": group_size, **found}
             finally:
                 beats.ended.set()
                 if beats.ident is not None:
                     beats.join(10.0)
                 actors.stop()
                 local_config.clean(folder)
+
+
+def _add_runs(config: Path, names: list[str], group_size: int) -> None:
+    """The settings with so many runs; the first is there already."""
+    text = config.read_text(encoding="utf-8")
+    for number, name in enumerate(names):
+        group = f'group = "g{number // group_size:03d}"\n' if group_size else ""
+        if number:
+            text += f'[runs.{name}]\nfirst_region = "east"\nstandby = ["west"]\n{group}'
+        else:
+            text = text.replace(f"[runs.{name}]\n", f"[runs.{name}]\n{group}")
+    config.write_text(text, encoding="utf-8")
 
 
 def _between(actors: Actors, settings: Any, beats: Beats, runs: int, seconds: float) -> dict[str, Any]:  # noqa: ANN401
@@ -146,7 +164,7 @@ def _between(actors: Actors, settings: Any, beats: Beats, runs: int, seconds: fl
     before = {region: look(region) for region in REGIONS}
     wait_for(lambda: not beats.is_alive(), seconds)
     found = {region: _difference(before[region], look(region)) for region in REGIONS}
-    profile = PROFILES[settings.profile]
+    profile = settings.lease_profile
     total = sum(sum(one["requests_per_s"].values()) for one in found.values())
     return {
         "runs": runs,
@@ -173,19 +191,44 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def table(results: list[dict[str, Any]]) -> Table:
+    """For people: a row for each controller, without groups and with them."""
+    shown = Table(title=f"Controllers of {results[0]['runs']} runs, {results[0]['profile']} profile")
+    for name in ("runs a group", "controller", "CPU", "memory", "threads", "reads/s", "writes/s", "requests a day"):
+        shown.add_column(name)
+    for result in results:
+        for region, one in result["controllers"].items():
+            asked = one["requests_per_s"]
+            shown.add_row(
+                str(result["group_size"] or 1),
+                region,
+                f"{one['cpu_percent']:.0f} %",
+                f"{one['rss_mb']:.0f} MB",
+                str(one["threads"]),
+                f"{asked.get('read', 0) + asked.get('read_group', 0):.1f}",
+                f"{asked.get('write', 0) + asked.get('write_group', 0):.1f}",
+                f"{result['requests_per_day_measured'] / 1e6:.1f} M",
+            )
+    return shown
+
+
 def main() -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.controller", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--group-size", type=int, action="append", help="runs a lease group; default: 0 (none), and 50")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/controller.json"))
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
-    result = measured(given.runs, given.seconds)
-    for region, one in result["controllers"].items():
-        print(f"{region}: {json.dumps(one)}")
-    print({key: value for key, value in result.items() if key != "controllers"})
+    results = [measured(given.runs, given.seconds, size) for size in given.group_size or [0, 50]]
+    report = {"day": time.strftime("%Y-%m-%d"), "versions": versions(), "results": results}
     given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if given.json:
+        print(json.dumps(report))
+    else:
+        Console().print(table(results))
     return 0
 
 

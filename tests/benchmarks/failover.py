@@ -77,6 +77,8 @@ def summary(profile: str, rows: list[dict[str, float]]) -> dict[str, Any]:
     ratios = [(row["restore"] + row["first_step"]) / row["cold"] for row in rows]
     return {
         "profile": profile,
+        "day": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
         "kills": len(rows),
         "seconds": quantiles,
         "warm_to_cold": _quantiles(ratios),
@@ -102,6 +104,15 @@ def table(found: list[dict[str, Any]]) -> Table:
     return shown
 
 
+def _others(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was written of profiles that were not measured now."""
+    if not path.exists():
+        return []
+    measured = {one["profile"] for one in found}
+    before: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["profiles"]
+    return [one for one in before if one["profile"] not in measured]
+
+
 def _quantiles(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     return {
@@ -121,7 +132,7 @@ def main() -> int:
     console = Console(stderr=True)
     found = [summary(name, measure(name, wanted.kills, console)) for name in wanted.profile or tuple(GOALS_S)]
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"day": time.strftime("%Y-%m-%d"), "versions": versions(), "profiles": found}
+    report = {"profiles": sorted([*_others(wanted.out, found), *found], key=lambda one: str(one["profile"]))}
     wanted.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if wanted.json:
         print(json.dumps(report))

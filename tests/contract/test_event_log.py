@@ -16,6 +16,7 @@ from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
 from services.wrappers.aside import AsideLog, AsideSource
+from tests.brokers import admin_of
 
 TOPIC = paths.METRICS
 IDS = itertools.count(1)
@@ -47,7 +48,7 @@ def cluster(request: pytest.FixtureRequest) -> _Cluster:
             lambda: AsideSource(MemorySource(beside), "drill."),
         )
     stack: Stack = request.getfixturevalue("stack")
-    address = stack.endpoints().regions["east"].kafka_bootstrap
+    address = admin_of(stack, "east")
     ensure_topics(address, replication=1)
     return _Cluster(lambda name: KafkaLog(address, name), lambda: KafkaSource(address))
 
@@ -135,7 +136,7 @@ def test_a_paused_partition_delivers_nothing_until_it_is_resumed(cluster: _Clust
 @pytest.mark.servers
 def test_the_end_counts_what_another_writer_has_not_committed_yet(stack: Stack) -> None:
     """Else a reader of the ledger would take the part before somebody's open transaction for the whole."""
-    address = stack.endpoints().regions["east"].kafka_bootstrap
+    address = admin_of(stack, "east")
     ensure_topics(address, replication=1)
     source = KafkaSource(address)
     partition, before = _at_end(source)
@@ -156,7 +157,7 @@ def test_the_end_counts_what_another_writer_has_not_committed_yet(stack: Stack) 
 @pytest.mark.servers
 def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknowledged(stack: Stack) -> None:
     """Reader and writer go on with the same objects, at the same place."""
-    address = stack.endpoints().regions["west"].kafka_bootstrap
+    address = admin_of(stack, "west")
     ensure_topics(address, replication=1)
     log, source = KafkaLog(address, f"restart-{next(IDS)}"), KafkaSource(address)
     _at_end(source)

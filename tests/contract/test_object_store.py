@@ -36,6 +36,32 @@ def test_of_many_creators_at_once_exactly_one_wins(object_store: ObjectStore) ->
         assert object_store.get(key) == bodies[won.index(True)]
 
 
+def test_what_was_deleted_is_gone_and_its_key_is_free_again(object_store: ObjectStore) -> None:
+    """Deleting what is not there, or is gone already, is fine."""
+    object_store.delete("key")
+    assert object_store.create("key", b"first") is True
+    object_store.delete("key")
+    object_store.delete("key")
+    assert object_store.get("key") is None
+    assert object_store.list("key") == ()
+    assert object_store.create("key", b"second") is True
+    assert object_store.get("key") == b"second"
+
+
+def test_entries_tell_size_and_time_by_one_clock_of_the_stores_own(object_store: ObjectStore) -> None:
+    """In the order of the keys; what was written later is not said to be older, also not after a change."""
+    object_store.put("a/2", b"22")
+    object_store.put("a/1", b"1")
+    object_store.put("b", b"")
+    first = object_store.entries("a/")
+    assert [(one.key, one.size) for one in first] == [("a/1", 1), ("a/2", 2)]
+    assert first[0].modified_ms >= first[1].modified_ms > 1_600_000_000_000
+    object_store.put("a/2", b"333")
+    again = object_store.entries("a/")
+    assert (again[1].size, again[1].modified_ms >= first[1].modified_ms) == (3, True)
+    assert object_store.entries("nothing/") == ()
+
+
 def test_list_gives_every_key_under_a_prefix_in_order(object_store: ObjectStore) -> None:
     """Also beyond one page of a real server's answer."""
     keys = [f"many/{number:04d}" for number in range(1_005)]

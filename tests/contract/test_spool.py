@@ -27,11 +27,12 @@ class _Trainer(Protocol):
     """Writes as a trainer does; `agent` makes a new view of the same node."""
 
     def accept(self, lane: str, step: int) -> None: ...
-    def wants(self, launch: str, request: StartRequest) -> None: ...
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None: ...
     def beat(self, beat: Beat) -> None: ...
     def ends(self) -> None: ...
     def save(self, state: bytes | None) -> None: ...
     def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]: ...
+    def may_compute(self, launch: str) -> dict[str, Any] | None: ...
     def agent(self) -> Spool: ...
 
 
@@ -42,8 +43,8 @@ class _InMemory:
     def accept(self, lane: str, step: int) -> None:
         self.spool.accept(PRODUCER, lane, "metric", step, {"values": {"loss": 0.5}})
 
-    def wants(self, launch: str, request: StartRequest) -> None:
-        self.spool.wants(launch, request)
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
+        self.spool.wants(launch, request, producer)
 
     def beat(self, beat: Beat) -> None:
         self.spool.beat(beat)
@@ -56,6 +57,9 @@ class _InMemory:
 
     def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.spool.granted[launch], self.spool.told[launch][-1]
+
+    def may_compute(self, launch: str) -> dict[str, Any] | None:
+        return next(reversed(self.spool.validities.get(launch, [])), None)
 
     def agent(self) -> Spool:
         return self.spool
@@ -70,10 +74,11 @@ class _OnDisk:
         self.writer.append(lane, "metric", epoch=1, attempt=1, step=step, body={"values": {"loss": 0.5}})
         self.writer.sync()
 
-    def wants(self, launch: str, request: StartRequest) -> None:
+    def wants(self, launch: str, request: StartRequest, producer: str = "") -> None:
         folder = _spool.launch_folder(self.folder, "gpt", launch)
         folder.mkdir(parents=True)
         asked = {"mode": request.mode, "world_size": request.world_size, "fingerprint": dict(request.fingerprint)}
+        asked |= {"producer": producer} if producer else {}
         _spool.write_json_atomically(_spool.request_path(folder), asked)
 
     def beat(self, beat: Beat) -> None:
@@ -97,6 +102,9 @@ class _OnDisk:
         assert granted is not None
         assert told is not None
         return granted, told
+
+    def may_compute(self, launch: str) -> dict[str, Any] | None:
+        return _spool.read_json(_spool.validity_path(_spool.launch_folder(self.folder, "gpt", launch)))
 
     def agent(self) -> Spool:
         return NodeSpool(self.folder)
@@ -178,6 +186,47 @@ def test_a_launch_waits_until_it_is_granted_and_its_request_is_read_as_it_was_ma
     assert agent.launches("gpt") == ("l2",)
     granted, told = trainer.answer("l1")
     assert (granted["epoch"], told["state"]) == (1, "provisional")
+
+
+def test_a_launch_that_died_while_it_waited_is_not_answered_any_more(trainer: _Trainer) -> None:
+    """In a standby launches wait for weeks, and restart: a grant to a dead one would supersede the living one."""
+    trainer.accept("metrics", 1)
+    trainer.wants("l1", StartRequest(), PRODUCER)
+    trainer.wants("l2", StartRequest())
+    agent = trainer.agent()
+    assert agent.launches("gpt") == ("l1", "l2")
+    trainer.ends()
+    assert agent.launches("gpt") == ("l2",), "who did not say that it lives counts as living"
+
+
+def test_every_grant_that_was_written_is_told_also_to_the_agent_that_comes_after(trainer: _Trainer) -> None:
+    """Whole, by name, of this run only: hard launches are watched by them after a restart."""
+    for launch in ("l2", "l1", "l3"):
+        trainer.wants(launch, StartRequest())
+    agent = trainer.agent()
+    assert agent.grants("gpt") == ()
+    second: dict[str, object] = {"launch": "l2", "epoch": 1, "attempt": 2, "fencing": "hard", "valid_until_s": 12.5}
+    first: dict[str, object] = {"launch": "l1", "epoch": 1, "attempt": 1, "fencing": "soft", "folder": None}
+    agent.grant("gpt", "l2", second)
+    assert agent.grants("gpt") == (second,)
+    agent.grant("gpt", "l1", first)
+    assert agent.grants("gpt") == (first, second), "l3 has asked only"
+    assert trainer.agent().grants("gpt") == (first, second)
+    assert agent.grants("other") == ()
+
+
+def test_the_last_word_on_a_launchs_validity_replaces_the_one_before(trainer: _Trainer) -> None:
+    """As its guard reads it: the newest, whole, and nothing of other launches'."""
+    for launch in ("l1", "l2"):
+        trainer.wants(launch, StartRequest())
+    agent = trainer.agent()
+    assert trainer.may_compute("l1") is None
+    last = {"launch": "l1", "epoch": 1, "attempt": 1, "state": "superseded", "valid_s": 0.0, "valid_until_s": 9.0}
+    agent.validity("gpt", "l1", {**last, "state": "granted", "valid_s": 3.4, "valid_until_s": 12.4, "held": False})
+    trainer.agent().validity("gpt", "l1", dict(last))
+    assert trainer.may_compute("l1") == last
+    assert trainer.may_compute("l2") is None
+    assert agent.launches("gpt") == ("l1", "l2"), "a validity is no grant"
 
 
 def test_shards_are_read_by_range_and_what_is_short_or_gone_is_corrupt(trainer: _Trainer) -> None:

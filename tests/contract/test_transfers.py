@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from pipelines.core.retention import Listed
 from pipelines.errors import RetryableError
 from pipelines.ports import CopyJob, CopyResult, ObjectStore, Transfers
 from schemas.codec import digest
@@ -51,6 +52,12 @@ class _Link:
 
     def size(self, key: str) -> int | None:
         return self.store.size(key)
+
+    def entries(self, prefix: str) -> tuple[Listed, ...]:
+        return self.store.entries(prefix)
+
+    def delete(self, key: str) -> None:
+        self.store.delete(key)
 
 
 class _Pair(NamedTuple):

@@ -119,6 +119,30 @@ def test_only_the_nodes_first_rank_asks(node: Node) -> None:
     assert not _spool.request_path(node.launch).exists()
 
 
+def test_a_launch_name_that_is_given_again_asks_under_a_fresh_one_and_all_ranks_follow(node: Node) -> None:
+    """A requeued job: the old answer is an attempt that is over. The second rank may come first, and waits."""
+    first = node.attach()
+    asked = node.pool.submit(first.start)
+    eventually(_spool.request_path(node.launch).exists)
+    node.grant()
+    assert asked.result(10).attempt == 5
+    joined = node.attach(rank=1)
+    assert joined.start().attempt == 5, "a rank of the same launch that comes late"
+    for rank in (first, joined):
+        assert rank._session is not None
+        rank._session.close()
+    second = node.pool.submit(node.attach(rank=1).start)
+    again = node.pool.submit(node.attach().start)
+    fresh = node.launch.with_name("l1.2")
+    eventually(_spool.request_path(fresh).exists)
+    assert (_spool.read_json(_spool.request_path(fresh)) or {})["launch"] == "l1.2"
+    assert not again.done()
+    assert not second.done()
+    body = {"launch": "l1.2", "epoch": 4, "attempt": 6, "step": 0, "mode": "exact", "exact": True, "folder": None}
+    _spool.write_json_atomically(_spool.grant_path(fresh), body)
+    assert [one.result(10).attempt for one in (again, second)] == [6, 6]
+
+
 def test_a_grant_that_is_not_for_this_launch_is_waited_out(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     """A damaged or foreign answer starts nobody."""
     run = node.attach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipelines.core import lease as core
 from pipelines.core import pulse as beats
-from pipelines.core.decide import Action, Reason, RunView, decide, policy_of
+from pipelines.core.decide import Action, Gate, Reason, RunView, decide, policy_of
 from pipelines.core.lease import FAST, Author, Belief, Fork, Held
+from pipelines.core.suspicion import PHI_LIMIT, PHI_MOST
 from schemas.records import Heartbeat
 
 POLICY = policy_of(FAST)
@@ -40,6 +42,40 @@ HOLDING = RunView(
     log_ack_at_s=NOW_S - 1,
     store_put_at_s=NOW_S - 1,
 )
+
+
+@pytest.mark.parametrize(
+    ("gate", "text"),
+    [
+        (Gate("heartbeat_silence_s", 4.81, 3.0, open=True, rule=">="), "heartbeat_silence_s 4.8 >= 3.0: open"),
+        (Gate("heartbeat_silence_s", 2.97, 3.0, open=False, rule=">="), "heartbeat_silence_s 2.97 < 3.00: closed"),
+        (Gate("heartbeat_phi", PHI_MOST, PHI_LIMIT, open=True, rule=">="), "heartbeat_phi certain >= 8.0: open"),
+        (Gate("heartbeat_phi", 6.25, PHI_LIMIT, open=False, rule=">="), "heartbeat_phi 6.2 < 8.0: closed"),
+        (Gate("witness_age_s", math.inf, 1.5, open=False), "witness_age_s never > 1.5: closed"),
+        (Gate("heard_elsewhere_s", math.inf, 3.0, open=True, rule=">="), "heard_elsewhere_s never >= 3.0: open"),
+        (Gate("lease_left_s", -0.4, 0, open=True), "lease_left_s -0.4 <= 0.0: open"),
+        (Gate("mode_paused", 1.0, 0, open=False, rule="=="), "mode_paused 1 != 0: closed"),
+        (Gate("mode_paused", 1.0, 0, open=False, advisory=True, rule="=="), "mode_paused 1 != 0: noted"),
+        (Gate("recoverable_step", 30, 30, open=True, rule=">="), "recoverable_step 30 >= 30: open"),
+        (Gate("handover_left_s", 12.0, 0, open=True, rule=">"), "handover_left_s 12.0 > 0.0: open"),
+        (Gate("released_for_s", 8.0, 8.0, open=False, rule="<"), "released_for_s 8.0 >= 8.0: closed"),
+    ],
+)
+def test_a_gate_says_in_words_how_it_stands_and_which_way_its_limit_goes(gate: Gate, text: str) -> None:
+    """At 3 a.m. nobody looks up whether more is better; explain, log, status and history show this very text."""
+    assert gate.text == text
+    assert gate.plain()["text"] == text
+    assert gate.plain()["rule"] == gate.rule
+
+
+def test_a_gates_rule_says_when_it_is_open() -> None:
+    """For every gate that decides by its figures alone: its text never claims the opposite of its verdict."""
+    views = [LOST, dataclasses.replace(LOST, heard_at_s=NOW_S, pool_ready=True, recoverable_step=20), HOLDING]
+    gates = [gate for view in views for gate in decide(view, NOW_S, policy_of(FAST, rpo_steps=3)).gates]
+    assert {gate.rule for gate in gates} == {"<=", ">=", "=="}
+    for gate in gates:
+        true = {"<=": gate.value <= gate.limit, ">=": gate.value >= gate.limit, "==": gate.value == gate.limit}
+        assert gate.open == true[gate.rule], gate.text
 
 
 def test_a_silent_region_whose_lease_ran_out_is_taken_over() -> None:

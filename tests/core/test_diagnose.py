@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.core.diagnose import NodeSign, Symptoms, Trouble, Vantage, diagnose
+from pipelines.core.suspicion import PHI_MOST
 
 BEATS, SILENT = NodeSign(0.5, 0.0, silent=False), NodeSign(9.0, 40.0, silent=True)
 OWN, OTHER = "west's controller", "north's controller"
@@ -79,3 +80,6 @@ def test_the_evidence_names_who_saw_what() -> None:
         "seen from west's controller: Kafka does not answer, store does not answer"
     )
     assert found.plain()["trouble"] == "region"
+    certain = {"n0": NodeSign(9.0, PHI_MOST, silent=True)}
+    found = diagnose(dataclasses.replace(ALL_WELL, **{**DEAF, "nodes": certain}, **NOT_RENEWED))
+    assert "n0 silent for 9.0 s (phi certain)" in found.text

@@ -9,7 +9,7 @@ import pytest
 from pipelines import paths
 from pipelines.core.lease import FAST, Held
 from pipelines.core.lineage import view_of
-from pipelines.errors import CorruptError
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.drills import DAY_S, Drill, Drills, history, keep
 from pipelines.flows.ghost import Ghost
 from schemas.codec import Codec
@@ -101,15 +101,42 @@ def test_the_history_says_how_old_the_last_good_drill_is_and_warns() -> None:
     """Never drilled, drilled, failed since, too old."""
     store, clock = MemoryObjectStore(), ManualClock(0.0)
     drills = Drills(run="gpt", store=store, clock=clock, most_days=30)
+    assert drills.status()["warning"] == "", "not looked yet"
     drills.step()
     assert "never drilled" in str(drills.status()["warning"])
     keep(store, GOOD)
     keep(store, dataclasses.replace(GOOD, drill_id="west-2", time_ms=1_000, good=False, why="gave way"))
     assert [one.drill_id for one in history(store, "gpt")] == ["west-1", "west-2"]
     drills.step()
-    assert drills.status() == {"age_days": 0.0, "measured_rto_s": 7.0, "warning": ""}
+    assert drills.status() == {"age_days": 0.0, "measured_rto_s": 7.0, "warning": "", "trouble": ""}
     clock.now_s = 31 * DAY_S
     assert drills.status()["warning"] == "the last good drill is 31 days old, 30 are allowed"
+
+
+class _AwayStore(MemoryObjectStore):
+    """A store that may not answer."""
+
+    away = True
+
+    def list(self, prefix: str) -> tuple[str, ...]:
+        if self.away:
+            raise RetryableError("the store does not answer")
+        return super().list(prefix)
+
+
+def test_drills_that_cannot_be_read_are_not_called_never_drilled() -> None:
+    """Nobody can tell: that is a trouble with its reason, in status; what was read before stands."""
+    store, clock = _AwayStore(), ManualClock(0.0)
+    drills = Drills(run="gpt", store=store, clock=clock, most_days=30)
+    drills.step()
+    assert drills.status()["warning"] == "its drills cannot be read: the store does not answer"
+    store.away = False
+    keep(store, GOOD)
+    drills.step()
+    store.away = True
+    drills.step()
+    told = drills.status()
+    assert (told["measured_rto_s"], told["warning"], told["trouble"]) == (7.0, "", "the store does not answer")
 
 
 def test_a_drill_that_reached_no_step_has_no_recovery_time() -> None:

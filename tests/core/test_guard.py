@@ -190,6 +190,22 @@ def test_renewals_keep_it_running_past_the_first_validity_and_a_standby_waits(gu
     assert now_s() >= last_s
 
 
+def test_a_launch_name_that_is_given_again_is_not_killed_for_its_old_grant(guarded: Guarded) -> None:
+    """A requeued job under hard: it asks anew, and lives and dies by the new answer only."""
+    guarded.launch.mkdir(parents=True)
+    _spool.write_json_atomically(_spool.request_path(guarded.launch), {"launch": "l1", "guard": "guard-before"})
+    old_s = guarded.grant(0.0)
+    process = guarded.start(sys.executable, "-c", "import farside; farside.Run.attach(launch='l1').start()")
+    fresh = guarded.launch.with_name("l1.2")
+    wait_until(lambda: _spool.request_path(fresh).exists(), DEADLINE_S, "it asks anew")
+    wait_until(lambda: now_s() > old_s + 2.0, DEADLINE_S, "well past what the old grant allowed")
+    assert process.poll() is None
+    body = {"launch": "l1.2", "epoch": 1, "attempt": 2, "step": 0, "mode": "exact", "folder": None, "fencing": "hard"}
+    body |= {"valid_s": 60.0, "valid_until_s": now_s() + 60.0, "margin_s": 0.5}
+    _spool.write_json_atomically(_spool.grant_path(fresh), body)
+    assert process.wait(DEADLINE_S) == 0
+
+
 def test_I16_under_soft_a_validity_that_ended_kills_nobody(guarded: Guarded) -> None:
     """It computes into its own branch; the guard only waits, and passes its end through."""
     process = guarded.trainer()

@@ -12,18 +12,21 @@ import pytest
 from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
+from pipelines.core.retention import SWEPT
 from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
+from pipelines.flows.pins import pin
 from pipelines.flows.publish import headers_of
 from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
-from schemas.records import Checkpoint, DeadLetter, Manifest, Metric
+from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
+from tests.tripwire import Crash, Tripwire
 
 CODEC = Codec()
 ONE_EPOCH = LineageView(1, ((1, 0, -1),))
@@ -36,44 +39,6 @@ def signer(tmp_path: Path) -> Ed25519Signer:
     """East's own."""
     private, public = generate_keypair(tmp_path, "east")
     return Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
-
-
-class _Crash(BaseException):
-    """The process dies at this port call."""
-
-
-class _Tripwire:
-    """Stands before ports, counts their calls, and ends the process before or after the one that it was set to."""
-
-    def __init__(self, at: int = -1) -> None:
-        self.at = at
-        self.calls = 0
-
-    def before(self, port: Any) -> Any:  # noqa: ANN401 - any port
-        """The same port, counted."""
-        return _Counted(self, port)
-
-    def pass_by(self) -> None:
-        """One moment at which the process may die."""
-        self.calls += 1
-        if self.calls == self.at:
-            raise _Crash
-
-
-class _Counted:
-    def __init__(self, wire: _Tripwire, port: object) -> None:
-        self._wire, self._port = wire, port
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        method = getattr(self._port, name)
-
-        def counted(*args: object, **kwargs: object) -> object:
-            self._wire.pass_by()
-            result = method(*args, **kwargs)
-            self._wire.pass_by()
-            return result
-
-        return counted
 
 
 @dataclasses.dataclass
@@ -93,9 +58,9 @@ class _World:
         """Implements Journal."""
         self.said.append((event, fields))
 
-    def replicator(self, wire: _Tripwire | None = None, lane: str = "checkpoints") -> Replicate:
+    def replicator(self, wire: Tripwire | None = None, lane: str = "checkpoints") -> Replicate:
         """A fresh process."""
-        wire = wire or _Tripwire()
+        wire = wire or Tripwire()
         transfers = MemoryTransfers({"east": self.east_store}, self.west_store, self.per_turn)
         return Replicate(
             region="west",
@@ -115,7 +80,12 @@ class _World:
         )
 
     def commit(
-        self, step: int, seq: int, epoch: int = 1, spoil: Callable[[str, bytes], bytes | None] | None = None
+        self,
+        step: int,
+        seq: int,
+        epoch: int = 1,
+        spoil: Callable[[str, bytes], bytes | None] | None = None,
+        outcome: str = "committed",
     ) -> Checkpoint:
         """A checkpoint as east's agent leaves it; `spoil` may change or remove an object."""
         own = CheckpointId("gpt", epoch, 1, step)
@@ -137,7 +107,7 @@ class _World:
             seq=seq,
             step=step,
             time_ms=0,
-            state="committed",
+            state=outcome,
             manifest_key=own.manifest,
             manifest_digest=digest(payload),
             lineage_seq=seq,
@@ -165,7 +135,7 @@ class _World:
     def judge(self) -> None:
         """I13: whatever is visible as committed has every byte that it names here, verified."""
         for event in self.visible():
-            if event.state != "committed":
+            if event.state not in {"committed", "branch"}:
                 continue
             manifest = CODEC.decode_as(Manifest, self.signer.verify(self.west_store.objects[event.manifest_key]))
             for one in objects(manifest):
@@ -214,11 +184,11 @@ def test_I15_a_crash_at_any_port_call_loses_nothing_and_doubles_nothing(signer: 
     while True:
         world = _World(signer, per_turn=2)
         events = [world.commit(10, 1), world.commit(20, 2)]
-        wire = _Tripwire(at)
+        wire = Tripwire(at)
         try:
             _turn(world, world.replicator(wire), 10)
             crashed = False
-        except _Crash:
+        except Crash:
             crashed = True
         world.judge()
         _turn(world, world.replicator(), 10)
@@ -359,6 +329,32 @@ def test_I5_past_the_fork_is_a_branch_and_at_or_before_it_comes_late(signer: Ed2
     assert not any("s0000000030" in key for key in world.west_store.objects)
 
 
+def test_I13_a_branch_of_which_its_own_region_knows_first_waits_for_the_epoch_that_made_it_one(
+    signer: Ed25519Signer,
+) -> None:
+    """East was told of epoch 2, west cannot reach the witness: nothing is visible, and later it is set aside."""
+    world = _World(signer)
+    beyond = world.commit(30, 1, outcome="branch")
+    replicator = world.replicator()
+    _turn(world, replicator)
+    assert world.visible() == []
+    assert world.west_store.objects == {}
+    world.view = FORKED_AT_20
+    _turn(world, replicator)
+    assert world.visible() == []
+    (letter,) = world.dead()
+    assert (letter.reason, letter.value) == ("branch", CODEC.encode(beyond))
+
+
+def test_I13_a_branch_that_was_adopted_is_visible_once_its_bytes_are_here(signer: Ed25519Signer) -> None:
+    """A replay after the adoption: it lies on the lineage, so it is copied like any other."""
+    world = _World(signer, view=LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 30))), per_turn=1)
+    event = world.commit(30, 1, outcome="branch")
+    _turn(world, world.replicator())
+    assert world.visible() == [event]
+    assert event.manifest_key in world.west_store.objects
+
+
 def test_I5_an_epoch_that_is_not_known_yet_waits(signer: Ed25519Signer) -> None:
     """In whatever order things arrive: the event may be here before the lease record was read."""
     world = _World(signer, view=None)
@@ -378,6 +374,15 @@ def test_newest_wins_and_the_older_one_says_so_under_its_own_number(signer: Ed25
     newer = world.commit(20, 2)
     _turn(world, world.replicator())
     assert world.visible() == [_gave_way(older), newer]
+
+
+def test_a_pinned_copy_does_not_give_way(signer: Ed25519Signer) -> None:
+    """The link is slower than the run: a person wants that one, and gets both."""
+    world = _World(signer)
+    events = [world.commit(10, 1), world.commit(20, 2)]
+    pin(world.west_store, CheckpointId("gpt", 1, 1, 10), {"actor": "ops"})
+    _turn(world, world.replicator())
+    assert world.visible() == events
 
 
 def test_nothing_gives_way_to_a_newer_checkpoint_that_cannot_be_trusted(signer: Ed25519Signer) -> None:
@@ -485,6 +490,38 @@ def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer
     assert world.west_store.objects[key] == b"somebody else's"
     assert world.visible() == []
     assert "I6" in world.dead()[0].detail
+
+
+def test_a_copy_that_comes_after_a_sweep_says_so_under_its_own_number(signer: Ed25519Signer) -> None:
+    """Its manifest's key is taken for good: no manifest ever stands over chunks that are gone, and the next goes on."""
+    world = _World(signer)
+    first = world.commit(10, 1)
+    replicator = world.replicator()
+    own = CheckpointId("gpt", 1, 1, 10)
+    gone = Abandoned(
+        run="gpt", epoch=1, attempt=1, step=10, parent_digest="", lineage_seq=1, reason=f"{SWEPT}an upload"
+    )
+    world.west_store.create(own.manifest, signer.sign(CODEC.encode(gone)))
+    _turn(world, replicator)
+    second = world.commit(20, 2)
+    _turn(world, replicator)
+    told = dataclasses.replace(first, state="superseded", reason="it was given up and swept here")
+    assert world.visible() == [told, second]
+    assert world.dead() == []
+
+
+def test_what_was_lost_while_a_long_copy_went_on_is_copied_again_before_its_manifest(signer: Ed25519Signer) -> None:
+    """6.10: everything is looked for once more directly before the manifest, and nothing is visible without it."""
+    world = _World(signer, per_turn=1)
+    event = world.commit(10, 1)
+    replicator = world.replicator()
+    while not world.west_store.objects:
+        replicator.step()
+    (first,) = world.west_store.objects
+    world.west_store.delete(first)
+    _turn(world, replicator)
+    assert first in world.west_store.objects
+    assert world.visible() == [event]
 
 
 def test_the_lineage_is_looked_up_twice_a_turn_however_many_events_wait(signer: Ed25519Signer) -> None:

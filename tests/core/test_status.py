@@ -72,6 +72,23 @@ def test_a_promise_that_could_not_be_kept_now_is_said_and_so_is_a_mode_that_is_n
     assert "PAUSED" in shown.get()
 
 
+def test_what_a_region_waits_for_is_shown_with_the_reason() -> None:
+    """Also what only its drills or its sight of the others wait for, and what a replicator says."""
+    view = {**WEST, "troubles": {"sight": "Kafka is away"}, "drill": {**WEST["drill"], "trouble": "the store is away"}}
+    flow = {**FLOWS["east/checkpoints"], "trouble": "the link is cut", "sight_trouble": ""}
+    lags = {"east": None, "west": {"east/checkpoints": flow}}
+    found = run_of("gpt", {"east": None, "west": {"gpt": view}}, lags, {"east": None, "west": None}, {}, 112.0)
+    assert found["regions"]["west"]["troubles"] == {
+        "sight": "Kafka is away",
+        "drills": "the store is away",
+        "replicate east/checkpoints": "the link is cut",
+    }
+    console = Console(width=100, record=True, file=None, force_terminal=False)
+    with console.capture() as shown:
+        console.print(tables({"runs": {"gpt": found}}))
+    assert "west: replicate east/checkpoints waits: the link is cut" in shown.get()
+
+
 def test_the_newest_epoch_speaks_for_the_run() -> None:
     """A zombie that still believes in its own epoch does not change what is shown."""
     zombie = {**WEST, "epoch": 1, "primary": "east", "is_holder": True, "valid_s": 0.0}

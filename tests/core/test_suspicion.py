@@ -45,6 +45,13 @@ def test_a_noisy_link_earns_patience_that_a_steady_one_does_not() -> None:
     assert noisy.phi(noisy.at_s + 60.0, FLOOR_S) > PHI_LIMIT, "but not for ever"
 
 
+def test_an_outage_that_is_over_does_not_make_the_next_one_look_normal() -> None:
+    """An hour without the link, or asleep ourselves: a region lost soon after it is not waited for in hours."""
+    healed = rhythm_of([1.0] * 20 + [3600.0] + [1.0] * 4)
+    assert healed.phi(healed.at_s + 4 * FLOOR_S, FLOOR_S) > PHI_LIMIT
+    assert healed.phi(healed.at_s + FLOOR_S, FLOOR_S) < PHI_LIMIT, "but it earns some patience"
+
+
 def test_without_a_rhythm_only_the_floor_counts() -> None:
     """A region that was lost just after we began to listen must not be waited for in vain."""
     few = rhythm_of([1.0] * (LEAST - 1))

@@ -83,6 +83,59 @@ def test_the_newest_epoch_comes_before_a_higher_step(signer: Ed25519Signer) -> N
     assert (found.manifest.epoch, found.manifest.step) == (2, 30)
 
 
+class _CountedStore(MemoryObjectStore):
+    """Knows how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gets = self.lists = 0
+
+    def get(self, key: str) -> bytes | None:
+        self.gets += 1
+        return super().get(key)
+
+    def list(self, prefix: str) -> tuple[str, ...]:
+        self.lists += 1
+        return super().list(prefix)
+
+
+def _committed(store: MemoryObjectStore, signer: Ed25519Signer, attempt: int, step: int, seq: int) -> None:
+    own = CheckpointId("gpt", 1, attempt, step)
+    store.create(own.manifest, signer.sign(CODEC.encode(manifest_of(own, lineage_seq=seq, shards=(), rank_states=()))))
+
+
+def test_an_old_run_costs_one_listing_and_the_newest_manifest_however_many_checkpoints_it_has(
+    signer: Ed25519Signer,
+) -> None:
+    """A look comes between two renewals: with 300 manifests read again at each, a holder lost its lease (measured)."""
+    store = _CountedStore()
+    for number in range(1, 301):
+        _committed(store, signer, 1, 10 * number, number)
+    recoverable = Recoverable(store, signer, CODEC)
+    for looked in range(3):
+        found = recoverable.newest("gpt", ONE_EPOCH)
+        assert found is not None
+        assert found.manifest.step == 3000
+        assert (store.lists, store.gets) == (looked + 1, looked + 1), "a sweep may have taken what was read before"
+    _committed(store, signer, 1, 3010, 301)
+    found = recoverable.newest("gpt", ONE_EPOCH)
+    assert found is not None
+    assert (found.manifest.step, store.gets) == (3010, 4)
+
+
+def test_within_an_epoch_the_lineage_number_decides_and_not_the_attempt_or_the_step(signer: Ed25519Signer) -> None:
+    """A launch that went back to step 20 has overtaken what the one before left when its number is no lower."""
+    store = MemoryObjectStore()
+    recoverable = Recoverable(store, signer, CODEC)
+    steps = []
+    for attempt, step, seq in ((1, 10, 1), (1, 20, 2), (1, 30, 3), (1, 40, 4), (2, 25, 3), (2, 30, 4), (2, 35, 5)):
+        _committed(store, signer, attempt, step, seq)
+        found = recoverable.newest("gpt", ONE_EPOCH)
+        assert found is not None
+        steps.append((found.manifest.attempt, found.manifest.step))
+    assert steps == [(1, 10), (1, 20), (1, 30), (1, 40), (1, 40), (2, 30), (2, 35)]
+
+
 def test_the_arena_keeps_the_last_whole_checkpoint_until_the_next_one_is_whole(
     signer: Ed25519Signer, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from pipelines import paths
 from pipelines.core import lease as core
@@ -10,10 +11,12 @@ from pipelines.core.decide import RunView, policy_of
 from pipelines.core.diagnose import Trouble
 from pipelines.core.lease import FAST, NEVER_S, Author, Belief, Held
 from pipelines.core.pulse import NodePulse, Pulse
+from pipelines.core.suspicion import Rhythm
 from pipelines.errors import RetryableError
 from pipelines.flows.listen import Ear, Listen
 from pipelines.flows.sight import KAFKA, STORE, Sight
 from pipelines.flows.watch import Watch
+from pipelines.ports import Message
 from schemas.codec import Codec
 from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
 from tests.manual_clock import ManualClock
@@ -26,6 +29,17 @@ def refused() -> None:
     raise RetryableError("no answer")
 
 
+class _Log(MemoryLog):
+    """One that may be away."""
+
+    away = False
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        if self.away:
+            raise RetryableError("our Kafka does not answer")
+        super().publish(messages)
+
+
 class Observer:
     """One region's sight into its own Kafka, and listeners of every region's on one clock."""
 
@@ -35,11 +49,12 @@ class Observer:
         probes = {
             "east": {part: (lambda part=part: None if self.reaches[part] else refused()) for part in (KAFKA, STORE)}
         }
+        self.log = _Log(kafkas[region])
         self.sight = Sight(
             region=region,
             observer="controller",
             probes=probes,
-            log=MemoryLog(kafkas[region]),
+            log=self.log,
             codec=Codec(),
             clock=clock,
             every_s=2.0,
@@ -86,7 +101,7 @@ def test_what_another_region_still_hears_holds_a_takeover_back() -> None:
     west, north = (Observer(name, kafkas, clock) for name in ("west", "north"))
     west.listen()
     west.reaches = {KAFKA: False, STORE: False}
-    west.listeners["east"].pulse = Pulse({"n0": NodePulse(5, "train", 5.0, clock.boottime_s() - 20, 0.0)})
+    west.listeners["east"].pulse = Pulse({"n0": NodePulse(5, "train", 5.0, 0.0, Rhythm(clock.boottime_s() - 20))})
     west.sight.step()
     alone = west.watch.diagnosis(view_of(clock.boottime_s()), clock.boottime_s())
     assert alone is not None
@@ -105,6 +120,19 @@ def test_what_another_region_still_hears_holds_a_takeover_back() -> None:
     assert heard.elsewhere_at_s == now_s - 1.5
     clock.now_s += 10.0
     assert west.watch.elsewhere_at_s("east", clock.boottime_s()) == NEVER_S, "an old sighting is no sighting"
+
+
+def test_a_sight_that_cannot_be_told_is_a_trouble_of_the_watch() -> None:
+    """Our own Kafka is away: what we see is kept to ourselves, and status says so until it is back."""
+    clock, kafkas = ManualClock(), kafkas_of("east", "west")
+    west = Observer("west", kafkas, clock)
+    west.log.away = True
+    west.sight.step()
+    assert west.watch.trouble == "our Kafka does not answer"
+    west.log.away = False
+    west.sight.step()
+    assert west.watch.trouble == ""
+    assert Watch("west", POLICY, west.listeners, None).trouble == ""
 
 
 def test_what_the_holder_says_of_itself_is_no_vantage_point() -> None:
@@ -146,7 +174,7 @@ def test_a_run_that_commits_nothing_any_more_is_diagnosed_as_its_job() -> None:
     for age_s, trouble in ((0.0, Trouble.NONE), (60.0, Trouble.JOB)):
         clock.now_s += age_s
         now_s = clock.boottime_s()
-        west.listeners["east"].pulse = Pulse({"n0": NodePulse(5, "train", 5.0, now_s, now_s)})
+        west.listeners["east"].pulse = Pulse({"n0": NodePulse(5, "train", 5.0, now_s, Rhythm(now_s))})
         seen = view_of(now_s)
         seen = dataclasses.replace(
             seen, belief=dataclasses.replace(seen.belief, seen_at_s=now_s - 0.5), controller_at_s=now_s

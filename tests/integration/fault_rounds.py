@@ -1,212 +1,194 @@
-"""Random faults on real processes: what is drawn, how it is done and undone, and what must hold after each round.
+"""Random faults on real processes, round after round: a fault, its time, its end, and what must hold after it.
 
-Two regions with controllers, agents and replicators, real Kafka and stores, the links and the witness behind proxies.
-`python -m tests.integration.fault_rounds --rounds 200` is the long run; `test_random_faults.py` runs ten.
+Two regions with all their services and a light trainer each, real Kafka and stores, the links and the witness behind
+proxies. `fault_kinds.py` disturbs, `fault_judge.py` judges. `make faults ROUNDS=200` is the long run;
+`test_random_faults.py` runs ten.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
-import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from infra.local.layout import WITNESS, LinkShape
-from infra.local.stack import Stack
-from infra.local.tools import Tools
-from pipelines.core.lease import FAST
-from pipelines.flows.lineages import Lineages
-from pipelines.flows.recoverable import Recoverable
-from pipelines.paths import CheckpointId
-from schemas.codec import Codec
-from services import local_config
-from services.cli.ask import ask
-from services.clients import store_of
-from services.demo import figures
-from services.demo.actors import Actors
-from services.parts import signer_of
-from services.settings import Settings, load
-from tests.manifests import manifest_of
-from tests.waiting import wait_until
+from infra.local.errors import StackError
+from pipelines.errors import RetryableError
+from tests.integration import fault_pair
+from tests.integration.fault_judge import Judge
+from tests.integration.fault_kinds import Fault, Faults
+from tests.integration.fault_pair import RUN, SETTLES_S, STEP_S, Pair
 
-RUN, REGIONS, SERVICES = "gpt", ("east", "west"), ("controller", "agent", "replicator")
-SETTLES_S = 90.0
-LASTS_S = 2 * FAST.challenger_wait_s  # long enough for a takeover, if there is a reason for one
-HOLDER_SHARE = 0.6  # faults of the holder are the ones that move a run
-Undo = Callable[[], None]
+GOES_ON_RECORDS = 5
+TRAINS_S = 10 * STEP_S  # a fault that lasts so long and leaves the trainer alone sees it train
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round that held.
+
+    Attributes:
+        kind: of fault.
+        fault: what was done, in words.
+        lasted_s: the fault.
+        before: holder and epoch.
+        after: holder and epoch.
+        why: what each controller said when the fault ended, with its closed gates.
+        moved: for what reason the run moved, and on what diagnosis; "" if it did not.
+        settled_s: from the fault's end until one region held the run and its trainer went on.
+        proven_s: until every accepted event was visible in both regions, and all else was looked at.
+        trained: records that the trainer wrote under the holder's epoch while the fault lasted.
+        restarted: what ended by itself, as it may, and was started again.
+    """
+
+    kind: str
+    fault: str
+    lasted_s: float
+    before: tuple[str, int]
+    after: tuple[str, int]
+    why: dict[str, str]
+    moved: str
+    settled_s: float
+    proven_s: float
+    trained: int
+    restarted: list[str]
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        (was, epoch), (now, later) = self.before, self.after
+        moved = f"{was} holds epoch {epoch}" if epoch == later else f"{was} {epoch} -> {now} {later}, {self.moved}"
+        why = "; ".join(f"{region}: {text}" for region, text in self.why.items())
+        return (
+            f"{self.fault}, {self.lasted_s:.1f} s: {moved}; {why}; settled after {self.settled_s:.1f} s, "
+            f"proven after {self.proven_s:.1f} s"
+        )
+
+
 class Rounds:
-    """A running pair of regions, and the faults that are done to it."""
+    """A pair, what is done to it and who judges it."""
 
-    stack: Stack
-    actors: Actors
-    settings: Settings
-
-    def status(self, region: str) -> dict[str, Any]:
-        """What a controller says of the run; empty if it does not answer."""
-        found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get(RUN, {})
-        return found
-
-    def start(self, name: str, region: str) -> None:
-        """Start one service."""
-        self.actors.service(name, region)
+    def __init__(self, pair: Pair, die: random.Random) -> None:
+        self.pair, self.faults = pair, Faults(pair, die)
+        self.judge = Judge(pair.settings, pair.clocks, pair.stack.endpoints().witness_endpoint, RUN)
 
     def begin(self) -> None:
-        """Both regions run, and have one checkpoint: without any, nobody could take over."""
-        for region in REGIONS:
-            here = self.settings.region(region)
-            (here.node_dir / "runs" / RUN).mkdir(parents=True, exist_ok=True)
-            own = CheckpointId(RUN, 1, 1, 10)
-            payload = Codec().encode(manifest_of(own, lineage_seq=1, shards=(), rank_states=()))
-            store_of(here).create(own.manifest, signer_of(self.settings, "east").sign(payload))
-            for name in SERVICES:
-                self.start(name, region)
-        wait_until(lambda: self.settled() is not None, SETTLES_S, "a first holder")
+        """One region trains, and the other has a checkpoint: without any, nobody could take over."""
+        holder, epoch = self.pair.holder()
+        other = next(region for region in fault_pair.REGIONS if region != holder)
+        self.pair.wait(lambda: self.pair.status(other).get("recoverable_step") is not None, f"a checkpoint in {other}")
+        self.prove()
+        if not self.judge.progress(holder, epoch):
+            raise AssertionError(f"{holder} does not train")
 
-    def settled(self) -> dict[str, Any] | None:
-        """The holder's status if exactly one region holds the run and the other sees that; None before."""
-        views = [self.status(region) for region in REGIONS]
-        holders = [one for one in views if one.get("is_holder") and one.get("valid_s", 0) > 0]
-        agreed = len({(one.get("primary"), one.get("epoch")) for one in views}) == 1
-        return holders[0] if len(holders) == 1 and agreed and all(views) else None
-
-    def play(self, die: random.Random) -> str:
-        """One round: a fault, its time, its end, and the checks; what was done, in words."""
-        fault, undo = self._draw(die)
-        over_s = time.monotonic() + die.uniform(0.5, LASTS_S)
+    def play(self, kind: str, fault: Fault | None = None) -> Round:
+        """One round of a kind; AssertionError says what does not hold."""
+        self.pair.restarted.clear()
+        before = self.pair.holder()
+        trained = self.judge.progress(*before)
+        fault = fault or self.faults.do(kind)
         try:
-            wait_until(lambda: time.monotonic() >= over_s, SETTLES_S, "the fault's time")
+            return self._round(kind, fault, before, trained)
+        except (AssertionError, StackError) as error:
+            raise AssertionError(f"{fault.words}: {error}") from error
+
+    def _round(self, kind: str, fault: Fault, before: tuple[str, int], trained: int) -> Round:
+        began_s = time.monotonic()
+        ends_s = began_s + fault.lasts_s
+        try:
+            self.pair.wait(
+                lambda: time.monotonic() >= ends_s or (fault.over is not None and fault.over()), "its time", SETTLES_S
+            )
+            why = self.pair.why()
+            came = fault.over is None or fault.over()
+            trained, lasted_s = self.judge.progress(*before) - trained, time.monotonic() - began_s
         finally:
-            undo()
-        wait_until(lambda: self.settled() is not None, SETTLES_S, f"one holder after: {fault}")
-        broken = self.broken()
+            fault.undo()
+        undone_s = time.monotonic()
+        if not came:
+            raise AssertionError(f"that did not come in {fault.lasts_s:.0f} s; {why}")
+        if fault.trains and lasted_s >= TRAINS_S and not trained:
+            raise AssertionError(f"I16: no step was trained in {lasted_s:.1f} s; {why}")
+        after, settled_s = self._goes_on(), time.monotonic() - undone_s
+        self.prove()
+        entry = (self.pair.settled() or {"lineage": [{}]})["lineage"][-1]
+        return Round(
+            kind,
+            fault.words,
+            lasted_s,
+            before,
+            after,
+            why,
+            f"{entry.get('reason')}: {entry.get('note')}" if before != after else "",
+            settled_s,
+            time.monotonic() - undone_s,
+            trained,
+            list(self.pair.restarted),
+        )
+
+    def _goes_on(self) -> tuple[str, int]:
+        """One region holds the run, and its nodes accept new records under its epoch."""
+        place = self.pair.holder()
+        seen = self.judge.progress(*place)
+
+        def moved() -> bool:
+            nonlocal place, seen
+            now = self.pair.settled()
+            if now is None:
+                return False
+            if (now["primary"], now["epoch"]) != place:
+                place = (str(now["primary"]), int(now["epoch"]))
+                seen = self.judge.progress(*place)
+            return self.judge.progress(*place) >= seen + GOES_ON_RECORDS
+
+        self.pair.wait(moved, "training goes on under the holder")
+        return place
+
+    def prove(self) -> None:
+        """Everything accepted until now is visible in both regions; then all other promises are looked at."""
+        self.judge.look()
+        before = self.judge.taken()
+
+        def visible() -> bool:
+            with contextlib.suppress(RetryableError):
+                self.judge.look()
+                holder, _ = self.pair.holder()
+                return not self.judge.missing(holder, before)
+            return False
+
+        try:
+            self.pair.wait(visible, "every accepted event in both logs (I14)")
+        except AssertionError as error:
+            left = sorted(self.judge.missing(self.pair.holder()[0], before))
+            raise AssertionError(f"{error}: {len(left)} are missing, as {left[:3]}") from error
+        lineage = (self.pair.settled() or {}).get("lineage")
+        self.pair.wait(lambda: not self.judge.unrecorded(lineage or []), "the history", SETTLES_S)
+        broken = self.judge.broken(lineage or [])
         if broken:
-            raise AssertionError(f"after {fault}: {'; '.join(broken)}")
-        return fault
-
-    def _draw(self, die: random.Random) -> tuple[str, Undo]:
-        kind = die.choice(("kill", "stop", "cut", "witness", "server", "both", "region"))
-        holder = str((self.settled() or {}).get("primary", REGIONS[0]))
-        region = holder if die.random() < HOLDER_SHARE else die.choice(REGIONS)
-        if kind == "kill":
-            name = die.choice(SERVICES)
-            self.actors.kill(f"{name}-{region}")
-            return f"kill -9 of {region}'s {name}", lambda: self.start(name, region)
-        if kind == "both":
-            self.actors.kill("controller-east", "controller-west")
-            return "kill -9 of both controllers", self._start_controllers
-        if kind == "stop":
-            name = die.choice(SERVICES)
-            return f"SIGSTOP of {region}'s {name}", self._stop([name], region, servers=False)
-        if kind == "region":
-            return f"SIGSTOP of all of {region}", self._stop(list(SERVICES), region, servers=True)
-        if kind == "server":
-            name = f"{die.choice(('kafka', 's3'))}-{region}"
-            self.stack.kill(name)
-            return f"kill -9 of {name}", lambda: self.stack.restart(name)
-        ends = [(region, WITNESS)] if kind == "witness" else [die.choice((("east", "west"), ("west", "east")))]
-        if kind == "witness" and die.random() < 1 / 3:
-            ends = [(one, WITNESS) for one in REGIONS]
-        for end in ends:
-            self.stack.cut(*end)
-        return f"cut of {ends}", lambda: self._heal(ends)
-
-    def _start_controllers(self) -> None:
-        for region in REGIONS:
-            self.start("controller", region)
-
-    def _heal(self, ends: list[tuple[str, str]]) -> None:
-        for end in ends:
-            self.stack.heal(*end)
-
-    def _stop(self, names: list[str], region: str, *, servers: bool) -> Undo:
-        pids = [pid for name in names for pid in self.actors.pids(f"{name}-{region}")]
-        frozen = [f"kafka-{region}", f"s3-{region}"] if servers else []
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        for name in frozen:
-            self.stack.freeze(name)
-
-        def undo() -> None:
-            for name in frozen:
-                self.stack.thaw(name)
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
-
-        return undo
-
-    def broken(self) -> list[str]:
-        """Every promise that does not hold, seen from outside: journals, the witness's history, the stores."""
-        found = []
-        timeline = figures.timeline(self.settings.state_dir)
-        overlap_s = figures.overlap_s(timeline)
-        if overlap_s > 0:
-            found.append(f"I1: two regions held the lease for {overlap_s:.3f} s")
-        holder = self.settled() or {}
-        lineage = holder.get("lineage", [])
-        for before, after in itertools.pairwise(lineage):
-            if (after["epoch"], after["parent_epoch"]) != (before["epoch"] + 1, before["epoch"]):
-                found.append(f"I2: epoch {after['epoch']} follows {before['epoch']}")
-        history = next((one for one in map(self._history, REGIONS) if one), [])
-        forks: dict[int, tuple[int, str]] = {}
-        for record in history:
-            for entry in record["lineage"]:
-                fork = (entry["fork_step"], entry["fork_manifest_digest"])
-                if forks.setdefault(entry["epoch"], fork) != fork:
-                    found.append(f"I9: epoch {entry['epoch']} has two forks")
-        if not history:
-            found.append("I12: the history cannot be read")
-        return found + self._partial(lineage)
-
-    def _partial(self, lineage: list[dict[str, Any]]) -> list[str]:
-        """I7: what an epoch forked from is whole in the region that won it."""
-        found = []
-        for entry in lineage:
-            here = self.settings.region(entry["region"])
-            if entry["fork_step"] >= 0:
-                view = Lineages(store_of(here))(RUN)
-                signer = signer_of(self.settings, entry["region"])
-                newest = None if view is None else Recoverable(store_of(here), signer, Codec()).newest(RUN, view)
-                if newest is None or newest.digest != entry["fork_manifest_digest"]:
-                    found.append(f"I7: epoch {entry['epoch']} forked from what {entry['region']} does not have")
-        return found
-
-    def _history(self, region: str) -> list[dict[str, Any]]:
-        answer = ask(self.settings.region(region).ports.controller, f"/v1/history?run={RUN}")
-        return [] if answer is None else list(answer["records"])
+            raise AssertionError("; ".join(broken))
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Rounds]:
-    """Two regions that run; nothing is left of them."""
-    with Stack(folder, Tools.cached(), REGIONS, LinkShape()) as stack:
-        stack.start()
-        config = local_config.write(stack.layout)
-        settings = load(config, {"FARSIDE_RUNS__GPT__SETTLE_S": "0"})
-        os.environ["FARSIDE_RUNS__GPT__SETTLE_S"] = "0"  # faults come faster than the hour between two moves
-        actors = Actors(stack.folder, config, settings.service_ports())
+def running(folder: Path, die: random.Random) -> Iterator[Rounds]:
+    """Two regions that train, ready for faults; nothing is left of them."""
+    with fault_pair.running(folder) as pair:
+        rounds = Rounds(pair, die)
         try:
-            rounds = Rounds(stack, actors, settings)
             rounds.begin()
             yield rounds
         finally:
-            del os.environ["FARSIDE_RUNS__GPT__SETTLE_S"]
-            actors.stop()
-            local_config.clean(stack.folder)
+            rounds.judge.close()
 
 
 def main() -> int:
@@ -214,20 +196,49 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.integration.fault_rounds", description="Random faults.")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--kind", action="append", help="only this kind; may be given again")
+    parser.add_argument("--logs", type=Path, help="keep the logs and timelines of a round that did not hold here")
+    parser.add_argument("--json", action="store_true", help="print JSON, at the end")
     wanted = parser.parse_args()
-    console, die, done = Console(stderr=True), random.Random(wanted.seed), list[str]()
-    with tempfile.TemporaryDirectory(prefix="farside-faults-") as name, running(Path(name) / "stack") as rounds:
-        for number in range(wanted.rounds):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as by Ctrl-C: nothing is left behind
+    console, die, done = Console(stderr=True, soft_wrap=True), random.Random(wanted.seed), list[Round]()
+    failed = ""
+    with tempfile.TemporaryDirectory(prefix="farside-faults-") as name, running(Path(name) / "stack", die) as rounds:
+        before = rounds.pair.resources()
+        for number in range(1, wanted.rounds + 1):
+            kind = die.choice(wanted.kind) if wanted.kind else rounds.faults.draw()
             try:
-                done.append(rounds.play(die))
+                done.append(rounds.play(kind))
             except AssertionError as error:
-                print(f"seed {wanted.seed}, round {number + 1}: {error}")
-                return 1
-            console.print(f"{number + 1} of {wanted.rounds}: {done[-1]}: held", highlight=False)
-        epoch = (rounds.settled() or {}).get("epoch")
-    print(json.dumps({"rounds": done, "epoch": epoch}) if wanted.json else f"{len(done)} rounds held, epoch {epoch}")
-    return 0
+                failed = f"seed {wanted.seed}, round {number}, {kind}: {error}"
+                if wanted.logs is not None:
+                    shutil.copytree(rounds.pair.stack.folder / "logs", wanted.logs / "logs")
+                    shutil.copytree(rounds.pair.stack.folder / "state", wanted.logs / "state")
+                    shutil.copytree(rounds.pair.stack.folder / "nodes", wanted.logs / "nodes")
+                break
+            console.print(f"{number} of {wanted.rounds}: {kind}: {done[-1].line}", highlight=False, markup=False)
+        found = _summary(done, rounds, failed) | {"resources": {"before": before, "after": rounds.pair.resources()}}
+    print(json.dumps(found) if wanted.json else _text(found))
+    return 1 if failed else 0
+
+
+def _summary(done: list[Round], rounds: Rounds, failed: str) -> dict[str, object]:
+    return {
+        "failed": failed,
+        "rounds": [asdict(one) for one in done],
+        "kinds": dict(sorted(Counter(one.kind for one in done).items())),
+        "moved": sum(one.before != one.after for one in done),
+        "epoch": done[-1].after[1] if done else 0,
+        "accepted": sum(rounds.judge.accepted.values()),
+        "branches": rounds.judge.branches,
+        "own_duplicates": rounds.judge.own_duplicates,
+    }
+
+
+def _text(found: dict[str, object]) -> str:
+    names = ("kinds", "moved", "epoch", "accepted", "branches", "own_duplicates", "resources")
+    held = len(list(found["rounds"])) if isinstance(found["rounds"], list) else 0
+    return "\n".join([f"{held} rounds held", *(f"{name}: {found[name]}" for name in names), str(found["failed"])])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from infra.local.ports import is_free
 from infra.local.processes import ProcessId
 from infra.local.servers import http_answers, kafka_answers
 from infra.local.stack import Stack, owner_of, states
+from tests.brokers import admin_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -62,14 +63,14 @@ def test_a_link_delays_what_crosses_it_and_a_cut_link_carries_nothing(stack: Sta
 
 def test_a_client_that_bootstraps_over_the_link_stays_on_it(stack: Stack) -> None:
     """The broker advertises the proxy's address to whoever came through the proxy."""
-    link = stack.endpoints().links["west", "east"].kafka_bootstrap
-    admin = KafkaAdminClient(bootstrap_servers=link)
+    link = admin_of(stack, "east", "west").options()
+    admin = KafkaAdminClient(**link)
     admin.create_topics([NewTopic("through-the-link", 1, 1)])
     admin.close()
-    producer = KafkaProducer(bootstrap_servers=link, acks="all")
+    producer = KafkaProducer(**link, acks="all")
     producer.send("through-the-link", b"one").get(timeout=20)
     producer.close()
-    consumer = KafkaConsumer("through-the-link", bootstrap_servers=link, auto_offset_reset="earliest", group_id=None)
+    consumer = KafkaConsumer("through-the-link", **link, auto_offset_reset="earliest", group_id=None)
     got: list[bytes] = []
 
     def arrived() -> bool:
@@ -84,15 +85,15 @@ def test_a_client_that_bootstraps_over_the_link_stays_on_it(stack: Stack) -> Non
 
 def test_a_killed_broker_comes_back_on_its_port_with_its_data(stack: Stack) -> None:
     """SIGKILL and restart: the topic that was there is there."""
-    local = stack.endpoints().regions["east"].kafka_bootstrap
-    admin = KafkaAdminClient(bootstrap_servers=local)
+    local = admin_of(stack, "east")
+    admin = KafkaAdminClient(**local.options())
     admin.create_topics([NewTopic("survives", 1, 1)])
     admin.close()
     stack.kill("kafka-east")
-    assert not kafka_answers(int(local.rpartition(":")[2]))
+    assert not kafka_answers(int(local.bootstrap.rpartition(":")[2]))
     assert {server.name for server in stack.states() if server.state != "running"} == {"kafka-east"}
     stack.restart("kafka-east")
-    admin = KafkaAdminClient(bootstrap_servers=local)
+    admin = KafkaAdminClient(**local.options())
     topics = admin.list_topics()
     admin.close()
     assert "survives" in topics

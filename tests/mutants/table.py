@@ -19,6 +19,12 @@ CORE_DECIDE = ("tests/core/test_decide.py", "tests/core/test_handover.py")
 WORLDS = ("tests/simulation/test_failover_simulation.py", "tests/simulation/test_switchover_simulation.py")
 GUARD, GUARDS = "client/farside/_validity.py", ("tests/core/test_validity.py",)
 VIGIL, VIGILS = "pipelines/flows/vigil.py", ("tests/core/test_vigil.py",)
+RETENTION, SWEEP, UPLOADING = (
+    "pipelines/core/retention.py",
+    "pipelines/flows/sweep.py",
+    "pipelines/flows/uploading.py",
+)
+SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py", "tests/core/test_sweep_races.py")
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
 PROMOTIONS = ("tests/simulation/test_interrupted_promotion.py",)
 CHECKPOINT_STORIES = ("tests/scenarios/test_directed_checkpoints.py",)
@@ -80,6 +86,13 @@ MUTANTS = (
         ("tests/core/test_suspicion.py",),
     ),
     Mutant(
+        "an outage teaches the rhythm",
+        SUSPICION,
+        "min(one, PAUSE_MOST * floor_s)",
+        "min(one, PHI_MOST * floor_s)",
+        ("tests/core/test_suspicion.py",),
+    ),
+    Mutant(
         "no floor under the suspicion",
         SUSPICION,
         "if silent_s < floor_s:",
@@ -89,8 +102,8 @@ MUTANTS = (
     Mutant(
         "what others hear does not count",
         DECIDE,
-        "elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked)",
-        "elsewhere_s, policy.silence_s, True, asked)",
+        "elsewhere_s, policy.silence_s, elsewhere_s >= policy.silence_s, asked",
+        "elsewhere_s, policy.silence_s, True, asked",
         CORE_DECIDE,
     ),
     Mutant(
@@ -202,11 +215,11 @@ MUTANTS = (
     Mutant(
         "given away before the target has it",
         HANDOVER,
-        "drained(view)),",
-        "True),",
+        "drained(view), rule",
+        "True, rule",
         CORE_DECIDE,
     ),
-    Mutant("given away to nobody", HANDOVER, "1, view.target_waits)", "1, True)", CORE_DECIDE),
+    Mutant("given away to nobody", HANDOVER, "1, view.target_waits,", "1, True,", CORE_DECIDE),
     Mutant("given away under an older process's lease", HANDOVER, "older_s <= 0", "True", (*CORE_DECIDE, *WORLDS)),
     Mutant("given away while grants are out", HANDOVER, "grants_s <= 0", "True", CORE_DECIDE),
     Mutant(
@@ -245,6 +258,20 @@ MUTANTS = (
         (*AGENT, "tests/core/test_witness_away.py"),
     ),
     Mutant("another attempt's grant is good enough", PUBLISH, "and own and self._clock", "and self._clock", AGENT),
+    Mutant(
+        "a branch is visible before its fork is known",
+        REPLICATE,
+        "event.epoch == view.epoch and _is_branch(event)",
+        "False",
+        MIRROR,
+    ),
+    Mutant(
+        "an adopted branch is visible before its bytes",
+        REPLICATE,
+        'frozenset({"committed", "abandoned", "branch"})',
+        'frozenset({"committed", "abandoned"})',
+        MIRROR,
+    ),
     Mutant("the replicator skips the lineage", REPLICATE, "if place is Standing.BRANCH:", "if False:", MIRROR),
     Mutant(
         "visible before its bytes",
@@ -355,8 +382,8 @@ MUTANTS = (
     Mutant(
         "of two attempts at one place the earlier one is newer",
         RECOVERABLE,
-        "(one.manifest.lineage_seq, one.manifest.attempt)",
-        "(one.manifest.lineage_seq, -one.manifest.attempt)",
+        "(found[0], found[1].attempt)",
+        "(found[0], -found[1].attempt)",
         CHECKPOINT_STORIES,
     ),
     Mutant(
@@ -372,6 +399,82 @@ MUTANTS = (
         "NEVER_S if mine is None else mine.sent_at_s)",
         "NEVER_S if mine is None else now_s)",
         ("tests/scenarios/test_directed_authority.py",),
+    ),
+    Mutant(
+        "a group's member is replaced whatever version the write names",
+        "pipelines/core/groups.py",
+        "if (None if found is None else etag_of(found)) == change.expected_etag:",
+        "if True:",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a member's write is refused by what was remembered",
+        "services/wrappers/grouped.py",
+        "if len(allowed) < len(changes) and not fresh:",
+        "if False:",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a read is answered by one that began before it",
+        "services/wrappers/grouped.py",
+        "wanted = self._begun + 1",
+        "wanted = self._ended + 1",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a group that another region moved refuses our members",
+        "services/wrappers/grouped.py",
+        "            known, fresh = None, False\n",
+        "            return\n",
+        ("tests/core/test_groups.py",),
+    ),
+    Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
+    Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),
+    Mutant("a sweep's grace by one clock only", RETENTION, "max(0, min(now", "max(0, max(now", SWEEPS),
+    Mutant("a sweep takes open uploads", RETENTION, "(unsettled and young, Keep.OPEN)", "(False, Keep.OPEN)", SWEEPS),
+    Mutant("a sweep ignores pins", RETENTION, "(Keep.PINNED, roots.pinned)", "(Keep.PINNED, ())", SWEEPS),
+    Mutant(
+        "a sweep ignores what other regions have", RETENTION, "(Keep.SHARED, roots.shared)", "(Keep.SHARED, ())", SWEEPS
+    ),
+    Mutant("a sweep goes on out of sight", RETENTION, "Hold.UNSEEN if roots.unseen else None", "None", SWEEPS),
+    Mutant("a sweep's lineage may be behind", RETENTION, "> roots.view.epoch:", "> roots.view.epoch + 9:", SWEEPS),
+    Mutant(
+        "a sweep deletes chunks before the manifest's key is taken",
+        SWEEP,
+        "if verdict.reason is not Go.TOMBSTONE and not self._settled",
+        "if verdict.reason is None and not self._settled",
+        SWEEPS,
+    ),
+    Mutant("a sweep gives way to nobody", SWEEP, "if verdict in plan(", "if True or verdict in plan(", SWEEPS),
+    Mutant(
+        "chunks go before their receipts",
+        RETENTION,
+        "return 0 if match is None or match.lastindex is None else match.lastindex",
+        "return 0 if match is None or match.lastindex is None else -match.lastindex",
+        SWEEPS,
+    ),
+    Mutant("committed without looking for the chunks again", UPLOADING, "return not gone", "return True", SWEEPS),
+    Mutant("a receipt is believed whatever is gone", UPLOADING, "shard.rank not in doubted and (", "(", SWEEPS),
+    Mutant("a copy is visible though its chunks went", COPYING, " or not self._still_whole(copy):", ":", MIRROR),
+    Mutant(
+        "a swept manifest is believed in", RECOVERABLE, "now is None or now.digest != found.digest", "False", SWEEPS
+    ),
+    Mutant(
+        "a pinned copy gives way", REPLICATE, "is_pinned(self._store, manifests.check_event(event))", "False", MIRROR
+    ),
+    Mutant(
+        "a link's user may write in the other region's Kafka",
+        "services/kafka_policies.py",
+        '"link": (Grant(_LOOK,',
+        '"link": (Grant(_WORK,',
+        ("tests/core/test_kafka_access.py",),
+    ),
+    Mutant(
+        "a Kafka that refuses us ends the controller",
+        "pipelines/flows/listen.py",
+        "except MisconfiguredError as error:",
+        "except ZeroDivisionError as error:",
+        ("tests/core/test_kafka_access.py",),
     ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )

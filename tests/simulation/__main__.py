@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds N [--world W]`: as many seeds as wanted; a failing one is printed."""
+"""`python -m tests.simulation --seeds N [--world W] [--shrink]`: as many seeds as wanted; a failing one is printed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.simulation import failover_world, judge, lease_world
+from tests.simulation import failover_world, judge, lease_world, regions_world
 from tests.simulation.lease_checker import faults_of_history, overlaps
+from tests.simulation.shrunk import shrunk
 
 Verdict = tuple[list[str], list[str]]  # broken promises, trace
 Failure = tuple[int, list[str], list[str]]  # seed, broken promises, trace
@@ -33,10 +34,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument(
         "--world",
-        choices=("lease", "failover", "moves"),
+        choices=("lease", "failover", "moves", "regions"),
         default="lease",
-        help="lease: the core alone, fast; failover: the shipped controllers; moves: and people who ask for moves",
+        help="lease: the core alone, fast; failover: the shipped controllers; moves: and people who ask for moves; "
+        "regions: all services of two to four regions",
     )
+    parser.add_argument("--shrink", action="store_true", help="regions: leave out every fault that is not needed")
     wanted = parser.parse_args()
     began_s = time.monotonic()
     until_s = None if wanted.minutes is None else began_s + 60 * wanted.minutes
@@ -53,6 +56,8 @@ def main() -> int:
                 seed, broken, trace = failure
                 print(f"seed {seed} of world {wanted.world} fails:", *broken, *trace, sep="\n  ")
                 print(f"replay: python -m tests.simulation --world {wanted.world} --from {seed} --seeds 1")
+                if wanted.shrink and wanted.world == "regions":
+                    print(*shrunk(seed), sep="\n  ")
                 return 1
     took_s = time.monotonic() - began_s
     print(f"{done} seeds of world {wanted.world} held in {took_s:.0f} s, {done / took_s:.1f} seeds/s")
@@ -112,7 +117,11 @@ def _worlds(folder: Path) -> dict[str, Callable[[int], Verdict]]:
         world = judge.moving(seed, signer).run()
         return judge.faults(world), world.trace
 
-    return {"lease": lease, "failover": failover, "moves": moves}
+    def regions(seed: int) -> Verdict:
+        world = regions_world.World(seed).run()
+        return world.judge.found, world.trace
+
+    return {"lease": lease, "failover": failover, "moves": moves, "regions": regions}
 
 
 if __name__ == "__main__":

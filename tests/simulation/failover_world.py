@@ -19,6 +19,7 @@ import greenlet
 from pipelines.core.decide import policy_of
 from pipelines.core.lease import NEVER_S, Held, LeaseProfile
 from pipelines.core.pulse import NodePulse, Pulse
+from pipelines.core.suspicion import Rhythm
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.attest import Attest
 from pipelines.flows.failover import TURN_S, Control
@@ -283,9 +284,9 @@ class Region:
         for name, listener in listeners.items():
             other = self.world.regions[name]
             if not other.dead and (name == self.name or self.world.now_s >= self.deaf_until_s):
-                node = NodePulse(int(self.world.now_s), "train", 5.0, now_s, now_s)
+                node = NodePulse(int(self.world.now_s), "train", 5.0, now_s, Rhythm(now_s))
                 if self.world.trains:
-                    node = NodePulse(other.job.step, other.job.phase, 5.0, now_s, now_s)
+                    node = NodePulse(other.job.step, other.job.phase, 5.0, now_s, Rhythm(now_s))
                     listener.readiness = other.job.readiness
                 listener.pulse = Pulse({"n0": node}, now_s, now_s)
         if self.world.trains:

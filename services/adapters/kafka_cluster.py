@@ -1,0 +1,49 @@
+"""How one Kafka is reached: its address, and whom we are there. Light: no client library is imported for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaUser:
+    """Who logs in by SASL. The password shows in no text."""
+
+    username: str
+    password: str = field(repr=False)
+    mechanism: str = MECHANISMS[0]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaCluster:
+    """An address with a user; without one it is a cluster that knows none.
+
+    With a file of certificate authorities the connection is TLS.
+    """
+
+    bootstrap: str
+    user: KafkaUser | None = None
+    tls_ca_file: Path | None = None
+
+    @property
+    def who(self) -> str:
+        """The user and the address, for an error's text."""
+        return f"user {self.user.username if self.user else '(none)'} at Kafka {self.bootstrap}"
+
+    def options(self) -> dict[str, Any]:
+        """What every client of kafka-python is given."""
+        found: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
+        if self.user is not None:
+            found |= {
+                "sasl_mechanism": self.user.mechanism,
+                "sasl_plain_username": self.user.username,
+                "sasl_plain_password": self.user.password,
+            }
+        if self.tls_ca_file is not None:
+            found["ssl_cafile"] = str(self.tls_ca_file)
+        transport = "PLAINTEXT" if self.tls_ca_file is None else "SSL"
+        return found | {"security_protocol": transport if self.user is None else f"SASL_{transport}"}

@@ -1,0 +1,161 @@
+"""Two regions with all services and a light trainer each, kept alive as a supervisor would; their clocks can jump."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from infra.local.layout import LinkShape
+from infra.local.processes import tail
+from infra.local.stack import Stack
+from infra.local.tools import Tools
+from services import local_config
+from services.cli.ask import ask
+from services.demo.actors import Actors
+from services.settings import Settings, load
+from tests.integration import light_trainer
+from tests.integration.fault_clocks import Clocks
+from tests.waiting import wait_until
+
+RUN, REGIONS = "gpt", ("east", "west")
+TRAINER = "trainer"
+SERVICES = ("controller", "agent", "replicator", "warmer")
+ACTORS = (*SERVICES, TRAINER)
+EVERY_STEPS, STEP_S = 20, 0.2
+SETTLES_S = 90.0
+# What may end by itself, and is started again: a superseded trainer, a replicator that another one has fenced.
+MAY_END = {TRAINER: {light_trainer.SUPERSEDED_EXIT}, "replicator": {3}}
+
+
+class Pair:
+    """A running pair of regions."""
+
+    def __init__(self, stack: Stack, actors: Actors, settings: Settings) -> None:
+        self.stack, self.actors, self.settings = stack, actors, settings
+        self.clocks = Clocks(stack.folder / "clocks")
+        self.down: set[str] = set()  # killed on purpose: nobody starts them again yet
+        self.restarted: list[str] = []
+        self._launches = 0
+
+    def status(self, region: str) -> dict[str, Any]:
+        """What a controller says of the run; empty if it does not answer."""
+        found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get(RUN, {})
+        return found
+
+    def settled(self) -> dict[str, Any] | None:
+        """The holder's status if exactly one region holds the run and the other sees that; None before."""
+        views = [self.status(region) for region in REGIONS]
+        holders = [one for one in views if one.get("is_holder") and one.get("valid_s", 0) > 0]
+        agreed = len({(one.get("primary"), one.get("epoch")) for one in views}) == 1
+        return holders[0] if len(holders) == 1 and agreed and all(views) else None
+
+    def holder(self) -> tuple[str, int]:
+        """Who holds the run, and the epoch; waits until that is clear."""
+        self.wait(lambda: self.settled() is not None, "one holder")
+        found = self.settled() or {}
+        return str(found.get("primary", REGIONS[0])), int(found.get("epoch", 0))
+
+    def why(self) -> dict[str, str]:
+        """What each controller does now, why, and which gates speak against more."""
+        found = {}
+        for region in REGIONS:
+            view = self.status(region)
+            closed = [one["name"] for one in view.get("gates", ()) if not one["open"] and not one["advisory"]]
+            gates = f" ({', '.join(closed)} closed)" if closed else ""
+            found[region] = f"{view['reason']}{gates}" if view else "does not answer"
+        return found
+
+    def start(self, name: str, region: str) -> None:
+        """Start one service or trainer; each trainer is a launch of its own."""
+        full = f"{name}-{region}"
+        self.down.discard(full)
+        environment = self.clocks.environment(full)
+        if name != TRAINER:
+            self.actors.service(name, region, environment)
+            return
+        self._launches += 1
+        here = {"FARSIDE_RUN": RUN, "FARSIDE_NODE_DIR": str(self.settings.region(region).node_dir)}
+        here["FARSIDE_LAUNCH"] = f"{region}-{self._launches:06d}"
+        argv = [sys.executable, str(Path(light_trainer.__file__).absolute())]
+        argv += ["--every", str(EVERY_STEPS), "--step-s", str(STEP_S)]
+        self.actors.program(full, argv, environment | here)
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL, until `start`."""
+        self.keep()
+        self.down.update(names)
+        self.actors.kill(*names)
+
+    def keep(self) -> None:
+        """Start what ended, as a supervisor would; AssertionError for what should not have ended."""
+        for region in REGIONS:
+            for name in ACTORS:
+                full = f"{name}-{region}"
+                code = None if full in self.down else self.actors.ended(full)
+                if code is None:
+                    continue
+                if code not in MAY_END.get(name, set()):
+                    raise AssertionError(
+                        f"{full} ended with {code}:\n{tail(self.stack.folder / 'logs' / f'{full}.log')}"
+                    )
+                self.restarted.append(full)
+                self.start(name, region)
+
+    def resources(self) -> dict[str, dict[str, int]]:
+        """Memory and open files of each service now, and the whole folder's size: what must not grow without end."""
+        found = {}
+        for region in REGIONS:
+            for name in SERVICES:
+                process = Path(f"/proc/{self.actors.pids(f'{name}-{region}')[0]}")
+                pages = int((process / "statm").read_text(encoding="utf-8").split()[1])
+                megabytes = pages * os.sysconf("SC_PAGE_SIZE") >> 20
+                found[f"{name}-{region}"] = {"mb": megabytes, "files": len(list((process / "fd").iterdir()))}
+        found["folder"] = self._folder()
+        return found
+
+    def _folder(self) -> dict[str, int]:
+        size, files = 0, 0
+        for folder, _, names in os.walk(self.stack.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # what is uploaded is cleared away meanwhile
+                    size += Path(folder, name).stat().st_size
+                    files += 1
+        return {"mb": size >> 20, "files": files}
+
+    def wait(self, condition: Callable[[], bool], what: str, deadline_s: float = SETTLES_S) -> None:
+        """Wait for something while everything is kept alive."""
+
+        def looked() -> bool:
+            self.keep()
+            return condition()
+
+        try:
+            wait_until(looked, deadline_s, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.why()}") from error
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Pair]:
+    """Two regions that train and replicate; nothing is left of them."""
+    with Stack(folder, Tools.cached(), REGIONS, LinkShape()) as stack:
+        stack.start()
+        config = local_config.write(stack.layout)
+        settings = load(config, {"FARSIDE_RUNS__GPT__SETTLE_S": "0"})
+        os.environ["FARSIDE_RUNS__GPT__SETTLE_S"] = "0"  # faults come faster than the hour between two moves
+        actors = Actors(stack.folder, config, settings.service_ports())
+        try:
+            pair = Pair(stack, actors, settings)
+            for region in REGIONS:
+                settings.region(region).node_dir.mkdir(parents=True, exist_ok=True)
+                for name in ACTORS:
+                    pair.start(name, region)
+            yield pair
+        finally:
+            del os.environ["FARSIDE_RUNS__GPT__SETTLE_S"]
+            actors.stop()
+            local_config.clean(stack.folder)

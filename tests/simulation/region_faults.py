@@ -1,0 +1,208 @@
+"""Does what a fault plan says, and undoes it at the end. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipelines import paths
+from pipelines.core.lineage import Standing, standing, view_of
+from pipelines.flows.moves import ADOPT, SWITCHOVER, Wish
+from tests.simulation.fault_plan import Fault
+from tests.simulation.kernel import Process, Trap
+
+if TYPE_CHECKING:
+    from tests.simulation.regions_world import Region, World
+
+ANN = "ann"
+OLDER_S = 15.0  # for so long an older process acts beside its successor once it has woken
+
+
+def strike(world: World, fault: Fault) -> None:
+    """Let it happen."""
+    world.say(f"-- {fault}")
+    _KINDS[fault.kind](world, fault)
+
+
+def heal(world: World) -> None:
+    """From now on all is well: what was broken works, who stood still goes on, who was away comes back."""
+    world.say("-- healed")
+    world.trouble.clear()
+    for region in world.regions.values():
+        if not region.lost:
+            region.down = False
+            for process in region.living():
+                process.traps.clear()
+                process.frozen_until_s = world.kernel.now_s
+            region.begin()
+        else:
+            _take_down(world, region)
+
+
+def _for_a_while(world: World, names: Sequence[str], seconds: float) -> None:
+    """Out of order, and in order again; healing may come first."""
+    for name in names:
+        world.trouble.begin(name)
+        world.kernel.at(min(seconds, world.length_s - world.kernel.now_s), partial(world.trouble.end, name))
+
+
+def _region_of(world: World, fault: Fault) -> tuple[Region, str]:
+    """The region of a process, and the process's name there."""
+    service, _, rest = fault.where.partition("@")
+    region, _, run = rest.partition("/")
+    return world.regions[region], f"{service}/{run}" if run else service
+
+
+def _trapped(world: World, fault: Fault, act: Callable[[Process], None]) -> None:
+    region, name = _region_of(world, fault)
+    process = region.processes.get(name)
+    if process is None or not process.alive:
+        return
+    when, _, call = fault.detail.partition(" ")
+    process.traps.append(Trap(call, after=when == "after", act=partial(act, process)))
+
+
+def _pause(world: World, fault: Fault) -> None:
+    _trapped(world, fault, partial(_freeze, world, fault.for_s))
+
+
+def _freeze(world: World, seconds: float, process: Process) -> None:
+    world.say(f"{process.name} stands still")
+    process.freeze(max(0.0, min(seconds, world.length_s - world.kernel.now_s)))
+
+
+def _crash(world: World, fault: Fault) -> None:
+    region, name = _region_of(world, fault)
+
+    def die(process: Process) -> None:
+        if region.processes.get(name) is process:
+            world.kernel.at(0.0, partial(region.crash, name, fault.for_s))
+
+    _trapped(world, fault, die)
+
+
+def _twin(world: World, fault: Fault) -> None:
+    region, name = _region_of(world, fault)
+
+    def double(process: Process) -> None:
+        _freeze(world, fault.for_s, process)
+        if region.processes.get(name) is process:
+            world.kernel.at(1.0, partial(region.start, name))
+            # Whoever started another one ends this one once it can be reached again: a kubelet that is back, say.
+            world.kernel.at(process.frozen_until_s - world.kernel.now_s + OLDER_S, process.kill)
+
+    _trapped(world, fault, double)
+
+
+def _cut(world: World, fault: Fault) -> None:
+    one, _, other = fault.where.partition(">")
+    ways = [f"{one}>{other}"] + ([f"{other}>{one}"] if fault.detail == "both ways" else [])
+    _for_a_while(world, ways, fault.for_s)
+
+
+def _server(world: World, fault: Fault) -> None:
+    names = {"is down": fault.where, "answers get lost": f"lost:{fault.where}", "is late": f"late:{fault.where}"}
+    _for_a_while(world, [names[fault.detail]], fault.for_s)
+
+
+def _all_ways(world: World, region: str) -> list[str]:
+    others = [name for name in (*world.names, "witness") if name != region]
+    return [f"{region}>{name}" for name in others] + [f"{name}>{region}" for name in others]
+
+
+def _freeze_region(world: World, fault: Fault) -> None:
+    """All of it stands still, and goes on as if nothing had been: its servers too, for everybody."""
+    region = world.regions[fault.where]
+    for process in region.living():
+        _freeze(world, fault.for_s, process)
+    _for_a_while(world, _all_ways(world, region.name), fault.for_s)
+
+
+def _isolate(world: World, fault: Fault) -> None:
+    _for_a_while(world, _all_ways(world, fault.where), fault.for_s)
+
+
+def _take_down(world: World, region: Region) -> None:
+    region.down = True
+    region.close()
+    for name in (f"store@{region.name}", f"kafka@{region.name}"):
+        world.trouble.begin(name)
+
+
+def _reboot(world: World, fault: Fault) -> None:
+    region = world.regions[fault.where]
+    if region.down:
+        return
+    _take_down(world, region)
+
+    def back() -> None:
+        if not region.lost and region.down:
+            region.down = False
+            for name in (f"store@{region.name}", f"kafka@{region.name}"):
+                world.trouble.end(name)
+            region.begin()
+
+    world.kernel.at(min(fault.for_s, world.length_s - world.kernel.now_s), back)
+
+
+def _lose(world: World, fault: Fault) -> None:
+    """For good; one region of a world at most."""
+    if not any(region.lost for region in world.regions.values()):
+        world.regions[fault.where].lost = True
+        _take_down(world, world.regions[fault.where])
+
+
+def _operator(world: World, fault: Fault) -> None:
+    """A person looks at the record and asks the region that has to do it."""
+    wish, run = fault.detail.split()
+    held = world.witness.leases.read(run)
+    holder = None if held is None else world.regions[held.lease.holder]
+    where = world.names.index(fault.where)
+    target = world.regions[fault.where]
+    if target is holder:
+        target = world.regions[world.names[(where + 1) % len(world.names)]]
+    if wish == "failover":
+        if _answers(target):
+            target.controls[run].ask_takeover(ANN, "by hand", fenced=holder is not None and holder.lost)
+        return
+    if holder is None or held is None or not _answers(holder):
+        return
+    asked = Wish(wish, ANN)
+    if wish == SWITCHOVER:
+        asked = Wish(SWITCHOVER, ANN, "maintenance", target.name)
+    elif wish == ADOPT:
+        view = view_of(held.lease.lineage)
+        ids = paths.committed(holder.objects.list(paths.checkpoints_prefix(run)))
+        branches = [one for one in ids if standing(view, one.epoch, one.step) is Standing.BRANCH]
+        if not branches:
+            return
+        asked = Wish(ADOPT, ANN, "it was further", f"{branches[-1].epoch}:{branches[-1].step}")
+    why = holder.controls[run].ask(asked)
+    world.say(f"operator asks {holder.name} for {wish} of {run}: {why or 'heeded'}")
+
+
+def _answers(region: Region) -> bool:
+    process = region.processes["controller"]
+    return process.alive and process.frozen_until_s <= process.kernel.now_s
+
+
+def _replay(world: World, fault: Fault) -> None:
+    for flow in world.regions[fault.where].replicators:
+        flow.rewind()
+
+
+_KINDS: dict[str, Callable[[World, Fault], None]] = {
+    "pause": _pause,
+    "crash": _crash,
+    "twin": _twin,
+    "cut": _cut,
+    "server": _server,
+    "witness": _server,
+    "freeze": _freeze_region,
+    "isolate": _isolate,
+    "reboot": _reboot,
+    "lose": _lose,
+    "operator": _operator,
+    "replay": _replay,
+}

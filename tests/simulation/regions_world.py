@@ -1,0 +1,419 @@
+"""Regions as they ship, in simulated time: controllers, agents, replicators, warmers and trainers, as processes.
+
+`pipelines.flows` run unchanged; time, the network, the witness, Kafka and the stores are simulated. What goes wrong is
+in `fault_plan.py` and done in `region_faults.py`; what must hold is judged by `authority_checker.py` and
+`event_checker.py`, which see what takes effect and never why.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from pipelines import paths
+from pipelines.core.decide import policy_of
+from pipelines.core.lease import LeaseProfile
+from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.attest import Attest
+from pipelines.flows.failover import Control
+from pipelines.flows.lineages import Lineages
+from pipelines.flows.listen import Ear, Listen
+from pipelines.flows.publish import Publish
+from pipelines.flows.replicate import TURN_S, Replicate
+from pipelines.flows.sight import KAFKA, STORE, Probe, Sight
+from pipelines.flows.warm import Warm
+from services.adapters.memory import MemoryKafka, MemoryStandbyPool
+from services.adapters.memory_spool import MemorySpool
+from tests.simulation import fault_plan, region_faults
+from tests.simulation.fault_plan import LENGTH_S, Fault
+from tests.simulation.kernel import Kernel, Process, Strand
+from tests.simulation.regions_judge import Judge
+from tests.simulation.simulated_ports import (
+    Calls,
+    KeyedSigner,
+    RememberingCodec,
+    SimulatedGrants,
+    SimulatedLeases,
+    SimulatedLog,
+    SimulatedSource,
+    SimulatedStore,
+    SimulatedTransfers,
+    Trouble,
+    WatchedObjects,
+    WitnessServer,
+    site,
+    witness_site,
+)
+from tests.simulation.simulated_trainer import NodeSpools, SimulatedTrainer
+
+PROFILE = LeaseProfile(name="simulated", lease_s=10.0, renew_s=2.5, poll_s=1.5, rho=0.01, margin_s=0.5)
+NAMES = ("east", "west", "north", "south")
+SUPERVISOR_S = 3.0  # after so long a process that ended is started again
+HEALED_S = 20.0  # training goes on for so long after the last fault
+SETTLES_S = 240.0  # and within so long everything is where it belongs
+LOOKS_S = 5.0
+
+
+@dataclass
+class World:
+    """Everything that a seed decides. `faults` overrides the seed's own list; `length_s` cuts it short."""
+
+    seed: int
+    faults: Sequence[Fault] | None = None
+    length_s: float = LENGTH_S
+    drift: float = PROFILE.rho
+    planted: Callable[[str, Any], Any] = lambda _name, port: port  # a port, or one with a fault planted in it
+    trace: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Derive everything from the seed."""
+        luck = random.Random(f"{self.seed}/world")
+        self.kernel = Kernel()
+        self.trouble = Trouble()
+        count, runs = luck.choices((2, 3, 4), (6, 3, 1))[0], luck.choices((1, 2, 3), (8, 2, 1))[0]
+        self.names, self.runs = NAMES[:count], tuple(f"run{number}" for number in range(1, runs + 1))
+        self.settle_s = luck.choice((0.0, 0.0, 30.0, 3600.0))
+        self.judge = Judge(self.names, self.kernel, PROFILE)
+        self.witness = WitnessServer(self.judge)
+        self.signer, self.codec = KeyedSigner(), RememberingCodec()
+        if self.faults is None:
+            self.faults = fault_plan.drawn(self.seed, self.names, self.runs)
+        self.regions = {name: Region(self, name, random.Random(f"{self.seed}/{name}")) for name in self.names}
+
+    @property
+    def ends_at_s(self) -> float:
+        """After that the trainers take no step more."""
+        return self.length_s + HEALED_S
+
+    def say(self, text: str) -> None:
+        """One line of the trace."""
+        self.trace.append(f"{self.kernel.now_s:9.3f} {text}")
+
+    def run(self) -> World:
+        """Faults, healing, and then until everything is where it belongs or too much time has passed."""
+        kernel, judge = self.kernel, self.judge
+        for region in self.regions.values():
+            region.begin()
+        for fault in self.faults or ():
+            if fault.at_s < self.length_s:
+                kernel.at(fault.at_s, partial(region_faults.strike, self, fault))
+        kernel.at(self.length_s, partial(region_faults.heal, self))
+        kernel.run(self.ends_at_s, judge.is_broken)
+        until_s = self.ends_at_s
+        while not judge.found and kernel.now_s < self.ends_at_s + SETTLES_S:
+            until_s += LOOKS_S
+            kernel.run(until_s, judge.is_broken)
+            if not judge.missing(self.survivors):
+                break
+        judge.conclude(self.witness, self.survivors)
+        for region in self.regions.values():
+            region.close()
+        return self
+
+    @property
+    def survivors(self) -> dict[str, WatchedObjects]:
+        """The stores of the regions that were not lost for good."""
+        return {name: region.objects for name, region in self.regions.items() if not region.lost}
+
+
+class Region:
+    """One region: what lasts (its store, Kafka, spools), and the processes that come and go."""
+
+    def __init__(self, world: World, name: str, luck: random.Random) -> None:
+        self.world, self.name = world, name
+        self.lost = self.down = False
+        self.objects = WatchedObjects(name, world.judge)
+        self.kafka = MemoryKafka(name)
+        for topic in paths.TOPICS:
+            self.kafka.topic(topic)
+        self.spools = {run: MemorySpool(run) for run in world.runs}
+        self.clocks = {
+            service: (luck.choice((1 - world.drift, 1.0, 1 + world.drift)), luck.uniform(0, 1e6))
+            for service in fault_plan.SERVICES
+        }
+        self.luck = {
+            "stubborn_steps": luck.choice((0, 0, 5, 25)),
+            "step_ms": luck.choice((600, 1000, 1500)),
+            "save_every": luck.choice((3, 5, 8)),
+        }
+        self.launches = dict.fromkeys(world.runs, 0)
+        self.trainers: dict[str, SimulatedTrainer] = {}
+        self.processes: dict[str, Process] = {}  # the newest of each name
+        self.older: list[Process] = []  # others that may still live
+        self.controls: dict[str, Control] = {}
+        self.replicators: list[Replicate] = []
+        self._starts: dict[str, Callable[[Process], None]] = {
+            "controller": self._controller,
+            "agent": self._agent,
+            "replicator": self._replicator,
+        }
+        for run in world.runs:
+            self._starts[f"warmer/{run}"] = partial(self._warmer, run)
+            self._starts[f"trainer/{run}"] = partial(self._trainer, run)
+        self._incarnations = 0
+
+    # --- processes ---
+
+    def begin(self) -> None:
+        """Start everything that does not run."""
+        for name in self._starts:
+            if name not in self.processes or not self.processes[name].alive:
+                self.start(name)
+
+    def start(self, name: str) -> None:
+        """Start one process, beside an older one of its name if that still lives."""
+        if self.lost or self.down:
+            return
+        self._incarnations += 1
+        rate, offset_s = self.clocks[name.partition("/")[0]]
+        full = f"{name.partition('/')[0]}@{self.name}" + (f"/{name.partition('/')[2]}" if "/" in name else "")
+        process = Process(
+            self.world.kernel,
+            full,
+            f"{self.world.seed}/{full}/{self._incarnations}",
+            rate=rate,
+            offset_s=offset_s,
+            ended=partial(self._ended, name),
+        )
+        before = self.processes.get(name)
+        if before is not None and before.alive:
+            self.older.append(before)
+        self.processes[name] = process
+        self._starts[name](process)
+
+    def crash(self, name: str, back_in_s: float) -> None:
+        """A process is killed, and started again after a while."""
+        process = self.processes.get(name)
+        if process is None or not process.alive:
+            return
+        self.world.say(f"{process.name} is killed")
+        process.kill()
+        self.world.kernel.at(back_in_s, partial(self._again, name, process))
+
+    def living(self) -> list[Process]:
+        """Every process that lives, older ones too."""
+        self.older = [one for one in self.older if one.alive]
+        return [*self.older, *(one for one in self.processes.values() if one.alive)]
+
+    def close(self) -> None:
+        """The world is over."""
+        for process in self.living():
+            process.kill()
+
+    def _again(self, name: str, instead_of: Process) -> None:
+        if self.processes.get(name) is instead_of:
+            self.start(name)
+
+    def _ended(self, name: str, process: Process, why: str, failed: bool) -> None:
+        if not process.alive:
+            return
+        self.world.say(f"{process.name} ended: {why}")
+        if failed:
+            self.world.judge.fail(f"{process.name}: {why}")
+        process.kill()
+        self.world.kernel.at(SUPERVISOR_S, partial(self._again, name, process))
+
+    # --- ports ---
+
+    def _store(self, calls: Calls, of: str = "") -> SimulatedStore:
+        region = self.world.regions[of or self.name]
+        return SimulatedStore(
+            calls, site("store", region.name, self.name), region.objects, self.world.judge, region.name
+        )
+
+    def _log(self, calls: Calls, transactional_id: str | None = None) -> SimulatedLog:
+        return SimulatedLog(calls, site("kafka", self.name, self.name), self.kafka, self.world.judge, transactional_id)
+
+    def _source(self, calls: Calls, of: str) -> SimulatedSource:
+        return SimulatedSource(calls, site("kafka", of, self.name), self.world.regions[of].kafka)
+
+    def _journal(self, process: Process) -> Any:  # noqa: ANN401 - implements Journal
+        return _Journal(self.world, process)
+
+    def _peers(self) -> list[str]:
+        return [name for name in self.world.names if name != self.name]
+
+    # --- what runs in them ---
+
+    def _controller(self, process: Process) -> None:
+        world, calls = self.world, Calls(process, self.world.trouble)
+        store = self._store(calls)
+        strands: dict[str, Strand] = {}
+        listeners: dict[str, dict[str, Listen]] = {}
+        for run in world.runs:
+            wake = partial(_wake, strands, run)
+            listeners[run] = {name: Listen(region=name, run=run, clock=process, wake=wake) for name in world.names}
+        attest = Attest(
+            region=self.name, log=self._log(calls), store=store, codec=world.codec, clock=process, entropy=process
+        )
+        sight = self._sight(process, calls, listeners)
+        leases = world.planted("leases", SimulatedLeases(calls, witness_site(self.name), world.witness))
+        controls: dict[str, Control] = {}
+        for run in world.runs:
+            controls[run] = Control(
+                region=self.name,
+                run=run,
+                first_region=world.names[0],
+                candidate=True,
+                leases=leases,
+                listeners=listeners[run],
+                attest=attest,
+                store=store,
+                signer=world.signer,
+                codec=world.codec,
+                clock=process,
+                entropy=process,
+                journal=self._journal(process),
+                policy=policy_of(PROFILE, settle_s=world.settle_s),
+                sight=sight,
+                wake=partial(_wake, strands, run),
+            )
+        self.controls = controls
+        process.watches = partial(world.judge.claims, process, self.name, controls)
+        process.turn("attest", attest.step)
+        process.turn("sight", sight.step)
+        for name in world.names:
+            ear = Ear(
+                region=name,
+                source=self._source(calls, name),
+                codec=world.codec,
+                clock=process,
+                listeners=[of[name] for of in listeners.values()],
+                checkpoints=name == self.name,
+            )
+            process.turn(f"listen-{name}", ear.step)
+        for run in world.runs:
+            strands[run] = process.turn(f"lease-{run}", controls[run].step, 0.1)
+
+    def _sight(self, process: Process, calls: Calls, listeners: dict[str, dict[str, Listen]]) -> Sight:
+        probes: dict[str, dict[str, Probe]] = {}
+        for peer in self._peers():
+            source, store = self._source(calls, peer), self._store(calls, peer)
+            probes[peer] = {
+                KAFKA: partial(source.partitions, [paths.HEARTBEATS]),
+                STORE: partial(store.size, paths.health("controller", peer)),
+            }
+        return Sight(
+            region=self.name,
+            observer="controller",
+            probes=probes,
+            log=self._log(calls),
+            codec=self.world.codec,
+            clock=process,
+            every_s=2 * PROFILE.poll_s,
+            nodes_at_s=lambda peer: max(of_run[peer].pulse.nodes_at_s for of_run in listeners.values()),
+        )
+
+    def _agent(self, process: Process) -> None:
+        calls = Calls(process, self.world.trouble)
+        spool: Any = self.world.planted("spool", NodeSpools(process, self.spools))
+        flow = Publish(
+            region=self.name,
+            node=f"{self.name}-n0",
+            spool=spool,
+            store=self._store(calls),
+            log=self._log(calls),
+            grants=self.world.planted("grants", SimulatedGrants(calls, self._controlling)),
+            signer=self.world.signer,
+            codec=self.world.codec,
+            clock=process,
+            entropy=process,
+            journal=self._journal(process),
+            heartbeat_s=1.5,
+            locate=lambda digest: f"/memory/{digest}",
+        )
+        process.turn("publish", flow.step, 0.8)
+
+    def _controlling(self) -> tuple[Process, dict[str, Control]] | None:
+        process = self.processes.get("controller")
+        return None if process is None else (process, self.controls)
+
+    def _replicator(self, process: Process) -> None:
+        self.replicators = []
+        calls = Calls(process, self.world.trouble)
+        for peer in self._peers():
+            for lane in paths.REPLICATED_LANES:
+                store, peer_store = self._store(calls), self._store(calls, peer)
+                flow = Replicate(
+                    region=self.name,
+                    peer=peer,
+                    lane=lane,
+                    source=self._source(calls, peer),
+                    own=self.world.planted("own log", self._source(calls, self.name)),
+                    log=self._log(calls, f"farside-replicator-{self.name}-{peer}-{lane}"),
+                    store=self.world.planted("replicator's store", store),
+                    peer_store=peer_store,
+                    transfers=self.world.planted("transfers", SimulatedTransfers(process, {peer: peer_store}, store)),
+                    lineage=self.world.planted("lineage", Lineages(store)),
+                    signer=self.world.signer,
+                    codec=self.world.codec,
+                    clock=process,
+                    journal=self._journal(process),
+                )
+                self.replicators.append(flow)
+                process.turn(f"{peer}/{lane}", flow.step, polled_s=TURN_S)
+
+    def _warmer(self, run: str, process: Process) -> None:
+        calls = Calls(process, self.world.trouble)
+        store = self._store(calls)
+        lineages = Lineages(store)
+        pool = MemoryStandbyPool(store, 1)
+
+        def standby() -> bool:
+            newest = lineages.newest(run)
+            return newest is not None and newest.region != self.name
+
+        flow = Warm(
+            region=self.name,
+            run=run,
+            store=store,
+            pool=pool,
+            log=self._log(calls),
+            lineage=lineages,
+            signer=self.world.signer,
+            codec=self.world.codec,
+            clock=process,
+            entropy=process,
+            journal=self._journal(process),
+            standby=standby,
+        )
+
+        def turn() -> float:
+            pool.waiting_ranks = int(self.trainers[run].waits)
+            try:
+                return flow.step()
+            except (RetryableError, CorruptError):  # as services/warmer.py does
+                return 1.0
+
+        process.turn("warm", turn, 2.0)
+
+    def _trainer(self, run: str, process: Process) -> None:
+        before = self.trainers.get(run)
+        trainer = SimulatedTrainer(
+            process, self.name, self.spools[run], self.world.judge, f"{self.name}-{run}", self.luck
+        )
+        trainer.number = 0 if before is None else before.number
+        trainer.ends_at_s = self.world.ends_at_s
+        if before is not None:
+            before.leaves()
+        self.trainers[run] = trainer
+        process.strand("train", trainer.live)
+
+
+class _Journal:
+    """Implements Journal: lines of the trace."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self._world, self._process = world, process
+
+    def say(self, event: str, **fields: object) -> None:
+        """One line."""
+        self._world.say(f"{self._process.name} {event} {fields}")
+
+
+def _wake(strands: dict[str, Strand], run: str) -> None:
+    if run in strands:
+        strands[run].wake()
