@@ -65,25 +65,6 @@ class Recoverable:
                 return best
         return None
 
-    def start(self, lease: Lease) -> Recovered | None:
-        """From where a launch goes on; None: from step 0.
-
-        The newest checkpoint of the epoch itself, or else the fork that was fixed when the epoch was won (I9): what
-        of an older epoch became verified since then may be newer, and does not take its place.
-        """
-        view, entry = view_of(lease.lineage), lease.lineage[-1]
-        found = self.newest(lease.run, view)
-        if found is not None and found.manifest.epoch == lease.epoch:
-            return found
-        if entry.fork_step < 0:
-            return None
-        ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
-        at_fork = [self.verified(one) for one in ids if one.step == entry.fork_step]
-        fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
-        if fork is None or not self._stands(fork):
-            raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
-        return fork
-
     def _best_of(self, attempts: Collection[list[paths.CheckpointId]]) -> Recovered | None:
         """The newest of some attempts by lineage number that is in the store at this moment."""
         for _ in range(sum(map(len, attempts))):  # each round that finds none shows one more to be gone
@@ -118,6 +99,25 @@ class Recoverable:
         chosen = current if epoch is None else (one for one in ids if one.epoch == epoch)
         whole = (found for found in map(self.verified, sorted(chosen, reverse=True)) if found is not None)
         return next((found for found in whole if self._stands(found)), None)
+
+    def start(self, lease: Lease) -> Recovered | None:
+        """From where a launch goes on; None: from step 0.
+
+        The newest checkpoint of the epoch itself, or else the fork that was fixed when the epoch was won (I9): what
+        of an older epoch became verified since then may be newer, and does not take its place.
+        """
+        view, entry = view_of(lease.lineage), lease.lineage[-1]
+        found = self.newest(lease.run, view)
+        if found is not None and found.manifest.epoch == lease.epoch:
+            return found
+        if entry.fork_step < 0:
+            return None
+        ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
+        at_fork = [self.verified(one) for one in ids if one.step == entry.fork_step]
+        fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
+        if fork is None or not self._stands(fork):
+            raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
+        return fork
 
     def branch(self, run: str, view: LineageView, epoch: int, step: int) -> Recovered | None:
         """A checkpoint that is not on the lineage, of that epoch and step; None unless it is whole here."""
