@@ -115,7 +115,7 @@ class Recoverable:
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
         at_fork = [self.verified(one) for one in ids if one.step == entry.fork_step]
         fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
-        if fork is None:
+        if fork is None or not self._stands(fork):
             raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
         return fork
 

@@ -124,7 +124,7 @@ def test_an_old_run_costs_one_listing_and_the_newest_manifest_however_many_check
 
 
 def test_within_an_epoch_the_lineage_number_decides_then_the_attempt_and_never_the_step(signer: Ed25519Signer) -> None:
-    """A launch that went back to step 20 has overtaken what the one before left, or has not yet."""
+    """A launch that went back to step 20 has overtaken what the one before left when its number is no lower."""
     store = MemoryObjectStore()
     recoverable = Recoverable(store, signer, CODEC)
     steps = []

@@ -458,8 +458,8 @@ MUTANTS = (
     Mutant(
         "of two attempts at one place the earlier one is newer",
         RECOVERABLE,
-        "(one.manifest.lineage_seq, one.manifest.attempt)",
-        "(one.manifest.lineage_seq, -one.manifest.attempt)",
+        "(found[0], found[1].attempt)",
+        "(found[0], -found[1].attempt)",
         CHECKPOINT_STORIES,
     ),
     Mutant(
