@@ -172,9 +172,11 @@ def note_loss(out: Path | None, step: int, loss: float) -> None:
 
 
 def note_end(out: Path | None, step: int, steps: int, model: nn.Module) -> None:
-    """The final parameters' digest, unless the run goes on elsewhere."""
+    """The final parameters' digest, unless the run goes on elsewhere; whole from its first moment, for who waits."""
     if out is not None and step == steps:
-        (out / "final.json").write_text(json.dumps({"step": steps, "digest": digest(model)}) + "\n")
+        part = out / "final.json.part"
+        part.write_text(json.dumps({"step": steps, "digest": digest(model)}) + "\n")
+        part.replace(out / "final.json")
 
 
 def arguments() -> argparse.Namespace:

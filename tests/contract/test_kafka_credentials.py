@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -222,6 +224,25 @@ def test_who_is_not_let_in_is_told_so_and_does_not_try_for_ever(settings: Settin
             retrying(ask, clock=SystemClock(), deadline_s=30, waits=waits.append)
         assert secret not in str(caught.value)
     assert waits == []
+
+
+@pytest.mark.servers
+def test_a_replicator_whose_link_is_not_let_in_ends_with_one_clear_line(
+    config: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """Exit code 2, for a person; its own Kafka is well, so the line must name the link's user and not wait."""
+    path = settings.link("west", "east").kafka_credentials_file
+    assert path is not None
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"password": "not-the-secret"}))
+    changed = tmp_path / "farside.toml"
+    changed.write_text(config.read_text(encoding="utf-8").replace(str(path), str(wrong)), encoding="utf-8")
+    command = [sys.executable, "-m", "services.cli", "replicator", "--region", "west", "--config", str(changed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "service.misconfigured" in done.stdout + done.stderr
+    assert "user link-west at Kafka" in done.stdout + done.stderr
+    assert "not-the-secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.servers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -244,3 +245,17 @@ def test_a_checkpoint_over_the_quota_is_given_up_and_training_goes_on(node_of: C
     assert "the quota is 800000" in skipped[0]["body"]["reason"]
     shards = list(_spool.run_folder(launch.node_dir, "gpt").rglob("*.shard*"))
     assert {path.parent.name for path in shards} == {"s0000000004"}
+
+
+def test_the_trainers_last_word_is_whole_whenever_it_is_read(tmp_path: Path) -> None:
+    """The demo and the doctor read it as soon as it is there: it is put in place, never written in place."""
+    import torch  # noqa: PLC0415 - takes seconds, and the other tests start it in processes of their own
+
+    note_end = runpy.run_path(str(CLIENT / "examples" / "train_gpt.py"))["note_end"]
+    path = tmp_path / "final.json"
+    path.write_text("before")
+    with path.open(encoding="utf-8") as reader:
+        note_end(tmp_path, 3, 3, torch.nn.Linear(2, 2))
+        assert reader.read() == "before"
+    assert json.loads(path.read_text(encoding="utf-8"))["step"] == 3
+    assert [one.name for one in tmp_path.iterdir()] == ["final.json"]
