@@ -287,8 +287,10 @@ def measure(fencing: str, lengths: tuple[float, ...], console: Console) -> list[
 
 def table(found: list[Outage]) -> Table:
     """For people, in 80 columns."""
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title="The witness is away")
-    for name in ("cut from", "for", "unheld", "formula", "no commit", "steps", "kept", "aside", "lost", "back"):
+    shown = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title="The witness is away (unheld, gap, back: seconds)"
+    )
+    for name in ("cut from", "for", "unheld", "formula", "gap", "steps", "kept", "aside", "lost", "back"):
         shown.add_column(name, no_wrap=True)
     for one in found:
         least_s, most_s = without_authority_s(FAST, one.seconds)
