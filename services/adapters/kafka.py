@@ -13,6 +13,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from pipelines import paths
 from pipelines.errors import CorruptError, FencedError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Fetched, Message, Partition
+from services.adapters.kafka_clients import made, thrown_away
 
 CONNECT_MS = 2_000
 DELIVERY_MS = 10_000
@@ -56,8 +57,7 @@ class KafkaLog:
         """Drop the producer; the next call makes another."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(errors.KafkaError):  # it is being thrown away
-                producer.close(timeout=1)
+            thrown_away(producer)
 
     def _send(self, messages: Sequence[Message]) -> None:
         producer = self._ready()
@@ -69,7 +69,8 @@ class KafkaLog:
 
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._producer is None:
-            producer = kafka.KafkaProducer(
+            producer = made(
+                kafka.KafkaProducer,
                 bootstrap_servers=self._bootstrap,
                 transactional_id=self._transactional_id,
                 acks="all",
@@ -101,7 +102,7 @@ class KafkaSource:
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of these topics as they are now."""
         try:
-            with contextlib.closing(KafkaAdminClient(bootstrap_servers=self._bootstrap, **_COMMON)) as admin:
+            with contextlib.closing(made(KafkaAdminClient, bootstrap_servers=self._bootstrap, **_COMMON)) as admin:
                 cluster = str(admin.describe_cluster()["cluster_id"])
                 found = admin.describe_topics(list(topics))
         except errors.KafkaError as error:
@@ -202,7 +203,8 @@ class KafkaSource:
         return self._consumer
 
     def _consumer_of(self, isolation_level: str) -> Any:  # noqa: ANN401 - kafka-python has no types
-        return kafka.KafkaConsumer(
+        return made(
+            kafka.KafkaConsumer,
             bootstrap_servers=self._bootstrap,
             isolation_level=isolation_level,
             enable_auto_commit=False,
@@ -215,7 +217,7 @@ class KafkaSource:
 def ensure_topics(bootstrap: str, replication: int, partitions: int = 1, prefix: str = "") -> None:
     """Create the topics that are missing, with `prefix` before their names; the ledger is compacted."""
     try:
-        with contextlib.closing(KafkaAdminClient(bootstrap_servers=bootstrap, **_COMMON)) as admin:
+        with contextlib.closing(made(KafkaAdminClient, bootstrap_servers=bootstrap, **_COMMON)) as admin:
             present = set(admin.list_topics())
             for name in paths.TOPICS:
                 configs = {"cleanup.policy": "compact"} if name == paths.LEDGER else {}
