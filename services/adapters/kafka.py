@@ -14,6 +14,7 @@ from pipelines import paths
 from pipelines.errors import CorruptError, FarsideError, FencedError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Fetched, Message, Partition
 from services.adapters.kafka_access import COMMON, told
+from services.adapters.kafka_clients import made, thrown_away
 from services.adapters.kafka_cluster import KafkaCluster
 
 DELIVERY_MS = 10_000
@@ -61,8 +62,7 @@ class KafkaLog:
         """Drop the producer; the next call makes another."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(errors.KafkaError):  # it is being thrown away
-                producer.close(timeout=1)
+            thrown_away(producer)
 
     def _told(
         self, error: errors.KafkaError, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
@@ -83,7 +83,8 @@ class KafkaLog:
 
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._producer is None:
-            producer = kafka.KafkaProducer(
+            producer = made(
+                kafka.KafkaProducer,
                 transactional_id=self._transactional_id,
                 acks="all",
                 enable_idempotence=True,
@@ -115,7 +116,7 @@ class KafkaSource:
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of these topics as they are now."""
         try:
-            with contextlib.closing(KafkaAdminClient(**self._cluster.options(), **COMMON)) as admin:
+            with contextlib.closing(made(KafkaAdminClient, **self._cluster.options(), **COMMON)) as admin:
                 cluster = str(admin.describe_cluster()["cluster_id"])
                 found = admin.describe_topics(list(topics))
         except errors.KafkaError as error:
@@ -219,7 +220,8 @@ class KafkaSource:
         return self._consumer
 
     def _consumer_of(self, isolation_level: str) -> Any:  # noqa: ANN401 - kafka-python has no types
-        return kafka.KafkaConsumer(
+        return made(
+            kafka.KafkaConsumer,
             isolation_level=isolation_level,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -232,7 +234,7 @@ class KafkaSource:
 def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, prefix: str = "") -> None:
     """Create the topics that are missing, with `prefix` before their names; the ledger is compacted."""
     try:
-        with contextlib.closing(KafkaAdminClient(**cluster.options(), **COMMON)) as admin:
+        with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
             present = set(admin.list_topics())
             for name in paths.TOPICS:
                 configs = {"cleanup.policy": "compact"} if name == paths.LEDGER else {}

@@ -20,6 +20,7 @@ from kafka.admin import (
 )
 
 from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
+from services.adapters.kafka_clients import made, thrown_away
 from services.adapters.kafka_cluster import KafkaCluster
 from services.adapters.kafka_login import why_not_let_in
 from services.kafka_policies import TOPIC, Grant
@@ -79,7 +80,7 @@ def give(cluster: KafkaCluster, wanted: Mapping[str, Iterable[Grant]]) -> None:
         for operation in one.operations
     ]
     try:
-        with contextlib.closing(KafkaAdminClient(**cluster.options(), **COMMON)) as admin:
+        with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
             failed = admin.create_acls(acls)["failed"]
     except errors.KafkaError as error:
         raise told(cluster, error, "Alter on the cluster") from error
@@ -119,7 +120,10 @@ def allowed(cluster: KafkaCluster, topic: str, transactional_id: str, *, there: 
 
 
 def _make(cluster: KafkaCluster, topic: str) -> None:
-    with contextlib.closing(KafkaAdminClient(**cluster.options(), **COMMON)) as admin, contextlib.suppress(*_MAY_MAKE):
+    with (
+        contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin,
+        contextlib.suppress(*_MAY_MAKE),
+    ):
         admin.create_topics([NewTopic(topic, 1, 1)], validate_only=True)
 
 
@@ -135,7 +139,8 @@ def _write(cluster: KafkaCluster, topic: str) -> None:
 
 @contextlib.contextmanager
 def _producer(cluster: KafkaCluster, **more: str) -> Iterator[Any]:
-    producer = kafka.KafkaProducer(
+    producer = made(
+        kafka.KafkaProducer,
         enable_idempotence=True,
         acks="all",
         max_block_ms=PROBE_MS,
@@ -148,5 +153,4 @@ def _producer(cluster: KafkaCluster, **more: str) -> Iterator[Any]:
     try:
         yield producer
     finally:
-        with contextlib.suppress(errors.KafkaError):  # it is being thrown away
-            producer.close(timeout=1)
+        thrown_away(producer)

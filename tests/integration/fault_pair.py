@@ -53,11 +53,22 @@ class Pair:
         agreed = len({(one.get("primary"), one.get("epoch")) for one in views}) == 1
         return holders[0] if len(holders) == 1 and agreed and all(views) else None
 
+    def holding(self) -> dict[str, Any]:
+        """The holder's status; waits until it is clear who that is."""
+        found: list[dict[str, Any]] = []
+
+        def clear() -> bool:
+            view = self.settled()
+            found[:] = [] if view is None else [view]
+            return bool(found)
+
+        self.wait(clear, "one holder")
+        return found[0]
+
     def holder(self) -> tuple[str, int]:
-        """Who holds the run, and the epoch; waits until that is clear."""
-        self.wait(lambda: self.settled() is not None, "one holder")
-        found = self.settled() or {}
-        return str(found.get("primary", REGIONS[0])), int(found.get("epoch", 0))
+        """Who holds the run, and the epoch."""
+        found = self.holding()
+        return str(found["primary"]), int(found["epoch"])
 
     def why(self) -> dict[str, str]:
         """What each controller does now, why, and which gates speak against more."""

@@ -122,7 +122,7 @@ class Rounds:
             raise AssertionError(f"I16: no step was trained in {lasted_s:.1f} s; {why}")
         after, settled_s = self._goes_on(), time.monotonic() - undone_s
         self.prove()
-        entry = (self.pair.settled() or {"lineage": [{}]})["lineage"][-1]
+        entry = self.pair.holding()["lineage"][-1]
         return Round(
             kind,
             fault.words,
@@ -130,7 +130,7 @@ class Rounds:
             before,
             after,
             why,
-            f"{entry.get('reason')}: {entry.get('note')}" if before != after else "",
+            f"{entry['reason']}: {entry['note']}" if before != after else "",
             settled_s,
             time.monotonic() - undone_s,
             trained,
@@ -172,9 +172,9 @@ class Rounds:
         except AssertionError as error:
             left = sorted(self.judge.missing(self.pair.holder()[0], before))
             raise AssertionError(f"{error}: {len(left)} are missing, as {left[:3]}") from error
-        lineage = (self.pair.settled() or {}).get("lineage")
-        self.pair.wait(lambda: not self.judge.unrecorded(lineage or []), "the history", SETTLES_S)
-        broken = self.judge.broken(lineage or [])
+        lineage = self.pair.holding()["lineage"]
+        self.pair.wait(lambda: not self.judge.unrecorded(lineage), "the history")
+        broken = self.judge.broken(lineage)
         if broken:
             raise AssertionError("; ".join(broken))
 
@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, help="keep the logs and timelines of a round that did not hold here")
     parser.add_argument("--json", action="store_true", help="print JSON, at the end")
     wanted = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as by Ctrl-C: nothing is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as by Ctrl-C: nothing is left behind
     console, die, done = Console(stderr=True, soft_wrap=True), random.Random(wanted.seed), list[Round]()
     failed = ""
     with tempfile.TemporaryDirectory(prefix="farside-faults-") as name, running(Path(name) / "stack", die) as rounds:
@@ -215,6 +215,9 @@ def main() -> int:
                     shutil.copytree(rounds.pair.stack.folder / "logs", wanted.logs / "logs")
                     shutil.copytree(rounds.pair.stack.folder / "state", wanted.logs / "state")
                     shutil.copytree(rounds.pair.stack.folder / "nodes", wanted.logs / "nodes")
+                break
+            except KeyboardInterrupt:
+                failed = f"stopped in round {number}"
                 break
             console.print(f"{number} of {wanted.rounds}: {kind}: {done[-1].line}", highlight=False, markup=False)
         found = _summary(done, rounds, failed) | {"resources": {"before": before, "after": rounds.pair.resources()}}

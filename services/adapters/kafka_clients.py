@@ -1,0 +1,43 @@
+"""kafka-python's clients, made and thrown away so that nothing of them is left: the library does not see to that.
+
+A consumer or an admin client whose first connection fails raises from its constructor, and leaves a thread with its
+sockets behind. A producer with something undelivered raises from `close`, and its thread goes on for ever. Made anew
+each second of an outage, they would use up a service's files within the hour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from kafka import errors
+
+CLOSE_S = 1.0
+
+
+def made(kind: Any, **configs: Any) -> Any:  # noqa: ANN401 - kafka-python has no types
+    """A client of a kind; if that fails, everything that it had started is ended."""
+    network = kind.DEFAULT_CONFIG["kafka_client"]
+    started: list[Any] = []
+
+    def noted(**more: Any) -> Any:  # noqa: ANN401 - kafka-python has no types
+        started.append(network(**more))
+        return started[-1]
+
+    try:
+        return kind(kafka_client=noted, **configs)
+    except BaseException:
+        for one in started:
+            one.close()
+        raise
+
+
+def thrown_away(producer: Any) -> None:  # noqa: ANN401 - kafka-python has no types
+    """Close a producer; what it has not delivered is given up."""
+    try:
+        producer.close(timeout=CLOSE_S)
+    except errors.KafkaError:
+        # Only its sender can give up what waits; `close` flushes before it would tell it to.
+        producer._sender.force_close()  # noqa: SLF001 - there is no other way
+        with contextlib.suppress(errors.KafkaError):
+            producer.close(timeout=CLOSE_S)

@@ -1,0 +1,58 @@
+"""What an outage leaves in a process that goes on trying: nothing."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import RetryableError
+from pipelines.ports import Message, Partition
+from services.adapters.kafka import KafkaLog, KafkaSource
+from services.adapters.kafka_cluster import KafkaCluster
+from tests.waiting import wait_until
+
+if_unanswered = pytest.mark.parametrize("listens", [False, True], ids=["refused", "unanswered"])
+
+
+@pytest.fixture
+def nobody(listens: bool) -> Iterator[str]:
+    """An address where nothing answers: refused, or taken and never answered, as by a link that is cut one way."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen(64)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def _held() -> tuple[int, int]:
+    gc.collect()  # a refused connection's socket hangs in the traceback of its error
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+@if_unanswered
+def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A service tries each second for as long as an outage lasts; kafka-python's constructors leave both behind."""
+    caplog.set_level(logging.CRITICAL, "kafka")  # captured records would keep the tracebacks, and those the sockets
+    before = _held()
+    cluster = KafkaCluster(nobody)
+    source, log = KafkaSource(cluster), KafkaLog(cluster)
+    with pytest.raises(RetryableError):
+        source.partitions(["farside.heartbeats"])
+    with pytest.raises(RetryableError):
+        source.bounds(Partition("cluster", "topic", "farside.heartbeats", 0))
+    with pytest.raises(RetryableError):
+        log.publish([Message("farside.heartbeats", b"gpt", b"beat")])
+    log.close()
+    source.close()
+    wait_until(
+        lambda: all(now <= was for now, was in zip(_held(), before, strict=True)),
+        10.0,
+        "files and threads to be given back",
+    )
+    assert threading.active_count() <= before[1]
