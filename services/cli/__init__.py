@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import authority, demo, doctor, drill, operate, replay, serve, stack
+from services.cli import authority, demo, doctor, drill, events, operate, replay, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -35,6 +35,7 @@ for _verb in (
 app.command()(drill.drill)
 app.command()(replay.replay)
 app.add_typer(doctor.app, name="doctor")
+app.add_typer(events.app, name="events")
 for _service in serve.PARTS:
     app.command(_service)(serve.command(_service))
 

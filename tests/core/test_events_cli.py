@@ -1,0 +1,47 @@
+"""The verbs of `farside events` before they reach a log: help, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli import app
+
+VERBS = [["events", "list"], ["events", "tail"], ["events", "show"], ["events", "count"]]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_tells_its_exit_codes_and_gives_json(verb: list[str]) -> None:
+    """In its help."""
+    told = CliRunner().invoke(app, [*verb, "--help"], terminal_width=100)
+    assert told.exit_code == 0
+    assert "Exit codes: 0" in told.output
+    assert "--json" in told.output
+
+
+def test_each_wrong_value_is_one_line_and_exit_2() -> None:
+    """Before anything is read."""
+    args = ["--steps", "9..7", "--lane", "nonsense", "--since", "yesterday"]
+    told = CliRunner().invoke(app, ["events", "list", *args])
+    assert told.exit_code == 2
+    lines = told.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["farside"] * 3
+    assert "steps '9..7': the range is empty" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["events", "list", "--raw", "octal"], "--raw 'octal': use hex or base64"),
+        (["events", "count", "--by", "colour"], "--by 'colour': use some of run"),
+        (["events", "list"], "No such file or directory"),
+    ],
+)
+def test_a_verb_that_cannot_begin_says_why(tmp_path: Path, args: list[str], line: str) -> None:
+    """With the option or the file that is wrong, and exit 2."""
+    told = CliRunner().invoke(app, [*args, "--config", str(tmp_path / "none.toml")])
+    assert told.exit_code == 2
+    assert line in told.stderr
+    assert len(told.stderr.splitlines()) == 1
