@@ -49,10 +49,14 @@ class Decoding:
 
     def see(self, fetched: Fetched) -> Seen:
         """The record with what it says, or with the reason why nobody can tell."""
+        return Seen(fetched, *self.read(fetched.value))
+
+    def read(self, value: bytes) -> tuple[Record | None, str]:
+        """What some bytes say; else None, and why nobody can tell."""
         try:
-            return Seen(fetched, self._decode(fetched.value))
+            return self._decode(value), ""
         except DecodeError as error:
-            return Seen(fetched, None, error.reason)
+            return None, error.reason
 
     def _decode(self, value: bytes) -> Record:
         try:

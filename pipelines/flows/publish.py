@@ -361,12 +361,20 @@ class Publish:
             offset=record.end,
             key=record.run.encode(),
             value=json.dumps(record.body).encode(),
-            headers=(),
+            headers=self._place_of(record),
             reason="spool_record",
             detail=detail,
             time_ms=self._clock.wall_ms(),
         )
         return Message(paths.DEAD_LETTERS, record.run.encode(), self._codec.encode(letter))
+
+    def _place_of(self, record: SpoolRecord) -> tuple[records.Header, ...]:
+        """The identity that its event would have had, so that its number is accounted for."""
+        identity = self._identity(record) | {"lane": record.lane}
+        names = ("run", "epoch", "attempt", "producer", "seq", "lane", "step")
+        pairs = {f"farside_{name}": str(identity[name]) for name in names}
+        pairs |= {"ce_id": identity["event_id"], "ce_source": f"/farside/{self._region}/{record.run}"}
+        return tuple(records.Header(key=key, value=value.encode()) for key, value in pairs.items())
 
     def _identity(self, record: SpoolRecord) -> dict[str, Any]:
         """Never restamped (6.5); equal for a record that is published twice."""

@@ -12,6 +12,7 @@ import typer
 
 from pipelines.core.selection import Selection
 from pipelines.errors import MisconfiguredError, RetryableError
+from services.cli import audit
 from services.cli.ask import Json
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.filters import filtered
@@ -148,6 +149,9 @@ def count(
         typer.echo(json.dumps(tally.plain()))
     else:
         counted(tally)
+
+
+app.command()(audit.audit)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from services.cli import app
 
-VERBS = [["events", "list"], ["events", "tail"], ["events", "show"], ["events", "count"]]
+VERBS = [["events", "list"], ["events", "tail"], ["events", "show"], ["events", "count"], ["events", "audit"]]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
