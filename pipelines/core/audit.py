@@ -34,12 +34,14 @@ class Log:
     trimmed: set[str] = field(default_factory=set)  # lanes whose oldest records the log keeps no longer
     nameless: dict[str, int] = field(default_factory=dict)  # per lane: records of which nobody knows whose they are
 
-    def take(self, stream: Stream, seq: int, source: str | None) -> None:
-        """A record of this identity is in the log."""
+    def take(self, stream: Stream, numbers: Numbers, source: str | None) -> None:
+        """A record that takes these numbers is in the log."""
         if source is not None:
             self.sources.setdefault(stream, source)
-        if not self.seen.setdefault(stream, Numbers()).add(seq):
-            self.doubled[stream] = self.doubled.get(stream, 0) + 1
+        seen = self.seen.setdefault(stream, Numbers())
+        doubled = sum(not seen.add(seq) for seq in numbers)
+        if doubled:
+            self.doubled[stream] = self.doubled.get(stream, 0) + doubled
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ does not contradict.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,16 +15,25 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipelines import paths
+from pipelines.core.ledger import Stream
+from pipelines.core.numbers import Numbers
 from pipelines.errors import MisconfiguredError
-from schemas.records import DeadLetter, Event, Record
+from schemas.records import DeadLetter, Event, Position, Record, Redriven, Sighting, Watermark
 
 Headers = Sequence[tuple[str, bytes]]
 T = TypeVar("T")
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+NUMBERS_MAX = 100_000  # that one record may take
 _DIGITS_MAX = 18  # all such numbers fit into Avro's long
 _TOPIC_PREFIX = paths.topic("")
+_KEPT_IN: dict[type[Record], str] = {
+    Watermark: "ledger",
+    Position: "ledger",
+    Redriven: "dead-letters",
+    Sighting: "control",
+}
 LANES = (*paths.LANES, "dead-letters", "ledger")
 """What can be looked at: the lanes, and what the region keeps beside them."""
 
@@ -50,6 +60,7 @@ class Facts:
     epoch: int | None = None
     attempt: int | None = None
     step: int | None = None
+    first_seq: int | None = None  # a record may take several numbers: from this one to `seq`
     seq: int | None = None
     producer: str | None = None
     region: str | None = None  # where it was first published
@@ -115,7 +126,7 @@ def facts_of(record: Record | None, headers: Headers) -> Facts:
     if isinstance(record, DeadLetter):
         told = facts_of(None, [(one.key, one.value) for one in record.headers])
         run = told.run or record.key.decode(errors="replace")
-        return _with(told, run=run, lane="dead-letters", kind="dead_letter")
+        return dataclasses.replace(told, run=run, lane="dead-letters", kind="dead_letter")
     if isinstance(record, Event):
         return Facts(
             run=record.run,
@@ -124,25 +135,35 @@ def facts_of(record: Record | None, headers: Headers) -> Facts:
             epoch=record.epoch,
             attempt=record.attempt,
             step=record.step,
+            first_seq=getattr(record, "first_seq", record.seq),
             seq=record.seq,
             producer=record.producer,
             region=record.region,
         )
     if record is not None:
-        has = {name: getattr(record, name, None) for name in ("run", "lane", "epoch", "seq", "producer", "region")}
-        return Facts(kind=kind_of(type(record).__name__), **has)
+        has = {name: getattr(record, name, None) for name in ("run", "epoch", "seq", "producer", "region")}
+        return Facts(kind=kind_of(type(record).__name__), lane=_KEPT_IN.get(type(record)), **has)
     return _by_headers(headers)
 
 
 def facts_of_letter(letter: DeadLetter) -> Facts:
     """What is known of the event in a dead letter, its own lane and kind included."""
     told = facts_of(None, [(one.key, one.value) for one in letter.headers])
-    return _with(
+    return dataclasses.replace(
         told,
         run=told.run or letter.key.decode(errors="replace"),
         lane=told.lane or letter.topic.removeprefix(_TOPIC_PREFIX),
-        kind=told.kind,
     )
+
+
+def identity_of(facts: Facts) -> tuple[Stream, Numbers] | None:
+    """The places in its stream that a record takes; None if nobody knows, or if they are no such numbers."""
+    if facts.run is None or facts.epoch is None or facts.producer is None or facts.lane is None or facts.seq is None:
+        return None
+    first = facts.seq if facts.first_seq is None else facts.first_seq
+    if not 1 <= first <= facts.seq < first + NUMBERS_MAX:
+        return None
+    return (facts.run, facts.epoch, facts.producer, facts.lane), Numbers([(first, facts.seq)])
 
 
 def kind_of(name: str) -> str:
@@ -243,10 +264,6 @@ def _is(header: tuple[str, bytes], wanted: tuple[str, str]) -> bool:
     return header[0] == wanted[0] and header[1] == wanted[1].encode()
 
 
-def _with(facts: Facts, *, run: str | None, lane: str | None, kind: str | None) -> Facts:
-    return Facts(run, lane, kind, facts.epoch, facts.attempt, facts.step, facts.seq, facts.producer, facts.region)
-
-
 def _by_headers(headers: Headers) -> Facts:
     found = {name: value.decode(errors="replace") for name, value in headers}
     source = found.get("ce_source", "").split("/")  # /farside/<region>/<run>
@@ -258,6 +275,7 @@ def _by_headers(headers: Headers) -> Facts:
         epoch=_number(found.get("farside_epoch")),
         attempt=_number(found.get("farside_attempt")),
         step=_number(found.get("farside_step")),
+        first_seq=_number(found.get("farside_first_seq", found.get("farside_seq"))),
         seq=_number(found.get("farside_seq")),
         producer=found.get("farside_producer"),
         region=source[2] if len(source) > 3 and source[1] == "farside" else None,  # noqa: PLR2004 - its four parts

@@ -10,7 +10,7 @@ from pipelines.core.audit import Log
 from pipelines.core.ledger import Stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.numbers import Numbers
-from pipelines.core.selection import Facts, facts_of, facts_of_letter
+from pipelines.core.selection import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.errors import FarsideError
 from pipelines.flows.looking import Decoding, OnProgress, Seen, quiet, scan
 from pipelines.ports import EventSource, Spool
@@ -71,18 +71,20 @@ class Reading:
             self._event(log, _lane(topic), facts, record)
 
     def _event(self, log: Log, lane: str, facts: Facts, record: Record | None) -> None:
-        found = _identity(facts)
+        if isinstance(record, Event):
+            self.on_event(record)
+            if record.seq < 1:
+                return  # it takes no number
+        found = identity_of(facts)
         if found is None:
             log.nameless[lane] = log.nameless.get(lane, 0) + 1
             return
-        stream, seq = found
-        log.take(stream, seq, facts.region)
+        stream, numbers = found
+        log.take(stream, numbers, facts.region)
         if self.view and facts.step is not None and standing(self.view, stream[1], facts.step) is Standing.BRANCH:
-            log.branch.setdefault(stream, Numbers()).add(seq)
-        if isinstance(record, Event):
-            self.on_event(record)
+            _put(log.branch, stream, numbers)
         if isinstance(record, Checkpoint) and not self._has(record):
-            log.early.setdefault(stream, Numbers()).add(seq)
+            _put(log.early, stream, numbers)
 
     def _has(self, event: Checkpoint) -> bool:
         """Whether what the event names is here: its manifest is created last, so where it is, everything is (I13)."""
@@ -90,16 +92,15 @@ class Reading:
 
     def _letter(self, log: Log, letter: DeadLetter) -> None:
         facts = facts_of_letter(letter)
-        if _identity(facts) is None:
+        if identity_of(facts) is None:
             facts = facts_of(self.decoding.read(letter.value)[0], ())
-        found = _identity(facts)
+        found = identity_of(facts)
         if facts.run != self.run or found is None:
             return
-        stream, seq = found
+        stream, numbers = found
         if facts.region is not None:
             log.sources.setdefault(stream, facts.region)
-        kept = log.branch if letter.reason == "branch" else log.dead
-        kept.setdefault(stream, Numbers()).add(seq)
+        _put(log.branch if letter.reason == "branch" else log.dead, stream, numbers)
 
     def _promises(self, log: Log, beat: Heartbeat) -> None:
         for one in beat.last_seqs:
@@ -122,11 +123,8 @@ def accepted(spools: Iterable[Spool], run: str, view: LineageView) -> dict[Strea
     return found
 
 
-def _identity(facts: Facts) -> tuple[Stream, int] | None:
-    """The place in its stream that a record takes; None if nobody knows."""
-    if facts.run is None or facts.epoch is None or facts.producer is None or facts.lane is None or not facts.seq:
-        return None
-    return (facts.run, facts.epoch, facts.producer, facts.lane), facts.seq
+def _put(kept: dict[Stream, Numbers], stream: Stream, numbers: Numbers) -> None:
+    kept[stream] = kept.get(stream, Numbers()) | numbers
 
 
 def _lane(topic: str) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from pipelines.core.selection import Selection
 from pipelines.errors import MisconfiguredError, RetryableError
-from services.cli import audit
+from services.cli import audit, dead
 from services.cli.ask import Json
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.filters import filtered
@@ -152,6 +152,7 @@ def count(
 
 
 app.command()(audit.audit)
+app.add_typer(dead.app, name="dead")
 
 
 @contextmanager

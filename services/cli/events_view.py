@@ -39,6 +39,11 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values
     return value
 
 
+def headers(letter: records.DeadLetter) -> list[list[str]]:
+    """The original headers, as `as_json` shows those of any record."""
+    return [[one.key, _text(one.value)] for one in letter.headers]
+
+
 def place_of(seen: Seen) -> str:
     """Where a record is: what `farside events show` takes."""
     return f"{seen.fetched.partition.topic}/{seen.fetched.partition.number}/{seen.fetched.offset}"
@@ -150,6 +155,7 @@ _SUMMARIES: dict[type[records.Record], Callable[[Any], str]] = {
         f"{one.region}'s {one.observer} of {one.of_region}: Kafka {one.kafka_age_s:.0f} s ago"
     ),
     records.DeadLetter: lambda one: f"{one.reason} {one.topic}/{one.partition}/{one.offset}: {one.detail}",
+    records.Redriven: lambda one: f"letter {one.partition}/{one.offset} {one.outcome} by {one.actor}: {one.event_id}",
     records.Watermark: lambda one: f"{one.producer} {one.lane} up to {one.seq}",
     records.Position: lambda one: f"{one.topic}/{one.partition} next {one.offset}",
 }

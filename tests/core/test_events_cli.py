@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from services.cli import app
 
-VERBS = [["events", "list"], ["events", "tail"], ["events", "show"], ["events", "count"], ["events", "audit"]]
+VERBS = [["events", verb] for verb in ("list", "tail", "show", "count", "audit")]
+VERBS += [["events", "dead", verb] for verb in ("list", "show", "redrive")]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
@@ -36,6 +37,8 @@ def test_each_wrong_value_is_one_line_and_exit_2() -> None:
     [
         (["events", "list", "--raw", "octal"], "--raw 'octal': use hex or base64"),
         (["events", "count", "--by", "colour"], "--by 'colour': use some of run"),
+        (["events", "dead", "redrive"], "say which: PARTITION/OFFSET, a filter, or --all"),
+        (["events", "dead", "redrive", "x"], "place 'x': use PARTITION/OFFSET"),
         (["events", "list"], "No such file or directory"),
     ],
 )

@@ -132,16 +132,18 @@ def test_a_dead_letter_is_selected_by_the_event_that_is_in_it() -> None:
         detail="",
         time_ms=0,
     )
-    assert facts_of(letter, ()) == Facts("gpt", "dead-letters", "dead_letter", 1, 1, 7, 1, "r0", "east")
+    assert facts_of(letter, ()) == dataclasses.replace(facts_of(METRIC, ()), lane="dead-letters", kind="dead_letter")
     assert facts_of_letter(letter) == facts_of(METRIC, ())
     bare = dataclasses.replace(letter, headers=())
     assert facts_of_letter(bare) == Facts(run="gpt", lane="metrics")
 
 
 def test_records_that_are_no_events_say_what_they_have() -> None:
-    """A watermark has a run and a lane of its own."""
+    """A watermark has a run; its lane is the topic in which it is kept, and so the filter finds it."""
     mark = Watermark(run="gpt", epoch=2, producer="r0", lane="metrics", seq=9)
-    assert facts_of(mark, ()) == Facts("gpt", "metrics", "watermark", 2, None, None, 9, "r0", None)
+    assert facts_of(mark, ()) == Facts(run="gpt", lane="ledger", kind="watermark", epoch=2, seq=9, producer="r0")
+    assert parse(lanes=["ledger"], now_ms=NOW_MS).matches(mark, (), 0)
+    assert parse(lanes=["control"], regions=["west"], now_ms=NOW_MS).matches(SIGHTING, (), 0)
 
 
 def test_headers_with_numbers_that_are_none_are_not_known() -> None:
