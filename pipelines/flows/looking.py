@@ -148,22 +148,22 @@ def newest(found: Iterator[Seen], limit: int) -> tuple[list[Seen], int]:
 
 
 def at_place(source: EventSource, topic: str, number: int, offset: int, clock: Clock) -> Fetched:
-    """The record at one place; MisconfiguredError says why there is none."""
+    """The record at one place; RetryableError says why there is none (yet)."""
     place = f"{topic}/{number}/{offset}"
     found = [one for one in source.partitions([topic]) if one.number == number]
     if not found:
-        raise MisconfiguredError(f"{place}: this region has no such partition")
+        raise RetryableError(f"{place}: this region has no such partition")
     try:
         source.seek(found[0], offset)
     except CorruptError as error:
-        raise MisconfiguredError(str(error)) from error
+        raise RetryableError(str(error)) from error
     _, end = source.bounds(found[0])
     began_s = clock.boottime_s()
     while offset < end and source.position(found[0]) <= offset and clock.boottime_s() - began_s < SILENCE_S:
         for one in source.poll(POLL_S, 1):
             if one.partition == found[0] and one.offset == offset:
                 return one
-    raise MisconfiguredError(f"{place}: no record has this offset (the end is {end}; a commit takes one too)")
+    raise RetryableError(f"{place}: no record has this offset (the end is {end}; a commit takes one too)")
 
 
 def event_ids(seen: Seen) -> set[str]:

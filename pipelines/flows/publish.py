@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import paths
+from pipelines.core.letters import headers_of_identity
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume import resume_mode
@@ -361,20 +362,12 @@ class Publish:
             offset=record.end,
             key=record.run.encode(),
             value=json.dumps(record.body).encode(),
-            headers=self._place_of(record),
+            headers=headers_of_identity(self._identity(record), record.lane),
             reason="spool_record",
             detail=detail,
             time_ms=self._clock.wall_ms(),
         )
         return Message(paths.DEAD_LETTERS, record.run.encode(), self._codec.encode(letter))
-
-    def _place_of(self, record: SpoolRecord) -> tuple[records.Header, ...]:
-        """The identity that its event would have had, so that its number is accounted for."""
-        identity = self._identity(record) | {"lane": record.lane}
-        names = ("run", "epoch", "attempt", "producer", "seq", "lane", "step")
-        pairs = {f"farside_{name}": str(identity[name]) for name in names}
-        pairs |= {"ce_id": identity["event_id"], "ce_source": f"/farside/{self._region}/{record.run}"}
-        return tuple(records.Header(key=key, value=value.encode()) for key, value in pairs.items())
 
     def _identity(self, record: SpoolRecord) -> dict[str, Any]:
         """Never restamped (6.5); equal for a record that is published twice."""

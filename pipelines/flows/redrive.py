@@ -103,10 +103,11 @@ class Redrives:
         """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
         with self._lock:
             waiting = [one for one in self._asked.values() if one.state == WAITS]
-        for one in waiting:
-            if not self._read_on():
+        if waiting and not self._read_on():
+            for one in waiting:
                 one.why = "this region's log is being read, to see what is visible already"
-                continue
+            return ledger
+        for one in waiting:
             try:
                 ledger = self._settle(one, ledger, judge)
             except CorruptError as error:
@@ -154,6 +155,9 @@ class Redrives:
         told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
         self._log.transaction([*([sent] if sent is not None else []), told, *changes])
         self._book.marks[mark.partition, mark.offset] = mark
+        identity = identity_of(facts)
+        if outcome == PUBLISHED and identity is not None:
+            self._see(*identity)
         self._end(one, DONE, outcome)
         fields = {"outcome": outcome, "event_id": mark.event_id, "letter": mark.offset, "actor": mark.actor}
         self._journal.say("replicate.redriven", run=mark.run, lane=self._lane, peer=self._peer, **fields)
@@ -197,7 +201,7 @@ class Redrives:
         deadline_s = self._clock.boottime_s() + READ_S
         for partition in self._letters.partitions([paths.DEAD_LETTERS, paths.topic(self._lane)]):
             first, end = self._letters.bounds(partition)
-            at = self._book.at.get(partition, first)
+            at = self._book.at.setdefault(partition, first)
             if at >= end:
                 continue
             self._letters.seek(partition, max(at, first))
@@ -222,14 +226,16 @@ class Redrives:
             self._book.marks[record.partition, record.offset] = record
         found = identity_of(facts_of(record, item.headers))
         if found is not None and item.partition.topic == paths.topic(self._lane):
-            stream, numbers = found
-            self._book.visible[stream] = self._book.visible.get(stream, Numbers()) | numbers
+            self._see(*found)
+
+    def _see(self, stream: Stream, numbers: Numbers) -> None:
+        self._book.visible[stream] = self._book.visible.get(stream, Numbers()) | numbers
 
     def _letter(self, wish: Wish) -> DeadLetter:
         """CorruptError if there is no letter at this place."""
         place = f"dead-letters/{wish.partition}/{wish.offset}"
-        for partition in self._letters.partitions([paths.DEAD_LETTERS]):
-            if partition.number != wish.partition:
+        for partition in self._book.at:
+            if (partition.topic, partition.number) != (paths.DEAD_LETTERS, wish.partition):
                 continue
             self._letters.seek(partition, wish.offset)
             self._letters.resume([partition])

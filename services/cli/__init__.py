@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import authority, demo, doctor, drill, events, operate, replay, serve, stack
+from services.cli import authority, demo, doctor, drill, events, operate, replay, schemas, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -36,6 +36,7 @@ app.command()(drill.drill)
 app.command()(replay.replay)
 app.add_typer(doctor.app, name="doctor")
 app.add_typer(events.app, name="events")
+app.add_typer(schemas.app, name="schemas")
 for _service in serve.PARTS:
     app.command(_service)(serve.command(_service))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from schemas.codec import Codec, record_types, schema_text
+from schemas.records import Watermark
 from services.cli import app
 
 VERBS = [["events", verb] for verb in ("list", "tail", "show", "count", "audit")]
 VERBS += [["events", "dead", verb] for verb in ("list", "show", "redrive")]
+VERBS += [["schemas", "export"]]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
@@ -48,3 +52,22 @@ def test_a_verb_that_cannot_begin_says_why(tmp_path: Path, args: list[str], line
     assert told.exit_code == 2
     assert line in told.stderr
     assert len(told.stderr.splitlines()) == 1
+
+
+def test_the_exported_schemas_are_those_of_every_record_by_the_bytes_in_front_of_it(tmp_path: Path) -> None:
+    """A reader finds the writer's schema by what stands in the value, also of records from older versions."""
+    told = CliRunner().invoke(app, ["schemas", "export", "--to", str(tmp_path / "new" / "out")])
+    assert told.exit_code == 0, told.output
+    folder = tmp_path / "new" / "out"
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    current = {one["name"]: one for one in index if one["current"]}
+    assert set(current) == set(record_types())
+    assert len({one["fingerprint"] for one in index}) == len(index) > len(current)
+    for name, one in current.items():
+        assert (folder / one["file"]).read_text(encoding="utf-8") == schema_text(record_types()[name])
+        assert one["file"] == f"schemas/{one['fingerprint']}.avsc"
+    mark = Watermark(run="gpt", epoch=1, producer="p", lane="metrics", seq=1)
+    assert Codec().encode(mark)[2:10].hex() == current["Watermark"]["fingerprint"]
+    assert "c3 01" in (folder / "README.md").read_text(encoding="utf-8")
+    refused = CliRunner().invoke(app, ["schemas", "export", "--to", str(folder / "index.json" / "x")])
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)

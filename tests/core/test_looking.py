@@ -14,7 +14,7 @@ from rich.console import Console
 from pipelines import paths
 from pipelines.core.selection import Selection, parse
 from pipelines.core.tally import Tally
-from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.looking import (
     Decoding,
     Following,
@@ -170,11 +170,11 @@ def test_a_record_is_found_by_its_place_and_an_offset_without_one_says_so() -> N
         log.transaction([_message(_metric(seq))])
     clock = SystemClock()
     assert at_place(MemorySource(kafka), paths.METRICS, 0, 2, clock).value == CODEC.encode(_metric(2))
-    with pytest.raises(MisconfiguredError, match="no record has this offset"):
+    with pytest.raises(RetryableError, match="no record has this offset"):
         at_place(MemorySource(kafka), paths.METRICS, 0, 1, clock)
-    with pytest.raises(MisconfiguredError, match=r"offset 9 is outside 0\.\.4"):
+    with pytest.raises(RetryableError, match=r"offset 9 is outside 0\.\.4"):
         at_place(MemorySource(kafka), paths.METRICS, 0, 9, clock)
-    with pytest.raises(MisconfiguredError, match="no such partition"):
+    with pytest.raises(RetryableError, match="no such partition"):
         at_place(MemorySource(kafka), paths.METRICS, 1, 0, clock)
 
 

@@ -19,6 +19,7 @@ CORE_DECIDE = ("tests/core/test_decide.py", "tests/core/test_handover.py")
 WORLDS = ("tests/simulation/test_failover_simulation.py", "tests/simulation/test_switchover_simulation.py")
 GUARD, GUARDS = "client/farside/_validity.py", ("tests/core/test_validity.py",)
 VIGIL, VIGILS = "pipelines/flows/vigil.py", ("tests/core/test_vigil.py",)
+REDRIVE, REDRIVES = "pipelines/flows/redrive.py", ("tests/core/test_redrive.py",)
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
 
 
@@ -319,6 +320,55 @@ MUTANTS = (
         "            known, fresh = None, False\n",
         "            return\n",
         ("tests/core/test_groups.py",),
+    ),
+    Mutant(
+        "a redriven event that is visible already is published again",
+        REDRIVE,
+        "        if there:\n",
+        "        if False:\n",
+        REDRIVES,
+    ),
+    Mutant(
+        "a redriven letter is not marked",
+        REDRIVE,
+        "self._log.transaction([*([sent] if sent is not None else []), told, *changes])",
+        "self._log.transaction([*([sent] if sent is not None else []), *changes])",
+        REDRIVES,
+    ),
+    Mutant(
+        "force makes an event visible that the decision refuses",
+        REDRIVE,
+        "outcome, sent = DEAD_AGAIN, verdict.letter",
+        "outcome, sent = PUBLISHED, verdict.message or Message(letter.topic, letter.key, letter.value)",
+        REDRIVES,
+    ),
+    Mutant(
+        "a redrive does not look at what is visible",
+        REDRIVE,
+        "if found is not None and item.partition.topic == paths.topic(self._lane):",
+        "if False and found is not None:",
+        REDRIVES,
+    ),
+    Mutant(
+        "what an audit misses at a standby is called in flight",
+        "pipelines/core/audit.py",
+        "_kept(missing.up_to(mark), taken, lane, log)",
+        "_kept(missing.up_to(0), taken, lane, log)",
+        ("tests/core/test_audit.py",),
+    ),
+    Mutant(
+        "a log that does not answer counts as an empty one",
+        "pipelines/flows/audit.py",
+        "return Log(self.region, str(error))",
+        "return Log(self.region)",
+        ("tests/core/test_audit.py",),
+    ),
+    Mutant(
+        "what cannot be decoded is hidden by a filter",
+        "pipelines/core/selection.py",
+        "return not decoded if value is None else wanted.holds(value)",
+        "return value is not None and wanted.holds(value)",
+        ("tests/core/test_selection.py",),
     ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )
