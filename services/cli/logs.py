@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,8 @@ import typer
 
 from pipelines import paths
 from pipelines.errors import RetryableError
+from pipelines.ports import Clock
+from services.adapters.system_clock import SystemClock
 
 if TYPE_CHECKING:
     from pipelines.flows.looking import Decoding, OnProgress
@@ -57,7 +58,6 @@ def decoding_of(here: RegionSettings) -> Decoding:
     """Decodes with the region's store behind it, which is asked for schemas only when one is missing."""
     from pipelines.flows.looking import Decoding  # noqa: PLC0415 - `farside --help` must be quick
     from schemas.codec import Codec  # noqa: PLC0415 - as above
-    from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
 
     def stored(key: str) -> bytes | None:
         from services.clients import store_of  # noqa: PLC0415 - connecting takes most of a second, and is rarely needed
@@ -67,18 +67,20 @@ def decoding_of(here: RegionSettings) -> Decoding:
     return Decoding(Codec(), SystemClock(), stored)
 
 
-def progress() -> OnProgress:
-    """Says on stderr how far a long read has come."""
-    began_s = said_s = time.monotonic()  # noqa: TID251 - a command's own patience
+def progress(clock: Clock | None = None) -> OnProgress:
+    """Says on stderr how far a read has come, if it takes longer than a moment."""
+    clock = clock or SystemClock()
+    began_s = said_s = clock.boottime_s()
 
     def told(done: int, total: int) -> None:
         nonlocal said_s
-        now_s = time.monotonic()  # noqa: TID251 - as above
-        if now_s - said_s < SAY_EVERY_S and (done < total or said_s == began_s):
+        now_s = clock.boottime_s()
+        ended = done >= total and said_s > began_s
+        if now_s - said_s < SAY_EVERY_S and not ended:
             return
         said_s = now_s
-        rate = done / max(now_s - began_s, 1e-9)
-        text = f"read {done} of {total} records ({100 * done // max(total, 1)} %, {rate:.0f}/s)"
-        typer.echo(f"\r{text}" if sys.stderr.isatty() else text, err=True, nl=not sys.stderr.isatty() or done >= total)
+        text = f"read {done} of {total} records ({100 * done // max(total, 1)} %, {done / (now_s - began_s):.0f}/s)"
+        live = sys.stderr.isatty()
+        typer.echo(f"\r{text}" if live else text, err=True, nl=ended or not live)
 
     return told

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from schemas.codec import Codec, record_types, schema_text
 from schemas.records import Watermark
 from services.cli import app
+from services.cli.logs import progress
+from tests.manual_clock import ManualClock
 
 VERBS = [["events", verb] for verb in ("list", "tail", "show", "count", "audit")]
 VERBS += [["events", "dead", verb] for verb in ("list", "show", "redrive")]
@@ -71,3 +73,22 @@ def test_the_exported_schemas_are_those_of_every_record_by_the_bytes_in_front_of
     assert "c3 01" in (folder / "README.md").read_text(encoding="utf-8")
     refused = CliRunner().invoke(app, ["schemas", "export", "--to", str(folder / "index.json" / "x")])
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+
+
+def test_a_long_read_tells_how_far_it_is_and_a_short_one_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, every other second, and once more at its end."""
+    clock = ManualClock(100.0)
+    told = progress(clock)
+    told(1, 10)
+    told(10, 10)
+    assert capsys.readouterr() == ("", "")
+    told = progress(clock)
+    for done in range(0, 101, 10):
+        clock.sleep(0.5)
+        told(done, 100)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0] == "read 30 of 100 records (30 %, 15/s)"
+    assert lines[-1] == "read 100 of 100 records (100 %, 18/s)"
+    assert len(lines) == 3
