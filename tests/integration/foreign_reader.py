@@ -34,22 +34,20 @@ def decoded(value: bytes) -> dict[str, Any]:
 
 def main() -> None:
     """Read each topic from its beginning to the end that it has now."""
-    consumer = confluent_kafka.Consumer(
-        {"group.id": "unused", "enable.auto.commit": False, "isolation.level": "read_committed", **settings}
-    )
+    ours = {"group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True}
+    consumer = confluent_kafka.Consumer({**ours, "isolation.level": "read_committed", **settings})
     for topic in topics:
-        place = confluent_kafka.TopicPartition(topic, 0, 0)
-        _, end = consumer.get_watermark_offsets(place, timeout=20)
-        consumer.assign([place])
-        while consumer.position([place])[0].offset < end:
-            message = consumer.poll(20)
-            if message is None:
+        consumer.assign([confluent_kafka.TopicPartition(topic, 0, 0)])
+        while (message := consumer.poll(20)) is not None:
+            if message.error() is not None and message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF:
                 break
             if message.error() is not None:
                 raise SystemExit(str(message.error()))
             headers = [[key, value.decode()] for key, value in message.headers() or []]
             line = {"topic": topic, "offset": message.offset(), "key": message.key().decode(), "headers": headers}
             print(json.dumps(line | decoded(message.value()), default=bytes.hex))  # noqa: T201 - its answer
+        if message is None:
+            raise SystemExit(f"{topic}: its end was not reached")
     consumer.close()
 
 
