@@ -74,13 +74,24 @@ def _parsed(name: str) -> Any:  # noqa: ANN401 - fastavro's parsed schema has no
 @functools.cache
 def _released() -> dict[str, Any]:
     """Every schema that was ever released, by its fingerprint."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted((_FOLDER / "released").rglob("*.avsc"))]
-    return {_fingerprint_of(text): fastavro.parse_schema(json.loads(text)) for text in texts}
+    return {_fingerprint_of(text): fastavro.parse_schema(json.loads(text)) for _, text in released_texts()}
+
+
+def released_texts() -> tuple[tuple[str, str], ...]:
+    """The number and the text of every schema that was ever released."""
+    found = sorted((_FOLDER / "released").rglob("*.avsc"))
+    return tuple((path.parts[-3], path.read_text(encoding="utf-8")) for path in found)
 
 
 def _fingerprint_of(text: str) -> str:
     canonical = fastavro.schema.to_parsing_canonical_form(json.loads(text))
     return str(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+
+
+def all_schemas() -> dict[str, str]:
+    """Every schema that this version can read, as text, by its fingerprint."""
+    today = {fingerprint(cls): schema_text(cls) for cls in record_types().values()}
+    return {_fingerprint_of(text): text for _, text in released_texts()} | today
 
 
 def fingerprint(cls: type[records.Record]) -> str:

@@ -173,6 +173,23 @@ class DeadLetter(Record):
     reason: str
     detail: str
     time_ms: int
+    stack: str = ""  # where the error came from, if one was raised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redriven(Record):
+    """A dead letter was handled again; it stands behind it in its topic, so that it cannot happen twice."""
+
+    schema_name: ClassVar[str] = "events/redriven"
+    partition: int  # the letter's place
+    offset: int
+    run: str
+    lane: str
+    event_id: str
+    outcome: str  # published, or dead_again: there is a newer letter
+    actor: str
+    ask_id: str
+    time_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from prometheus_client import Gauge
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipelines import paths
 from pipelines.core.lease import NEVER_S
+from pipelines.flows.redrive import parse_wish
 from pipelines.flows.replicate import Replicate
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
@@ -30,9 +32,10 @@ def run(settings: Settings, region: str) -> int:
     for peer in parts.peers():
         for lane in paths.REPLICATED_LANES:
             source, own = KafkaSource(parts.peer_kafka(peer)), KafkaSource(parts.kafka)
+            letters = KafkaSource(parts.kafka)
             log = KafkaLog(parts.kafka, paths.transactional_id(region, peer, lane))
             transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=parts.store())
-            closing += [source.close, own.close, log.close, transfers.close]
+            closing += [source.close, own.close, letters.close, log.close, transfers.close]
             flows[f"{peer}/{lane}"] = Replicate(
                 region=region,
                 peer=peer,
@@ -48,6 +51,7 @@ def run(settings: Settings, region: str) -> int:
                 codec=Codec(),
                 clock=parts.clock,
                 journal=parts.journal,
+                letters=letters,
             )
     log = KafkaLog(parts.kafka)
     closing.append(log.close)
@@ -62,14 +66,38 @@ def run(settings: Settings, region: str) -> int:
             one["sight_trouble"] = sight.trouble
         return found
 
-    async def replay(request: Request) -> Response:
-        wish = await asked(request, peer=str, lane=str)
-        flow = flows.get(f"{wish['peer']}/{wish['lane']}")
-        if flow is None:
-            return JSONResponse({"error": f"no such flow; there are {', '.join(flows)}"}, status_code=404)
-        flow.rewind()
-        return JSONResponse({"asked": True})
-
-    routes = [Route("/v1/replay", replay, methods=["POST"])]
+    routes = [Route("/v1/replay", replaying(flows), methods=["POST"])]
+    routes.append(Route("/v1/redrive", redriving(flows), methods=["POST"]))
     turned = {name: flow.step for name, flow in flows.items()} | {"sight": sight.step}
     return parts.serve(turned, status=status, close=closing, routes=routes)
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def replaying(flows: Mapping[str, Replicate]) -> Handler:
+    """Serves the wish that a lane be read again."""
+
+    async def replay(request: Request) -> Response:
+        wish = await asked(request, peer=str, lane=str)
+        _of(flows, wish).rewind()
+        return JSONResponse({"asked": True})
+
+    return replay
+
+
+def redriving(flows: Mapping[str, Replicate]) -> Handler:
+    """Serves the wish that a dead letter be handled again: each ask of one `ask_id` says what has become of it."""
+
+    async def redrive(request: Request) -> Response:
+        wish = await asked(request, peer=str, lane=str, ask_id=str, partition=int, offset=int, force=bool, actor=str)
+        return JSONResponse(_of(flows, wish).redrive(parse_wish(wish)))
+
+    return redrive
+
+
+def _of(flows: Mapping[str, Replicate], wish: Mapping[str, Any]) -> Replicate:
+    flow = flows.get(f"{wish['peer']}/{wish['lane']}")
+    if flow is None:
+        raise HTTPException(404, f"no such flow; there are {', '.join(flows)}")
+    return flow

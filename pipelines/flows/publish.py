@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import paths
+from pipelines.core.letters import headers_of_identity
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume import resume_mode
@@ -358,7 +359,7 @@ class Publish:
             offset=record.end,
             key=record.run.encode(),
             value=json.dumps(record.body).encode(),
-            headers=(),
+            headers=headers_of_identity(self._identity(record), record.lane),
             reason="spool_record",
             detail=detail,
             time_ms=self._clock.wall_ms(),

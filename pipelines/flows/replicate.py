@@ -11,7 +11,10 @@ what was published beyond it is known by its watermark.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -24,7 +27,9 @@ from pipelines.core.transfer import giving_way_to
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.copying import Copying
 from pipelines.flows.pins import is_pinned
+from pipelines.flows.redrive import Redrives, Verdict, Wish
 from pipelines.flows.replay import read_ledger
+from pipelines.flows.writer_schemas import learn
 from pipelines.ports import (
     Clock,
     EventLog,
@@ -89,7 +94,9 @@ class Replicate:
         codec: Codec,
         clock: Clock,
         journal: Journal,
+        letters: EventSource | None = None,
     ) -> None:
+        """`letters` reads this region's own log for what is redriven; without it nothing is."""
         if lane not in paths.REPLICATED_LANES:
             raise MisconfiguredError(f"lane {lane!r} is not replicated; there are {', '.join(paths.REPLICATED_LANES)}")
         self._region, self._peer, self._lane = region, peer, lane
@@ -118,10 +125,21 @@ class Replicate:
         self._trouble = ""
         self._rewind = False
         self._views: dict[str, LineageView | None] = {}  # of this turn
+        self._redrives: Redrives | None = None
+        if letters is not None:
+            self._redrives = Redrives(
+                peer=peer, lane=lane, letters=letters, log=log, codec=codec, clock=clock, journal=journal
+            )
 
     def rewind(self) -> None:
         """Read the lane again from its beginning, at the next turn; may be called from another thread (I15)."""
         self._rewind = True
+
+    def redrive(self, wish: Wish) -> dict[str, object]:
+        """Handle a dead letter once more, or say what has become of it; may be called from another thread."""
+        if self._redrives is None:
+            raise MisconfiguredError("this replicator does not read its own log: nothing can be redriven")
+        return self._redrives.ask(wish)
 
     def step(self) -> float:
         """Read, copy, publish; seconds until the next turn. FencedError: another replicator does this lane now."""
@@ -130,6 +148,8 @@ class Replicate:
             self._follow(ledger)
             self._copying.collect()
             settled = self._settle(ledger)
+            if self._redrives is not None:
+                self._ledger = self._redrives.turn(self._ledger or ledger, self._judge)
         except (RetryableError, CorruptError) as error:
             # Corrupt: the place to read from is gone; what the ledger says about it is told at the next turn.
             self._say_trouble(str(error))
@@ -166,6 +186,8 @@ class Replicate:
         self._followed.clear()
         self._queues.clear()
         self._copying.forget()
+        if self._redrives is not None:
+            self._redrives.forget()
         self._refreshed_s = float("-inf")
         self._paused = False
 
@@ -311,6 +333,26 @@ class Replicate:
             self._journal.say("replicate.hole", run=event.run, lane=self._lane, producer=event.producer, seq=event.seq)
         return self._by_lineage(item, event, queue)
 
+    def _judge(self, fetched: Fetched) -> Verdict:
+        """What a record that was set aside leads to now: as if its number were due, and nothing newer were there."""
+        item = _Waiting(fetched)
+        due = Ledger()
+        with contextlib.suppress(DecodeError, CorruptError):  # told by what follows
+            item.event = self._decode(fetched)
+            due.watermarks[stream(item.event)] = item.event.seq - 1
+        self._views.clear()
+        outcome = self._outcome(item, deque(), due)
+        if outcome is None:
+            return Verdict(why=item.why)
+        if isinstance(item.event, Checkpoint):
+            self._copying.drop(item.event)
+        if outcome.message is None:
+            raise CorruptError(f"it was not first published in {self._peer}")
+        if outcome.message.topic == paths.DEAD_LETTERS:
+            return Verdict(letter=outcome.message, event=item.event)
+        ready = [(fetched.key.decode(errors="replace"), outcome)]
+        return Verdict(outcome.message, event=item.event, stands=lambda: self._still_stands(ready))
+
     def _by_lineage(self, item: _Waiting, event: Event, queue: deque[_Waiting]) -> _Outcome | None:
         view = self._view_of(event.run)
         place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
@@ -396,7 +438,7 @@ class Replicate:
             if text is None:
                 raise
             self._store.create(key, text)
-            self._learn(text, fetched)
+            learn(self._codec, text, fetched.value)
             record = self._codec.decode(fetched.value)
         if not isinstance(record, _KINDS[self._lane]):
             raise CorruptError(f"a {type(record).__name__} does not belong in the lane {self._lane}")
@@ -407,12 +449,6 @@ class Replicate:
         except MisconfiguredError as error:
             raise CorruptError(str(error)) from error
         return record
-
-    def _learn(self, text: bytes, fetched: Fetched) -> None:
-        try:
-            self._codec.learn(text.decode())
-        except Exception as error:  # fastavro raises many kinds on a text that is no schema; all mean the same here
-            raise DecodeError(f"its schema is no schema: {type(error).__name__}: {error}", fetched.value) from error
 
     def _again(self, fetched: Fetched, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
         origin = (("farside_from", f"{self._peer}:{fetched.partition.number}:{fetched.offset}".encode()),)
@@ -433,6 +469,7 @@ class Replicate:
             reason=reason,
             detail=detail,
             time_ms=self._clock.wall_ms(),
+            stack=traceback.format_exc() if sys.exc_info()[0] is not None else "",
         )
         message = Message(paths.DEAD_LETTERS, fetched.key, self._codec.encode(letter))
         return _Outcome(message, takes, says, {"reason": reason, "detail": detail, "offset": fetched.offset})

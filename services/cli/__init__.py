@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import authority, demo, doctor, drill, operate, replay, retention, serve, stack
+from services.cli import authority, demo, doctor, drill, events, operate, replay, retention, schemas, serve, stack
 
 app = typer.Typer(
     name="farside",
@@ -38,6 +38,8 @@ app.command()(retention.sweep)
 app.command()(retention.pin)
 app.command()(retention.unpin)
 app.add_typer(doctor.app, name="doctor")
+app.add_typer(events.app, name="events")
+app.add_typer(schemas.app, name="schemas")
 for _service in serve.PARTS:
     app.command(_service)(serve.command(_service))
 

@@ -2,82 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import paths
-from pipelines.core.lineage import LineageView, Standing, standing
-from pipelines.flows.replay import to_end
+from pipelines.core.audit import Log
+from pipelines.core.ledger import Stream
+from pipelines.core.lineage import LineageView
+from pipelines.core.numbers import Numbers
+from pipelines.errors import RetryableError
+from pipelines.flows import audit
+from pipelines.flows.looking import Decoding
 from pipelines.ports import Clock
-from schemas.codec import Codec, DecodeError
+from schemas.codec import Codec
 from schemas.records import Event
 from services.adapters.kafka import KafkaSource
 from services.adapters.kafka_cluster import KafkaCluster
 from services.adapters.spool import NodeSpool
 from services.demo.actors import read_lines
 
-Identity = tuple[str, int, str, str, int]
 
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What became of the events: accepted in a spool on the lineage, visible in the primary's log, doubled, lost."""
-
-    accepted: int
-    visible: int
-    duplicates: int
-    lost: int
-
-    def plain(self) -> dict[str, int]:
-        """As JSON."""
-        return {name: getattr(self, name) for name in ("accepted", "visible", "duplicates", "lost")}
-
-
-def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> set[Identity]:
+def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> dict[Stream, Numbers]:
     """Every event in the nodes' spools that lies on the lineage."""
-    found: set[Identity] = set()
-    for folder in node_dirs:
-        spool = NodeSpool(folder)
-        for producer in spool.producers(run):
-            offset = 0
-            while records := spool.read(run, producer, offset):
-                offset = records[-1].end
-                for one in records:
-                    if standing(view, one.epoch, one.step) is Standing.CURRENT:
-                        found.add((one.run, one.epoch, one.producer, one.lane, one.seq))
-    return found
+    return audit.accepted(map(NodeSpool, node_dirs), run, view)
 
 
-def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Counter[Identity], list[Event]]:
-    """Every event in a region's log, and how often."""
-    source, codec = KafkaSource(cluster), Codec()
-    found: Counter[Identity] = Counter()
-    events: list[Event] = []
+def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Log, list[Event]]:
+    """Every event in a region's log."""
+    source, events = KafkaSource(cluster), list[Event]()
+    reading = audit.Reading(run, cluster.bootstrap, None, Decoding(Codec(), clock), on_event=events.append)
     try:
-        for item in to_end(source, [paths.topic(lane) for lane in paths.REPLICATED_LANES], clock):
-            try:
-                event = codec.decode(item.value)
-            except DecodeError:
-                continue  # not an event of ours
-            if isinstance(event, Event) and event.run == run:
-                found[event.run, event.epoch, event.producer, event.lane, event.seq] += 1
-                events.append(event)
+        log = reading.read(source)
     finally:
         source.close()
-    return found, events
-
-
-def compare(taken: set[Identity], seen: Counter[Identity]) -> Events:
-    """Accepted against visible."""
-    return Events(
-        accepted=len(taken),
-        visible=sum(1 for one in taken if one in seen),
-        duplicates=sum(count - 1 for count in seen.values()),
-        lost=sum(1 for one in taken if one not in seen),
-    )
+    if log.trouble:
+        raise RetryableError(log.trouble)
+    return log, events
 
 
 def timeline(state_dir: Path) -> list[dict[str, Any]]:

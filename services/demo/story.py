@@ -13,6 +13,7 @@ from farside import _spool
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack, remove
 from infra.local.tools import Tools
+from pipelines.core.audit import Settled, settled
 from pipelines.flows.lineages import Lineages
 from pipelines.flows.recoverable import Recoverable
 from schemas.codec import Codec
@@ -62,7 +63,7 @@ class Story:
         self.pace: dict[str, tuple[str, ...]] = {}  # words for a region's first trainer
         self.profile = "fast"
         self.clock = SystemClock()
-        self.events = figures.Events(0, 0, 0, 0)
+        self.events = Settled(0, 0, 0, 0)
         self.all_events: list[dict[str, Any]] = []
         self._loss_at = random.Random(seed).randint(THIRD_CHECKPOINT + 3, steps - 15)  # noqa: S311 - a story's die
         self._settings: Settings | None = None
@@ -191,7 +192,7 @@ class Story:
 
         def arrived() -> bool:
             seen, events = figures.visible(kafka, RUN, self.clock)
-            self.events = figures.compare(taken, seen)
+            self.events = settled(taken, seen)
             self.all_events = [
                 {"time_ms": one.time_ms, "event": f"visible.{one.lane}", **asdict(one)} for one in events
             ]

@@ -11,14 +11,16 @@ import pytest
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.numbers import Numbers
 from pipelines.core.resume import StartRequest
+from pipelines.core.selection import facts_of_letter, identity_of
 from pipelines.errors import RetryableError
 from pipelines.flows.publish import Publish
 from pipelines.flows.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest, record_types
-from schemas.records import Abandoned, Checkpoint, Event, Heartbeat, Manifest, Metric
+from schemas.records import Abandoned, Checkpoint, DeadLetter, Event, Heartbeat, Manifest, Metric
 from services.adapters.memory import MemoryObjectStore
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
@@ -278,7 +280,7 @@ def test_I15_a_restarted_agent_publishes_under_the_same_identity_and_moves_nothi
 
 
 def test_a_record_that_makes_no_event_becomes_a_dead_letter_and_the_next_one_goes_on(signer: Ed25519Signer) -> None:
-    """Its bytes and the reason are kept."""
+    """Its bytes and the reason are kept, and the identity of the event that it would have been: no number is lost."""
     world, store = _World(), MemoryObjectStore()
     world.accept("metrics", "metric", {"values": {"loss": "much"}})
     world.accept("metrics", "metric", {"values": {"loss": 2.0}})
@@ -288,6 +290,8 @@ def test_a_record_that_makes_no_event_becomes_a_dead_letter_and_the_next_one_goe
     plain = dataclasses.asdict(dead[0])
     assert b"much" in plain["value"]
     assert "ValueError" in plain["detail"]
+    assert isinstance(dead[0], DeadLetter)
+    assert identity_of(facts_of_letter(dead[0])) == (("gpt", 1, "gpt-r0", "metrics"), Numbers([(1, 1)]))
     assert [event.seq for event in world.events(Metric)] == [2]
 
 

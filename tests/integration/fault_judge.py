@@ -23,13 +23,13 @@ from services.adapters.kafka_cluster import KafkaCluster
 from services.adapters.s3 import S3ObjectStore
 from services.adapters.spool import NodeSpool
 from services.clients import client_of, cluster_of, store_of
-from services.demo.figures import Identity
 from services.parts import signer_of
 from services.settings import Settings
 from tests.integration.fault_clocks import Clocks
 
 Span = tuple[float, float]
 SPANS_KEPT = 300
+Identity = tuple[str, int, str, str, int]  # run, epoch, producer, lane, number
 POLL_S, BATCH = 0.3, 500
 
 

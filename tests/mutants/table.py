@@ -25,6 +25,7 @@ RETENTION, SWEEP, UPLOADING = (
     "pipelines/flows/uploading.py",
 )
 SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py", "tests/core/test_sweep_races.py")
+REDRIVE, REDRIVES = "pipelines/flows/redrive.py", ("tests/core/test_redrive.py",)
 AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
 PROMOTIONS = ("tests/simulation/test_interrupted_promotion.py",)
 CHECKPOINT_STORIES = ("tests/scenarios/test_directed_checkpoints.py",)
@@ -475,6 +476,55 @@ MUTANTS = (
         "NEVER_S if mine is None else mine.sent_at_s)",
         "NEVER_S if mine is None else now_s)",
         ("tests/scenarios/test_directed_authority.py",),
+    ),
+    Mutant(
+        "a redriven event that is visible already is published again",
+        REDRIVE,
+        "        if there:\n",
+        "        if False:\n",
+        REDRIVES,
+    ),
+    Mutant(
+        "a redriven letter is not marked",
+        REDRIVE,
+        "self._log.transaction([*([sent] if sent is not None else []), told, *changes])",
+        "self._log.transaction([*([sent] if sent is not None else []), *changes])",
+        REDRIVES,
+    ),
+    Mutant(
+        "force makes an event visible that the decision refuses",
+        REDRIVE,
+        "outcome, sent = DEAD_AGAIN, verdict.letter",
+        "outcome, sent = PUBLISHED, verdict.message or Message(letter.topic, letter.key, letter.value)",
+        REDRIVES,
+    ),
+    Mutant(
+        "a redrive does not look at what is visible",
+        REDRIVE,
+        "if found is not None and item.partition.topic == paths.topic(self._lane):",
+        "if False and found is not None:",
+        REDRIVES,
+    ),
+    Mutant(
+        "what an audit misses at a standby is called in flight",
+        "pipelines/core/audit.py",
+        "_kept(missing.up_to(mark), taken, lane, log)",
+        "_kept(missing.up_to(0), taken, lane, log)",
+        ("tests/core/test_audit.py",),
+    ),
+    Mutant(
+        "a log that does not answer counts as an empty one",
+        "pipelines/flows/audit.py",
+        "return Log(self.region, str(error))",
+        "return Log(self.region)",
+        ("tests/core/test_audit.py",),
+    ),
+    Mutant(
+        "what cannot be decoded is hidden by a filter",
+        "pipelines/core/selection.py",
+        "return not decoded if value is None else wanted.holds(value)",
+        "return value is not None and wanted.holds(value)",
+        ("tests/core/test_selection.py",),
     ),
     Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
 )

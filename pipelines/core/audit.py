@@ -1,0 +1,250 @@
+"""Whether every event of a run is accounted for: the regions' logs beside each other (I14), as a pure comparison.
+
+A producer numbers its events from 1 without holes when they enter its node's spool (6.8). The region in which a stream
+was first published is its *source*; every other region of the run is to have the same numbers. A number is accounted
+for if it is visible, dead-lettered, past a fork, still in flight, or older than what the log keeps. Everything else is
+told, and so is what cannot be known because a log cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+
+from pipelines.core.ledger import Stream
+from pipelines.core.numbers import Numbers
+
+NONE = Numbers()
+
+
+@dataclass(slots=True)
+class Log:
+    """What was read of one region's log; `trouble` says why it could not be."""
+
+    region: str
+    trouble: str = ""
+    sources: dict[Stream, str] = field(default_factory=dict)  # where a stream was first published
+    seen: dict[Stream, Numbers] = field(default_factory=dict)
+    doubled: dict[Stream, int] = field(default_factory=dict)
+    dead: dict[Stream, Numbers] = field(default_factory=dict)
+    branch: dict[Stream, Numbers] = field(default_factory=dict)  # past the fork that closed their epoch
+    early: dict[Stream, Numbers] = field(default_factory=dict)  # visible here, and what they name is not
+    promised: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # (producer, lane): (epoch, last)
+    marks: dict[Stream, int] = field(default_factory=dict)
+    trimmed: set[str] = field(default_factory=set)  # lanes whose oldest records the log keeps no longer
+    nameless: dict[str, int] = field(default_factory=dict)  # per lane: records of which nobody knows whose they are
+
+    def take(self, stream: Stream, numbers: Numbers, source: str | None) -> None:
+        """A record that takes these numbers is in the log."""
+        if source is not None:
+            self.sources.setdefault(stream, source)
+        seen = self.seen.setdefault(stream, Numbers())
+        doubled = sum(not seen.add(seq) for seq in numbers)
+        if doubled:
+            self.doubled[stream] = self.doubled.get(stream, 0) + doubled
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One stream in one region. None: it cannot be known."""
+
+    region: str
+    is_source: bool
+    lane: str
+    epoch: int
+    producer: str
+    accepted: int | None  # in the spool of its node; at a standby: visible at its source
+    visible: int | None
+    in_flight: int | None
+    dead: int | None
+    branch: int | None
+    duplicates: int | None
+    expired: int = 0  # no longer in this log: older than what it keeps, or known from another
+    gaps: Numbers = NONE  # in no log that could be read, though later numbers are
+    early: Numbers = NONE
+    tail_known: bool = True
+
+    def plain(self) -> dict[str, object]:
+        """As JSON; gaps as ranges."""
+        ranges = {"gaps": self.gaps, "early": self.early}
+        counted = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ranges}
+        return counted | {name: [list(one) for one in of.ranges()] for name, of in ranges.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every stream in every region; `unaccounted` is empty if nothing is missing and nothing is unknown."""
+
+    run: str
+    lines: tuple[Line, ...]
+    unaccounted: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def plain(self) -> dict[str, object]:
+        """As JSON."""
+        lines = [one.plain() for one in self.lines]
+        told = {"unaccounted": list(self.unaccounted), "notes": list(self.notes)}
+        return {"run": self.run, "accounted": not self.unaccounted, "lines": lines, **told}
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the events that spools accepted, in one log."""
+
+    accepted: int
+    visible: int
+    duplicates: int
+    lost: int
+
+    def plain(self) -> dict[str, int]:
+        """As JSON."""
+        return {name: getattr(self, name) for name in ("accepted", "visible", "duplicates", "lost")}
+
+
+def settled(accepted: Mapping[Stream, Numbers], log: Log) -> Settled:
+    """Accepted in the spools, which can be read themselves, against one log."""
+    missing = {stream: numbers - log.seen.get(stream, NONE) for stream, numbers in accepted.items()}
+    taken, lost = (sum(len(one) for one in of.values()) for of in (accepted, missing))
+    return Settled(accepted=taken, visible=taken - lost, duplicates=sum(log.doubled.values()), lost=lost)
+
+
+def compare(run: str, logs: Iterable[Log]) -> Report:
+    """Every stream of a run that some log knows, in every region."""
+    by_region = {log.region: log for log in logs}
+    lines: list[Line] = []
+    for stream, source in sorted(_sources(run, by_region.values()).items(), key=lambda one: _order(one[0])):
+        origin = by_region.get(source, Log(source, "it is not in the settings"))
+        others = [log for log in by_region.values() if log.region != source]
+        lines += [_at_source(stream, origin, others), *(_at_standby(stream, origin, log) for log in others)]
+    return Report(run, tuple(lines), tuple(_unaccounted(lines, by_region)), tuple(_notes(lines, by_region)))
+
+
+def _sources(run: str, logs: Iterable[Log]) -> dict[Stream, str]:
+    found: dict[Stream, str] = {}
+    for log in logs:
+        for stream in (*log.seen, *log.dead, *log.branch):
+            found.setdefault(stream, log.sources.get(stream, log.region))
+        found |= log.sources
+    known = {(producer, lane) for _, _, producer, lane in found}
+    for log in logs:
+        for (producer, lane), (epoch, _) in log.promised.items():
+            if (producer, lane) not in known:
+                found[run, epoch, producer, lane] = log.region
+    return found
+
+
+def _unknown(stream: Stream, log: Log, *, is_source: bool) -> Line:
+    _, epoch, producer, lane = stream
+    return Line(
+        region=log.region,
+        is_source=is_source,
+        lane=lane,
+        epoch=epoch,
+        producer=producer,
+        accepted=None,
+        visible=None,
+        in_flight=None,
+        dead=None,
+        branch=None,
+        duplicates=None,
+        tail_known=False,
+    )
+
+
+def _at_source(stream: Stream, log: Log, others: Iterable[Log]) -> Line:
+    _, epoch, producer, lane = stream
+    if log.trouble:
+        return _unknown(stream, log, is_source=True)
+    seen, dead = log.seen.get(stream, NONE), log.dead.get(stream, NONE)
+    taken = seen | dead
+    promised = log.promised.get((producer, lane))
+    accepted = max(taken.last, 0 if promised is None else promised[1])
+    gaps, expired = _kept(Numbers([(1, taken.last)]) - taken, taken, lane, log)
+    for other in others:  # a topic that was made anew has lost what the others still have
+        for known in (other.seen, other.dead, other.branch):
+            before = len(gaps)
+            gaps -= known.get(stream, NONE)
+            expired += before - len(gaps)
+    return Line(
+        region=log.region,
+        is_source=True,
+        lane=lane,
+        epoch=epoch,
+        producer=producer,
+        accepted=accepted,
+        visible=len(seen),
+        in_flight=accepted - taken.last,
+        dead=len(dead - seen),
+        branch=len(log.branch.get(stream, NONE)),
+        duplicates=log.doubled.get(stream, 0),
+        expired=expired,
+        gaps=gaps,
+        early=log.early.get(stream, NONE),
+        tail_known=promised is not None,
+    )
+
+
+def _at_standby(stream: Stream, source: Log, log: Log) -> Line:
+    """What is at or below the watermark is settled here; what is above it is still to come (6.8)."""
+    _, epoch, producer, lane = stream
+    if log.trouble:
+        return _unknown(stream, log, is_source=False)
+    seen, dead, branch = (of.get(stream, NONE) for of in (log.seen, log.dead, log.branch))
+    taken = seen | dead | branch
+    mark = max(log.marks.get(stream, 0), taken.last)
+    past_fork = branch | source.branch.get(stream, NONE)
+    expected = Numbers([(1, mark)]) if source.trouble else source.seen.get(stream, NONE) - past_fork
+    missing = expected - taken
+    gaps, expired = _kept(missing.up_to(mark), taken, lane, log)
+    return Line(
+        region=log.region,
+        is_source=False,
+        lane=lane,
+        epoch=epoch,
+        producer=producer,
+        accepted=None if source.trouble else len(source.seen.get(stream, NONE)),
+        visible=len(seen),
+        in_flight=None if source.trouble else len(missing.above(mark)),
+        dead=len(dead - seen),
+        branch=len(branch - seen),
+        duplicates=log.doubled.get(stream, 0),
+        expired=expired,
+        gaps=gaps,
+        early=log.early.get(stream, NONE),
+        tail_known=not source.trouble,
+    )
+
+
+def _kept(missing: Numbers, taken: Numbers, lane: str, log: Log) -> tuple[Numbers, int]:
+    """The gaps, and how many are no gaps but older than what the log keeps."""
+    if lane not in log.trimmed:
+        return missing, 0
+    old = missing if not taken else missing.up_to(taken.first)
+    return missing - old, len(old)
+
+
+def _unaccounted(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str]:
+    for name, log in logs.items():
+        if log.trouble:
+            yield f"{name}: what was accepted there and is nowhere else cannot be known; its log: {log.trouble}"
+    for one in lines:
+        where = f"{one.region}: {one.lane} of {one.producer}, epoch {one.epoch}"
+        if one.gaps:
+            yield f"{where}: {len(one.gaps)} missing: {one.gaps}"
+        if one.early:
+            yield f"{where}: {len(one.early)} visible before what they name is there: {one.early}"
+        if not one.is_source and one.duplicates:
+            yield f"{where}: {one.duplicates} visible more than once"
+
+
+def _notes(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str]:
+    for log in logs.values():
+        for lane, count in sorted(log.nameless.items()):
+            yield f"{log.region}: {count} records in {lane} of which nobody knows whose they are; see `events list`"
+    for one in lines:
+        if one.is_source and not one.tail_known and not logs[one.region].trouble:
+            yield f"{one.region}: no heartbeat names {one.lane} of {one.producer}: its spool may have more"
+
+
+def _order(stream: Stream) -> tuple[int, str, str]:
+    return (stream[1], stream[3], stream[2])

@@ -1,0 +1,119 @@
+"""`farside events audit`: is every event of a run accounted for, in every region?"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.ask import Json
+from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.logs import decoding_of, progress, reader
+from services.cli.serve import Config
+
+if TYPE_CHECKING:
+    from pipelines.core.audit import Line, Log, Report
+    from pipelines.core.lineage import LineageView
+    from services.settings import Settings
+
+
+def audit(
+    run: Annotated[str, typer.Option(help="The run.")],
+    config: Config = None,
+    *,
+    whole: Annotated[bool, typer.Option("--all", help="Show every producer, not the sums of each epoch.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the logs of a run's regions, and what their nodes' heartbeats say that the spools accepted.
+
+    A region that does not answer is said, with what cannot be known without it; the others are compared all the same.
+    In flight: in the spool and not in the log yet; or in the source's log and not above a standby's watermark yet.
+
+    Exit codes: 0 every event is accounted for, 1 some are not, or a region does not answer, 2 misconfigured.
+    """
+    from pipelines.core.audit import compare  # noqa: PLC0415 - `farside --help` must be quick
+    from services.settings import load  # noqa: PLC0415 - as above
+
+    with misconfigured_exits():
+        settings = load(config)
+        wanted = settings.run(run)
+        names = dict.fromkeys((wanted.first_region, *wanted.standby))
+        for name in names:
+            settings.region(name)
+        report = compare(run, _logs(settings, run, list(names)))
+    if as_json:
+        typer.echo(json.dumps(report.plain()))
+    else:
+        _show(report, whole=whole)
+    raise typer.Exit(FAILED if report.unaccounted else 0)
+
+
+def _logs(settings: Settings, run: str, names: list[str]) -> list[Log]:
+    from pipelines.flows.audit import Reading  # noqa: PLC0415 - `farside --help` must be quick
+
+    stored = {name: _stored(settings, run, name) for name in names}
+    views = [view for _, view in stored.values() if view is not None]
+    newest = max(views, key=lambda one: one.epoch, default=None)
+    logs = []
+    for name in names:
+        here = settings.region(name)
+        source = reader(here)
+        try:
+            logs.append(Reading(run, name, newest, decoding_of(here), stored[name][0]).read(source, progress()))
+        finally:
+            source.close()
+    return logs
+
+
+def _stored(settings: Settings, run: str, name: str) -> tuple[set[str] | None, LineageView | None]:
+    """The manifests and the lineage in a region's store; None if it does not answer."""
+    from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
+    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - as above
+    from services.clients import store_of  # noqa: PLC0415 - as above
+
+    try:
+        store = store_of(settings.region(name))
+        keys = {key for key in store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest")}
+        return keys, Lineages(store)(run)
+    except FarsideError as error:
+        typer.echo(f"farside: {name}'s store does not tell what is there: {error}", err=True)
+        return None, None
+
+
+def _show(report: Report, *, whole: bool) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - `farside --help` must be quick
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    from services.cli.events_view import clean, console  # noqa: PLC0415 - as above
+
+    shown = Table("lane", "epoch", "region", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for name in ("accepted", "visible", "in flight", "dead", "branch", "twice", "gone", "missing"):
+        shown.add_column(name, justify="right")
+    if whole:
+        shown.add_column("producer", overflow="fold")
+    groups: dict[tuple[str, ...], list[Line]] = {}
+    for one in report.lines:
+        key = (one.lane, str(one.epoch), f"{one.region}{' *' if one.is_source else ''}")
+        groups.setdefault((*key, one.producer) if whole else key, []).append(one)
+    for group, lines in groups.items():
+        counts = [
+            _sum([getattr(one, name) for one in lines])
+            for name in ("accepted", "visible", "in_flight", "dead", "branch", "duplicates", "expired")
+        ]
+        missing = str(sum(len(one.gaps) + len(one.early) for one in lines))
+        shown.add_row(*(Text(clean(cell)) for cell in (*group[:3], *counts, missing, *group[3:])))
+    console().print(shown)
+    typer.echo("* where it was first published; ?: cannot be known")
+    for line in report.notes:
+        typer.echo(f"note: {clean(line)}")
+    for line in report.unaccounted:
+        typer.echo(f"UNACCOUNTED {clean(line)}")
+    typer.echo("something is unaccounted for" if report.unaccounted else "every event is accounted for")
+
+
+def _sum(values: list[int | None]) -> str:
+    known = [one for one in values if one is not None]
+    return str(sum(known)) if len(known) == len(values) else "?"

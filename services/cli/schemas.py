@@ -1,0 +1,84 @@
+"""`farside schemas`: what anybody's tools need to read the events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.ask import Json
+from services.cli.fail import MISCONFIGURED
+
+app = typer.Typer(
+    help="The Avro schemas of the events, for anybody's reader.", no_args_is_help=True, add_completion=False
+)
+
+README = """\
+# Reading Farside's events with your own tools
+
+`schemas/<fingerprint>.avsc` is every Avro schema that a record may have been written with. `index.json` lists them: its
+`fingerprint`, the record's `name`, the `file`, and whether it is `current` (written by this version) or older.
+
+**Values** are Avro single-object encoding (Avro 1.12): the bytes `c3 01`, the CRC-64-AVRO fingerprint of the writer's
+schema (8 bytes, little-endian; the files here are named by those bytes in hexadecimal, as they stand in the value),
+then the datum. So a reader takes `value[2:10].hex()`, opens that schema, and decodes `value[10:]`. A fingerprint that
+is not here was written by a newer version: its schema is in the region's bucket, as the object
+`schemas/<fingerprint>`.
+
+**Keys** are the run's name, in UTF-8. **Headers** are CloudEvents' (`ce_id`, `ce_source` = `/farside/<region>/<run>`,
+`ce_type`, `ce_specversion`, `ce_time` in milliseconds) and the event's identity (`farside_run`, `farside_epoch`,
+`farside_attempt`, `farside_producer`, `farside_seq`, `farside_lane`, `farside_step`), all text. A standby's copy also
+has `farside_from` (`<region>:<partition>:<offset>`), `farside_late` if it came after a failover, and
+`farside_redriven` if it was a dead letter before.
+
+**Topics**: `farside.checkpoints`, `farside.metrics`, `farside.data-versions`, `farside.heartbeats`,
+`farside.control`, `farside.dead-letters`, `farside.ledger`. Read with `isolation.level=read_committed`: a standby
+publishes in transactions. An event may be in a primary's topic twice, under the same `ce_id`; count it once.
+
+In Python:
+
+```python
+schema = fastavro.parse_schema(json.loads(pathlib.Path(f"schemas/{value[2:10].hex()}.avsc").read_text()))
+event = fastavro.schemaless_reader(io.BytesIO(value[10:]), schema, None)
+```
+"""
+
+
+@app.callback()
+def schemas() -> None:
+    """The Avro schemas of the events, for anybody's reader."""
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", help="The folder; made if it is not there.", file_okay=False)],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write every schema that this version reads, named by its fingerprint, with an index and how the bytes are made.
+
+    Exit codes: 0 written, 2 the folder cannot be written.
+    """
+    from schemas.codec import all_schemas, fingerprint, record_types  # noqa: PLC0415 - `farside --help` must be quick
+
+    current = {fingerprint(cls) for cls in record_types().values()}
+    index = []
+    try:
+        (to / "schemas").mkdir(parents=True, exist_ok=True)
+        for name, text in sorted(all_schemas().items()):
+            file = f"schemas/{name}.avsc"
+            (to / file).write_text(text, encoding="utf-8")
+            index.append(
+                {"fingerprint": name, "name": json.loads(text)["name"], "file": file, "current": name in current}
+            )
+        (to / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (to / "README.md").write_text(README, encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"farside: {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(MISCONFIGURED) from error
+    if as_json:
+        typer.echo(json.dumps(index))
+    else:
+        typer.echo(f"{len(index)} schemas, index.json and README.md in {to}")
