@@ -28,6 +28,7 @@ class MemorySpool:
         self._beats: dict[str, Beat] = {}
         self._shards: dict[tuple[CheckpointId, int], bytes] = {}
         self._states: dict[tuple[CheckpointId, int], bytes] = {}
+        self._ended: set[str] = set()
 
     # --- what a trainer does ---
 
@@ -51,6 +52,7 @@ class MemorySpool:
     def ends(self, producer: str) -> None:
         """Its process is gone; what it accepted stays."""
         self._beats.pop(producer, None)
+        self._ended.add(producer)
 
     def save(self, checkpoint: CheckpointId, rank: int, shard: bytes, state: bytes | None) -> None:
         """Write one rank's shard, and its state if there is one yet."""
@@ -80,6 +82,19 @@ class MemorySpool:
     def advance(self, run: str, producer: str, offset: int) -> None:
         """Remember a position."""
         self._positions[run, producer] = offset
+
+    def end(self, run: str, producer: str) -> int:
+        """Where the log ends now."""
+        log = self._records.get(producer, []) if run == self.run else []
+        return log[-1].end if log else 0
+
+    def retire(self, run: str, producer: str, offset: int) -> bool:
+        """Forget a log whose process ended, once all of it is published."""
+        if run != self.run or producer not in self._ended or offset < self.end(run, producer):
+            return False
+        self._records.pop(producer, None)
+        self._positions.pop((run, producer), None)
+        return True
 
     def beats(self, run: str) -> tuple[Beat, ...]:
         """The newest beat of each producer whose process lives."""

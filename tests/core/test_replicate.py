@@ -13,7 +13,7 @@ from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
-from pipelines.flows.publish import headers_of
+from pipelines.flows.envelope import headers_of
 from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
