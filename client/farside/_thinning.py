@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from farside import _spool
@@ -73,7 +73,8 @@ class _Account:
     first_step: int
     last_step: int
     dropped: int = 0
-    told_s: float = field(default=float("-inf"))
+    told_s: float = float("-inf")
+    waits_s: float = ACCOUNT_S
 
 
 class MetricGate:
@@ -143,7 +144,7 @@ class MetricGate:
             self._looking = False
 
     def _tell(self, every: int, step: int, now_s: float) -> None:
-        """Record the account when the rule changes, and from time to time under one rule.
+        """Record the account when the rule changes, and under one rule from time to time, ever more seldom.
 
         The beginning of a rule is recorded, too: should this process die, it is known from which step on it held.
         """
@@ -161,9 +162,9 @@ class MetricGate:
             self._account = account
             account.told_s = now_s
             _log.warning("farside.metrics_thinned keep_every=%d %s", every, self._figures())
-        elif account.dropped and now_s - account.told_s >= ACCOUNT_S:
+        elif account.dropped and now_s - account.told_s >= account.waits_s:
             self._record(account)
-            self._account = _Account(every, step, step, told_s=now_s)
+            self._account = _Account(every, step, step, told_s=now_s, waits_s=2 * account.waits_s)
 
     def _leave_out(self, step: int) -> None:
         account = self._account

@@ -46,6 +46,7 @@ class Tail:
     """How far a producer's log was read, and what of it is not settled yet."""
 
     cursor: int
+    noted: int  # the position that is durable
     pending: deque[tuple[int, SpoolRecord]] = field(default_factory=deque)  # checkpoints: (where it begins, record)
     metrics: deque[_Waiting] = field(default_factory=deque)
     others: deque[_Waiting] = field(default_factory=deque)
@@ -53,6 +54,11 @@ class Tail:
     published_s: float = float("-inf")
     looked_s: float = float("-inf")
     uploaded: set[str] = field(default_factory=set)
+
+    @classmethod
+    def at(cls, position: int) -> Tail:
+        """One that goes on at a durable position."""
+        return cls(position, position)
 
     @property
     def settled(self) -> int:

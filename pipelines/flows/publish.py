@@ -302,10 +302,8 @@ class Publish:
         return names[first:] + names[:first]
 
     def _drain_one(self, run: str, producer: str) -> None:
-        known = self._tails.get((run, producer))
-        tail = known or Tail(self._spool.position(run, producer))
+        tail = self._tails.get((run, producer)) or Tail.at(self._spool.position(run, producer))
         self._tails[run, producer] = tail
-        before = tail.settled if known else -1
         try:
             self._outbox.read_on(run, producer, tail)
             try:
@@ -314,8 +312,9 @@ class Publish:
                 while tail.pending and self._settle(tail, tail.pending[0][1]):
                     tail.pending.popleft()
         finally:
-            if tail.settled != before and tail.settled > 0:
+            if tail.settled != tail.noted:
                 self._spool.advance(run, producer, tail.settled)
+                tail.noted = tail.settled
         if self._outbox.done_with(run, producer, tail):
             del self._tails[run, producer]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,18 @@ class NodeSpool:
 
     Args:
         node_dir: the node's directory, shared with the trainer.
-        journal: is told of torn bytes, once for each place.
+        journal: is told of torn bytes, once for each place, and of a full disk, once until there is room again.
+        replace: puts a JSON file in place of another.
     """
 
-    def __init__(self, node_dir: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        node_dir: Path,
+        journal: Journal | None = None,
+        replace: Callable[..., None] = _spool.write_json_atomically,
+    ) -> None:
         self._node_dir = node_dir
+        self._replace = replace
         self._journal = journal
         self._reported: set[tuple[Path, int]] = set()
         self._full = False  # the disk was when we last wrote
@@ -205,7 +213,7 @@ class NodeSpool:
         """Replace a small file; on a full disk RetryableError, and one alarm with the figures until it is over."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _spool.write_json_atomically(path, body, durable=durable)
+            self._replace(path, body, durable=durable)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._alarm(path, error)
