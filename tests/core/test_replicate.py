@@ -19,7 +19,7 @@ from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
-from schemas.records import Checkpoint, DeadLetter, Manifest, Metric
+from schemas.records import Checkpoint, DeadLetter, Manifest, Metric, MetricBatch
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
@@ -147,7 +147,7 @@ class _World:
         self.send(event)
         return event
 
-    def send(self, event: Checkpoint | Metric) -> None:
+    def send(self, event: Checkpoint | Metric | MetricBatch) -> None:
         """Publish an event in east."""
         value = CODEC.encode(event)
         MemoryLog(self.east).publish([Message(paths.topic(event.lane), b"gpt", value, headers_of(event, "test"))])
