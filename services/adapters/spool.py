@@ -89,8 +89,7 @@ class NodeSpool:
         folder = _spool.producer_folder(self._node_dir, run, producer)
         if _spool.is_writer_alive(_spool.log_path(folder)):  # before the log is read: see _spool
             return False
-        found = _spool.scan_producer(folder, offset, 1)
-        if found.entries or max(found.next_offset, found.resume_offset) < _spool.end_of(folder):
+        if self.read(run, producer, offset, 1):
             return False
         for segment in _spool.segments(folder):
             segment.path.unlink()
