@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -93,7 +92,7 @@ def test_I16_a_frozen_broker_is_given_up_in_time_and_after_the_thaw_nothing_is_m
                 log.publish([Message(paths.METRICS, b"k", b"frozen")])
             assert time.monotonic() - begun_s < UNANSWERED_S + 3
     finally:
-        stack._child("kafka-west").send_signal(signal.SIGCONT)
+        stack.thaw("kafka-west")
     assert journal.said.count("kafka.rebuilt") >= 1
     _publish_until_taken(log, b"frozen")
     _publish_until_taken(log, b"after")
