@@ -274,11 +274,17 @@ class Spool(Protocol):
     def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
         """Complete records from a log offset on; a torn tail is set aside and reported once."""
 
+    def end(self, run: str, producer: str) -> int:
+        """The log offset at which the log ends now; 0 where there is none."""
+
     def position(self, run: str, producer: str) -> int:
         """The log offset up to which everything is published; 0 at first. Durable."""
 
     def advance(self, run: str, producer: str, offset: int) -> None:
-        """Remember a position durably."""
+        """Remember a position durably; what lies before it may be cleared away."""
+
+    def retire(self, run: str, producer: str, offset: int) -> bool:
+        """Remove a log that is published up to an offset, if its writer is gone and left nothing more; True if so."""
 
     def beats(self, run: str) -> tuple[Beat, ...]:
         """The newest beat of each producer whose process lives."""

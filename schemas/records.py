@@ -82,6 +82,42 @@ class Metric(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricColumn(Record):
+    """The values of one name in a batch."""
+
+    name: str
+    rows: tuple[int, ...]  # those that have a value; (): all of them
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricBatch(Event):
+    """Metrics of many steps of one producer, by columns. It takes all numbers from `first_seq` to `seq`, one a row."""
+
+    schema_name: ClassVar[str] = "events/metric_batch"
+    lane: ClassVar[str] = "metrics"
+    first_seq: int
+    steps: tuple[int, ...]
+    times_ms: tuple[int, ...]
+    columns: tuple[MetricColumn, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsThinned(Event):
+    """Metrics that did not enter the spool, since its bound was near or its disk full. They have no numbers."""
+
+    schema_name: ClassVar[str] = "events/metrics_thinned"
+    lane: ClassVar[str] = "metrics"
+    first_step: int
+    last_step: int
+    dropped: int  # 0: the rule begins to hold at first_step
+    keep_every: int  # kept are steps that are a multiple of this; 0: none
+    used_bytes: int
+    bytes_max: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataShard(Record):
     """One file of the training data."""
 

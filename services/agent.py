@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from pipelines.core.metric_batches import BatchPolicy
 from pipelines.flows.publish import Publish
 from pipelines.flows.vigil import Vigil
 from pipelines.ports import GrantReply
@@ -14,6 +17,7 @@ from services.adapters.kafka import KafkaLog
 from services.adapters.spool import NodeSpool
 from services.parts import Parts
 from services.settings import HOST, Settings
+from services.wrappers.watched import WatchedLog, endpoints
 
 
 def run(settings: Settings, region: str) -> int:
@@ -32,7 +36,12 @@ def run(settings: Settings, region: str) -> int:
         target = here.node_dir / "agent" / "fetched" / reply.start_manifest_digest
         return str(fetch_index_folder(store, parts.signer, Codec(), reply.start_manifest_key, Path(target)))
 
-    log = KafkaLog(parts.kafka)
+    publish = settings.publish
+    log = WatchedLog(
+        [partial(KafkaLog, replace(parts.kafka, bootstrap=one)) for one in endpoints(here.kafka)],
+        unanswered_s=publish.unanswered_s,
+        journal=parts.journal,
+    )
     controller = f"http://{HOST}:{here.ports.controller}"
     vigil = Vigil(
         node=here.node,
@@ -55,9 +64,11 @@ def run(settings: Settings, region: str) -> int:
         journal=parts.journal,
         locate=locate,
         fetch=fetch,
+        batches=BatchPolicy(publish.batch_rows, publish.batch_bytes, publish.batch_age_s),
+        catch_up_bytes_s=publish.catch_up_bytes_s,
     )
 
     def status() -> dict[str, object]:
-        return flow.status() | vigil.status()
+        return flow.status() | vigil.status() | log.status()
 
     return parts.serve({"publish": flow.step, "vigil": vigil.step}, status=status, close=[log.close])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -50,7 +51,11 @@ class ServiceJournal:
     def say(self, event: str, **fields: object) -> None:
         """One dotted event name with its fields."""
         line = json.dumps({"time_ms": self._clock.wall_ms(), "event": event, **self._who, **fields}, default=str)
-        with self._lock, self._timeline.open("a", encoding="utf-8") as stream:
+        with (
+            self._lock,
+            contextlib.suppress(OSError),  # with the disk full, what is said still reaches standard output
+            self._timeline.open("a", encoding="utf-8") as stream,
+        ):
             stream.write(line + "\n")
         self._said.labels(event).inc()
         if not self._quiet:

@@ -112,6 +112,16 @@ class RegionSettings(KafkaSettings):
     links: dict[str, LinkSettings] = {}
 
 
+class PublishSettings(_Part):
+    """How an agent publishes."""
+
+    batch_rows: int = Field(default=500, ge=1)  # metrics in one record, at most; 1: every metric is a record of its own
+    batch_bytes: int = Field(default=512 * 1024, ge=1)  # of the spool's records that go into one
+    batch_age_s: float = Field(default=5.0, ge=0)  # for so long a metric waits for others, at most
+    catch_up_bytes_s: float = Field(default=16 * 1024 * 1024.0, gt=0)  # read from the spool, after an outage
+    unanswered_s: float = Field(default=15.0, gt=0)  # a call to Kafka that takes longer is given up, its client with it
+
+
 class ProfileSettings(_Part):
     """A lease profile of one's own; the same in every region."""
 
@@ -131,6 +141,7 @@ class Settings(_Part):
     runs: dict[str, RunSettings]
     witness: WitnessSettings
     regions: dict[str, RegionSettings]
+    publish: PublishSettings = PublishSettings()
 
     @field_validator("profiles")
     @classmethod

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
-from farside import _agree, _checkpoint, _spool
+from farside import _agree, _checkpoint
 from farside._session import Grant, Mode, Session, identity
 from farside._values import portable_float
 from farside.errors import SupersededError
@@ -171,9 +171,9 @@ class Run:
         """Publish numbers of this step; tensors of one element will do."""
         if self._session is None:
             return
-        body = {"values": {name: portable_float(value) for name, value in values.items()}}
+        portable = {name: portable_float(value) for name, value in values.items()}
         with self._tolerating("metric"):
-            self._session.append(_spool.LANE_METRICS, "metric", step, body)
+            self._session.metric(step, portable)
 
     def data_version(
         self, name: str, digest: str, shards: Sequence[Mapping[str, Any]], sampler: str, seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from farside import _checkpoint, _spool, fingerprint
+from farside import _checkpoint, _spool, _thinning, fingerprint
 from farside._background import Background
 
 _log = logging.getLogger("farside")
@@ -105,11 +106,18 @@ class Session:
         self._producer = _spool.producer_folder(who.node_dir, who.run, incarnation)
         self.spool = _spool.SpoolWriter(self._producer, who.run)
         self.background = Background()
+        bytes_max = int(os.environ.get("FARSIDE_SPOOL_BYTES_MAX") or _thinning.BYTES_MAX)
+        self._metrics = _thinning.MetricGate(
+            append=lambda kind, step, body: self.append(_spool.LANE_METRICS, kind, step, body),
+            look=lambda: _thinning.measure(_spool.producers_folder(who.node_dir, who.run), bytes_max),
+            soon=self.background.submit,
+        )
         self.launch_folder = _spool.launch_folder(who.node_dir, who.run, who.launch)
         self.launch_folder.mkdir(parents=True, exist_ok=True)
         self.grant: Grant | None = None
         self.mode: str = "exact"
         self.data_version: dict[str, Any] | None = None
+        self._data_version_due = False
         self.previous_step: int | None = None
         self._intended: set[int] = set()
         self._written: set[int] = set()
@@ -249,6 +257,13 @@ class Session:
         epoch, attempt = self.grant.epoch, self.grant.attempt
         self.spool.append(lane, kind, epoch=epoch, attempt=attempt, step=step, body=body)
 
+    def metric(self, step: int, values: dict[str, Any]) -> None:
+        """Record numbers of a step, or leave them out by the spool's rule when its room runs short."""
+        if self.grant is None:
+            _log.warning("farside.too_early kind=metric: call run.start() first")
+            return
+        self._metrics.offer(step, {"values": values})
+
     def beat(self, step: int, phase: str, budget_s: float) -> None:
         """Leave the newest sign of life; written by the background thread, and never fsynced."""
         beat = {
@@ -260,13 +275,18 @@ class Session:
             "epoch": self.grant.epoch if self.grant else 0,
             "attempt": self.grant.attempt if self.grant else 0,
         }
+        if self._data_version_due:
+            with contextlib.suppress(_spool.SpoolError):  # there is still no room for it: at the next beat again
+                self.publish_data_version()
         path = _spool.beat_path(self._producer)
         self.background.replace_newest(lambda: _spool.write_json_atomically(path, beat, durable=False))
 
     def publish_data_version(self) -> None:
         """Record the data version once it and the grant are both known; rank 0 does."""
         if self.data_version is not None and self.grant is not None and self.who.rank == 0:
+            self._data_version_due = True
             self.append(_spool.LANE_DATA_VERSIONS, "data_version", self.grant.step, self.data_version)
+            self._data_version_due = False
 
     def checkpoint_folder(self, step: int) -> Path | None:
         """Where this attempt's checkpoint of ``step`` lies; None before the grant."""
@@ -319,6 +339,8 @@ class Session:
     def close(self) -> None:
         """Bring everything to disk and give up the log."""
         self.background.flush(timeout_s=10.0)
+        with contextlib.suppress(_spool.SpoolError):  # the log is closed, or there is no room to tell of the lack of it
+            self._metrics.finish()
         self.spool.close()
 
 

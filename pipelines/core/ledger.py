@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from pipelines.core.metric_batches import first_number
 from schemas.records import Event, Position, Record, Watermark
 
 Stream = tuple[str, int, str, str]
@@ -44,14 +45,14 @@ class Ledger:
 
     def arrival(self, event: Event) -> Arrival:
         """Whether the event is new here."""
-        return self.arrival_of(stream(event), event.seq)
+        return self.arrival_of(stream(event), event.seq, first_number(event))
 
-    def arrival_of(self, key: Stream, seq: int) -> Arrival:
-        """Whether a number of a stream is new here."""
+    def arrival_of(self, key: Stream, seq: int, first_seq: int | None = None) -> Arrival:
+        """Whether a number of a stream is new here, or some of those from `first_seq` on."""
         seen = self.watermarks.get(key, 0)
         if seq <= seen:
             return Arrival.DUPLICATE
-        return Arrival.NEXT if seq == seen + 1 else Arrival.GAP
+        return Arrival.NEXT if (seq if first_seq is None else first_seq) <= seen + 1 else Arrival.GAP
 
     def changes_since(self, before: Ledger) -> tuple[Record, ...]:
         """The records that turn `before` into this."""

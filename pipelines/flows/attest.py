@@ -13,7 +13,7 @@ from pipelines import paths
 from pipelines.core.lease import NEVER_S
 from pipelines.core.pulse import CONTROLLER_NODE
 from pipelines.errors import RetryableError
-from pipelines.flows.publish import headers_of
+from pipelines.flows.envelope import headers_of
 from pipelines.ports import Clock, Entropy, EventLog, Message, ObjectStore
 from schemas.codec import Codec
 from schemas.records import EpochChange, Heartbeat, Lease

@@ -8,17 +8,17 @@ which every reader counts once (I15). What an attempt was started from is rememb
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines import paths
-from pipelines.core.letters import headers_of_identity
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
+from pipelines.core.metric_batches import BatchPolicy
 from pipelines.core.resume import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.flows.envelope import headers_of, identity_of, wrap
+from pipelines.flows.outbox import CATCH_UP_BYTES_S, Outbox, Tail
 from pipelines.flows.uploading import Uploading
 from pipelines.flows.vigil import HARD, authority_of
 from pipelines.paths import CheckpointId
@@ -35,44 +35,22 @@ from pipelines.ports import (
     Spool,
     SpoolRecord,
 )
-from schemas import records
 from schemas.codec import Codec, DecodeError, digest
 from schemas.records import (
     Abandoned,
     Checkpoint,
-    DataShard,
-    DataVersion,
-    Event,
     Heartbeat,
     Intent,
     LastSeq,
     Manifest,
-    Metric,
 )
+
+__all__ = ["Publish", "headers_of"]
 
 ASK_S = 0.5
 ASK_WAITING_S = 0.2
 TURN_S = 0.1
 CHUNKS_PER_STEP = 4
-
-
-def headers_of(event: Event, schema_type: str) -> tuple[tuple[str, bytes], ...]:
-    """The event's identity beside its bytes, so that even an undecodable value fills its place (design 7)."""
-    pairs = {
-        "ce_id": event.event_id,
-        "ce_source": f"/farside/{event.region}/{event.run}",
-        "ce_type": f"farside.{schema_type}",
-        "ce_specversion": "1.0",
-        "ce_time": str(event.time_ms),
-        "farside_run": event.run,
-        "farside_epoch": str(event.epoch),
-        "farside_attempt": str(event.attempt),
-        "farside_producer": event.producer,
-        "farside_seq": str(event.seq),
-        "farside_lane": event.lane,
-        "farside_step": str(event.step),
-    }
-    return tuple((name, value.encode()) for name, value in pairs.items())
 
 
 @dataclass(slots=True)
@@ -87,18 +65,6 @@ class _Launch:
     reply: GrantReply = field(default_factory=lambda: GrantReply("wait"))
     asked_at_s: float = float("-inf")
     said: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Tail:
-    """How far a producer's log was read, and its checkpoint records that are not settled yet."""
-
-    cursor: int
-    pending: deque[tuple[int, SpoolRecord]] = field(default_factory=deque)  # (where the record begins, record)
-
-    @property
-    def settled(self) -> int:
-        return self.pending[0][0] if self.pending else self.cursor
 
 
 class Publish:
@@ -119,6 +85,8 @@ class Publish:
         entropy: Entropy,
         journal: Journal,
         heartbeat_s: float = 1.0,
+        batches: BatchPolicy | None = None,
+        catch_up_bytes_s: float = CATCH_UP_BYTES_S,
         locate: Callable[[str], str | None] = lambda _digest: None,
         fetch: Callable[[GrantReply], str] | None = None,
     ) -> None:
@@ -133,7 +101,20 @@ class Publish:
         self._beat_at_s: dict[str, float] = {}
         self._asked_at_s: dict[tuple[str, str], float] = {}
         self._launches: dict[str, dict[str, _Launch]] = {}
-        self._tails: dict[tuple[str, str], _Tail] = {}
+        self._tails: dict[tuple[str, str], Tail] = {}
+        self._outbox = Outbox(
+            region=region,
+            node=node,
+            spool=spool,
+            send=self._send,
+            codec=codec,
+            clock=clock,
+            journal=journal,
+            batches=batches or BatchPolicy(),
+            bytes_s=catch_up_bytes_s,
+        )
+        self._turns = 0
+        self._kafka_away = ""
         self._committed: dict[str, int] = {}
         self._uploading = Uploading(spool=spool, store=store, codec=codec, beats=self._heartbeat)
         self._said: set[str] = set()
@@ -142,15 +123,19 @@ class Publish:
     def step(self) -> float:
         """One turn over every run; seconds until the next one."""
         self._uploading.budget = CHUNKS_PER_STEP
+        self._turns += 1
+        self._kafka_away = ""
         for run in self._spool.runs():
             for part in (self._heartbeat, self._authorise, self._stand, self._drain):
                 self._guarded(part, run)
-        return 0.0 if self._uploading.budget <= 0 else TURN_S
+        behind = self._outbox.look(self._tails)
+        return 0.0 if self._uploading.budget <= 0 or behind else TURN_S
 
     def status(self) -> dict[str, object]:
         """What is granted, what waits and what is wrong."""
         return {
             "producer": self._producer,
+            "backlog": self._outbox.backlog(),
             "backlog_checkpoints": sum(len(tail.pending) for tail in self._tails.values()),
             "committed_step": dict(self._committed),
             "troubles": dict(self._troubles),
@@ -298,91 +283,48 @@ class Publish:
     # --- records ---
 
     def _drain(self, run: str) -> None:
-        for producer in self._spool.producers(run):
-            known = self._tails.get((run, producer))
-            tail = known or _Tail(self._spool.position(run, producer))
-            self._tails[run, producer] = tail
-            before = tail.settled if known else -1
-            self._read_on(run, producer, tail)
+        """Each producer for itself: what is wrong with one, or cannot be published now, does not hold up the others."""
+        troubles: list[RetryableError | CorruptError | DecodeError] = []
+        for producer in self._in_turn(run):
             try:
+                self._drain_one(run, producer)
+            except (RetryableError, CorruptError, DecodeError) as error:
+                troubles.append(error)
+        if troubles:
+            raise troubles[0]
+
+    def _in_turn(self, run: str) -> tuple[str, ...]:
+        """Its producers, another one first each time, since the pace is shared."""
+        names = self._spool.producers(run)
+        first = self._turns % len(names) if names else 0
+        return names[first:] + names[:first]
+
+    def _drain_one(self, run: str, producer: str) -> None:
+        tail = self._tails.get((run, producer)) or Tail.at(self._spool.position(run, producer))
+        self._tails[run, producer] = tail
+        try:
+            self._outbox.read_on(run, producer, tail)
+            try:
+                self._outbox.publish(tail)
+            finally:  # with Kafka away, the bytes of checkpoints are brought to the store all the same
                 while tail.pending and self._settle(tail.pending[0][1]):
                     tail.pending.popleft()
-            finally:
-                if tail.settled != before and tail.settled > 0:
-                    self._spool.advance(run, producer, tail.settled)
+        finally:
+            if tail.settled != tail.noted:
+                self._spool.advance(run, producer, tail.settled)
+                tail.noted = tail.settled
+        if self._outbox.done_with(run, producer, tail):
+            del self._tails[run, producer]
 
-    def _read_on(self, run: str, producer: str, tail: _Tail) -> None:
-        found = self._spool.read(run, producer, tail.cursor)
-        messages: list[Message] = []
-        waiting: list[tuple[int, SpoolRecord]] = []
-        begin = tail.cursor
-        for record in found:
-            if record.lane == "checkpoints":
-                waiting.append((begin, record))
-            else:
-                messages.append(self._message(record))
-            begin = record.end
-        if messages:
-            self._log.publish(messages)
-        tail.cursor = begin
-        tail.pending.extend(waiting)
-
-    def _message(self, record: SpoolRecord) -> Message:
-        body: dict[str, Any] = record.body
+    def _send(self, messages: Sequence[Message]) -> None:
+        """Publish; once Kafka has not answered, nothing more is tried in this turn: each attempt may take seconds."""
+        if self._kafka_away:
+            raise RetryableError(self._kafka_away)
         try:
-            if record.kind == "metric":
-                values = {str(k): float(v) for k, v in body["values"].items()}
-                return self._wrap(Metric(**self._identity(record), values=values), "metric")
-            if record.kind == "data_version":
-                shards = tuple(
-                    DataShard(path=str(s["path"]), size=int(s["size"]), sha256=str(s["sha256"])) for s in body["shards"]
-                )
-                event = DataVersion(
-                    **self._identity(record),
-                    name=str(body["name"]),
-                    digest=str(body["digest"]),
-                    shards=shards,
-                    sampler=str(body["sampler"]),
-                    data_seed=int(body["seed"]),
-                )
-                return self._wrap(event, "data_version")
-            return self._dead(record, f"unknown kind {record.kind!r}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            return self._dead(record, f"{type(error).__name__}: {error}")
-
-    def _dead(self, record: SpoolRecord, detail: str) -> Message:
-        self._journal.say("publish.dead_letter", run=record.run, producer=record.producer, seq=record.seq, why=detail)
-        letter = records.DeadLetter(
-            cluster=f"spool:{self._node}",
-            topic=record.lane,
-            partition=0,
-            offset=record.end,
-            key=record.run.encode(),
-            value=json.dumps(record.body).encode(),
-            headers=headers_of_identity(self._identity(record), record.lane),
-            reason="spool_record",
-            detail=detail,
-            time_ms=self._clock.wall_ms(),
-        )
-        return Message(paths.DEAD_LETTERS, record.run.encode(), self._codec.encode(letter))
-
-    def _identity(self, record: SpoolRecord) -> dict[str, Any]:
-        """Never restamped (6.5); equal for a record that is published twice."""
-        return {
-            "event_id": f"{record.run}/{record.epoch}/{record.producer}/{record.lane}/{record.seq}",
-            "run": record.run,
-            "region": self._region,
-            "epoch": record.epoch,
-            "attempt": record.attempt,
-            "producer": record.producer,
-            "seq": record.seq,
-            "step": record.step,
-            "time_ms": record.time_ms,
-        }
-
-    def _wrap(self, event: Event, schema_type: str) -> Message:
-        value = self._codec.encode(event)
-        return Message(paths.topic(event.lane), event.run.encode(), value, headers_of(event, schema_type))
+            self._log.publish(messages)
+        except RetryableError as error:
+            self._kafka_away = str(error)
+            raise
 
     # --- checkpoints ---
 
@@ -394,7 +336,7 @@ class Publish:
             self._once(f"{own.prefix}: no grant of this node is known for its attempt")
             return False
         if record.kind != "intent":
-            return self._abandon(own, record, launch, str(record.body.get("reason", record.kind)))
+            return self._abandon(own, record, launch, _encodable(record.body.get("reason", record.kind)))
         try:
             intent = intent_of(
                 own,
@@ -410,8 +352,12 @@ class Publish:
                 replaced = launch.reply.state == "superseded" and not self._is_branch(launch.reply, own)
                 return replaced and self._abandon(own, record, launch, "superseded before it was uploaded")
             return self._commit(own, intent, record, launch)
-        except CorruptError as error:
-            return self._abandon(own, record, launch, str(error))
+        except (
+            CorruptError,
+            OverflowError,
+            UnicodeEncodeError,
+        ) as error:  # also numbers and texts that Avro cannot hold
+            return self._abandon(own, record, launch, _encodable(error))
 
     def _launch_of(self, record: SpoolRecord) -> _Launch | None:
         for launch in self._known(record.run).values():
@@ -458,7 +404,7 @@ class Publish:
         else:
             raise CorruptError(f"{own.manifest} holds a {type(outcome).__name__}")
         event = Checkpoint(
-            **self._identity(record),
+            **identity_of(record, self._region),
             state=state,
             manifest_key=own.manifest,
             manifest_digest=digest(payload),
@@ -466,7 +412,7 @@ class Publish:
             size_bytes=size,
             reason=reason,
         )
-        self._log.publish([self._wrap(event, "checkpoint")])
+        self._send([wrap(event, "checkpoint", self._codec)])
         if state == "committed":
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
@@ -557,8 +503,13 @@ class Publish:
                 for lane, last in sorted(beat.last_seq.items())
             ),
         )
-        self._log.publish([self._wrap(event, "heartbeat")])
+        self._send([wrap(event, "heartbeat", self._codec)])
 
 
 def _step(step: int) -> int | None:
     return step if step >= 0 else None
+
+
+def _encodable(reason: object) -> str:
+    """As text that every encoding can hold: a spool's JSON may carry half of a surrogate pair."""
+    return str(reason).encode(errors="backslashreplace").decode()

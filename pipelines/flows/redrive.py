@@ -49,6 +49,7 @@ class Verdict:
     letter: Message | None = None
     why: str = ""
     event: Event | None = None
+    also: Message | None = None  # what of it goes elsewhere
     stands: Callable[[], bool] = lambda: True  # looked at again directly before the transaction (6.2)
 
 
@@ -153,7 +154,8 @@ class Redrives:
             Message(paths.LEDGER, key_of(each), self._codec.encode(each)) for each in after.changes_since(ledger)
         ]
         told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
-        self._log.transaction([*([sent] if sent is not None else []), told, *changes])
+        also = verdict.also if outcome == PUBLISHED else None
+        self._log.transaction([*(each for each in (sent, also) if each is not None), told, *changes])
         self._book.marks[mark.partition, mark.offset] = mark
         identity = identity_of(facts)
         if outcome == PUBLISHED and identity is not None:

@@ -23,9 +23,12 @@ from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.ledger import Arrival, Ledger, Stream, key_of, stream
 from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.metric_batches import METRICS, first_number, parted
+from pipelines.core.numbering import place_of
 from pipelines.core.transfer import giving_way_to
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.copying import Copying
+from pipelines.flows.envelope import METRIC_BATCH, headers_of
 from pipelines.flows.pins import is_pinned
 from pipelines.flows.redrive import Redrives, Verdict, Wish
 from pipelines.flows.replay import read_ledger
@@ -43,7 +46,7 @@ from pipelines.ports import (
     Transfers,
 )
 from schemas.codec import Codec, DecodeError, UnknownSchemaError
-from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, Metric, Position
+from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, MetricBatch, Position
 
 TURN_S = 0.1
 REFRESH_S = 15.0
@@ -51,7 +54,11 @@ LOOK_S = 1.0  # while the peer has no such topic yet
 QUEUED_MAX = 2_000
 BATCH_MAX = 500
 _NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
-_KINDS: dict[str, type[Event]] = {"checkpoints": Checkpoint, "metrics": Metric, "data-versions": DataVersion}
+_KINDS: dict[str, type[Event] | tuple[type[Event], ...]] = {
+    "checkpoints": Checkpoint,
+    "metrics": METRICS,
+    "data-versions": DataVersion,
+}
 
 
 @dataclass(slots=True)
@@ -72,6 +79,7 @@ class _Outcome:
     says: str = ""
     fields: dict[str, object] = field(default_factory=dict)
     view: LineageView | None = None  # the lineage on which this rests; looked at again before it is published
+    also: Message | None = None  # what of it goes elsewhere
 
 
 class Replicate:
@@ -275,7 +283,7 @@ class Replicate:
             return False
         taken = {run: sum(1 for of, _ in ready if of == run) for run, _ in ready}
         self._note_positions(after, taken)
-        messages = [outcome.message for _, outcome in ready if outcome.message is not None]
+        messages = [one for _, outcome in ready for one in (outcome.message, outcome.also) if one is not None]
         changes = [Message(paths.LEDGER, key_of(one), self._codec.encode(one)) for one in after.changes_since(ledger)]
         self._log.transaction([*messages, *changes])
         self._ledger = after
@@ -325,12 +333,17 @@ class Replicate:
             item.why = str(error)  # regions upgrade at different times: it waits, it is no dead letter
             return None
         except (DecodeError, CorruptError) as error:
-            return self._dead(item, "undecodable", str(error), _numbered(item.fetched))
+            arrival, takes = place_of(item.fetched.headers, ledger)
+            if arrival is Arrival.DUPLICATE:
+                return _Outcome()  # its dead letter was written when it came first
+            return self._dead(item, "undecodable", str(error), takes)
         arrival = ledger.arrival(event)
         if event.region != self._peer or arrival is Arrival.DUPLICATE:
             return _Outcome()
         if arrival is Arrival.GAP:
             self._journal.say("replicate.hole", run=event.run, lane=self._lane, producer=event.producer, seq=event.seq)
+        if isinstance(event, MetricBatch):
+            return self._batch(item, event, queue, ledger)
         return self._by_lineage(item, event, queue)
 
     def _judge(self, fetched: Fetched) -> Verdict:
@@ -339,7 +352,7 @@ class Replicate:
         due = Ledger()
         with contextlib.suppress(DecodeError, CorruptError):  # told by what follows
             item.event = self._decode(fetched)
-            due.watermarks[stream(item.event)] = item.event.seq - 1
+            due.watermarks[stream(item.event)] = first_number(item.event) - 1
         self._views.clear()
         outcome = self._outcome(item, deque(), due)
         if outcome is None:
@@ -351,7 +364,28 @@ class Replicate:
         if outcome.message.topic == paths.DEAD_LETTERS:
             return Verdict(letter=outcome.message, event=item.event)
         ready = [(fetched.key.decode(errors="replace"), outcome)]
-        return Verdict(outcome.message, event=item.event, stands=lambda: self._still_stands(ready))
+        return Verdict(outcome.message, event=item.event, also=outcome.also, stands=lambda: self._still_stands(ready))
+
+    def _batch(self, item: _Waiting, event: MetricBatch, queue: deque[_Waiting], ledger: Ledger) -> _Outcome | None:
+        """Row by row what happens to any event: what is known is left out, what is past the fork is set aside."""
+        view, takes = self._view_of(event.run), (stream(event), event.seq)
+
+        def before_the_fork(step: int) -> bool:
+            return view is None or standing(view, event.epoch, step) is not Standing.BRANCH
+
+        try:
+            visible, branch = parted(event, ledger.watermarks.get(stream(event), 0), before_the_fork)
+        except CorruptError as error:
+            return self._dead(item, "undecodable", str(error), takes)
+        outcome = self._by_lineage(item, visible or event, queue)
+        if outcome is None or visible is None or visible == event or outcome.says != "published":
+            return outcome
+        also = self._dead(item, "branch", f"{branch} of its rows are past the fork", None).message if branch else None
+        envelope = dict(item.fetched.headers) | dict(headers_of(visible, METRIC_BATCH))
+        fetched = dataclasses.replace(item.fetched, headers=tuple(envelope.items()))
+        return dataclasses.replace(
+            outcome, message=self._again(fetched, self._codec.encode(visible)), also=also, takes=takes
+        )
 
     def _by_lineage(self, item: _Waiting, event: Event, queue: deque[_Waiting]) -> _Outcome | None:
         view = self._view_of(event.run)
@@ -489,15 +523,3 @@ def _is_branch(event: Event) -> bool:
 
 def _name(place: Partition | Position) -> tuple[str, int]:
     return (place.topic, place.number if isinstance(place, Partition) else place.partition)
-
-
-def _numbered(fetched: Fetched) -> tuple[Stream, int] | None:
-    """The place in its sequence that an undecodable record fills, by its headers."""
-    found = {name: value.decode(errors="replace") for name, value in fetched.headers}
-    wanted = ("farside_run", "farside_epoch", "farside_producer", "farside_lane", "farside_seq")
-    if any(name not in found for name in wanted):
-        return None
-    run, epoch, producer, lane, seq = (found[name] for name in wanted)
-    if not epoch.isdecimal() or not seq.isdecimal():
-        return None
-    return ((run, int(epoch), producer, lane), int(seq))

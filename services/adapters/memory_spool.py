@@ -96,6 +96,19 @@ class MemorySpool:
         """Remember a position."""
         self._positions[run, producer] = offset
 
+    def end(self, run: str, producer: str) -> int:
+        """Where the log ends now."""
+        log = self._records.get(producer, []) if run == self.run else []
+        return log[-1].end if log else 0
+
+    def retire(self, run: str, producer: str, offset: int) -> bool:
+        """Forget a log whose process ended, once all of it is published."""
+        if run != self.run or producer not in self._gone or offset < self.end(run, producer):
+            return False
+        self._records.pop(producer, None)
+        self._positions.pop((run, producer), None)
+        return True
+
     def beats(self, run: str) -> tuple[Beat, ...]:
         """The newest beat of each producer whose process lives."""
         return tuple(self._beats[name] for name in sorted(self._beats)) if run == self.run else ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Journal, SpoolRecord
 
 UNREADABLE = "unreadable"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TEXTS = ("lane", "kind", "run")
+_NUMBERS = ("seq", "epoch", "attempt", "step", "time_ms")
 
 
 class NodeSpool:
@@ -20,13 +25,21 @@ class NodeSpool:
 
     Args:
         node_dir: the node's directory, shared with the trainer.
-        journal: is told of torn bytes, once for each place.
+        journal: is told of torn bytes, once for each place, and of a full disk, once until there is room again.
+        replace: puts a JSON file in place of another.
     """
 
-    def __init__(self, node_dir: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        node_dir: Path,
+        journal: Journal | None = None,
+        replace: Callable[..., None] = _spool.write_json_atomically,
+    ) -> None:
         self._node_dir = node_dir
+        self._replace = replace
         self._journal = journal
-        self._reported: set[Path] = set()
+        self._reported: set[tuple[Path, int]] = set()
+        self._full = False  # the disk was when we last wrote
         self._grants: dict[Path, dict[str, Any]] = {}
 
     def runs(self) -> tuple[str, ...]:
@@ -36,21 +49,26 @@ class NodeSpool:
     def producers(self, run: str) -> tuple[str, ...]:
         """The incarnations that have a log."""
         folder = _spool.producers_folder(self._node_dir, run)
-        return tuple(name for name in _folders(folder) if _spool.log_path(folder / name).exists())
+        return tuple(name for name in _folders(folder) if _spool.segments(folder / name))
 
     def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
         """Complete records from a log offset on; torn bytes are kept aside and reported once."""
-        log = _spool.log_path(_spool.producer_folder(self._node_dir, run, producer))
+        folder = _spool.producer_folder(self._node_dir, run, producer)
         records: list[SpoolRecord] = []
-        while True:
-            found = _spool.scan(log, offset, most - len(records))
+        while len(records) < most:
+            found = _spool.scan_producer(folder, offset, most - len(records))
             ends = [start for start, _ in found.entries[1:]] + [found.next_offset]
             pairs = zip(found.entries, ends, strict=False)
-            records.extend(_record(producer, entry, end) for (_, entry), end in pairs)
+            records.extend(_record(run, producer, entry, end) for (_, entry), end in pairs)
             if found.ending is not _spool.Ending.TORN:
-                return tuple(records)
-            self._set_aside(log, found, run, producer)
+                break
+            self._set_aside(_spool.log_path(folder), found, run, producer)
             offset = found.resume_offset
+        return tuple(records)
+
+    def end(self, run: str, producer: str) -> int:
+        """Where the log ends now."""
+        return _spool.end_of(_spool.producer_folder(self._node_dir, run, producer))
 
     def position(self, run: str, producer: str) -> int:
         """The log offset up to which everything is published; 0 at first."""
@@ -58,10 +76,28 @@ class NodeSpool:
         return 0 if value is None else int(value["offset"])
 
     def advance(self, run: str, producer: str, offset: int) -> None:
-        """Remember a position durably."""
-        path = self._position_path(run, producer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _spool.write_json_atomically(path, {"offset": offset})
+        """Remember a position durably; whole segments before it are cleared away.
+
+        They go first: on a full disk that makes the room which the position needs. Should we die in between, the log
+        is read from its oldest segment, which is past what the old position says and not past what is published.
+        """
+        _spool.clear_published(_spool.producer_folder(self._node_dir, run, producer), offset)
+        self._write(self._position_path(run, producer), {"offset": offset})
+
+    def retire(self, run: str, producer: str, offset: int) -> bool:
+        """Remove the log of a writer that is gone and left nothing past `offset`; damaged bytes that were kept stay."""
+        folder = _spool.producer_folder(self._node_dir, run, producer)
+        if _spool.is_writer_alive(_spool.log_path(folder)):  # before the log is read: see _spool
+            return False
+        if self.read(run, producer, offset, 1):
+            return False
+        for segment in _spool.segments(folder):
+            segment.path.unlink()
+        _spool.beat_path(folder).unlink(missing_ok=True)
+        self._position_path(run, producer).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        return True
 
     def beats(self, run: str) -> tuple[Beat, ...]:
         """The newest beat of each producer whose process lives."""
@@ -94,7 +130,7 @@ class NodeSpool:
 
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write grant.json."""
-        _spool.write_json_atomically(_spool.grant_path(_spool.launch_folder(self._node_dir, run, launch)), body)
+        self._write(_spool.grant_path(_spool.launch_folder(self._node_dir, run, launch)), body)
 
     def grants(self, run: str) -> tuple[dict[str, Any], ...]:
         """Every grant.json, each read once: a launch that was granted is never granted again."""
@@ -109,11 +145,11 @@ class NodeSpool:
     def validity(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write validity.json; not fsynced, since no guard outlives the machine."""
         path = _spool.validity_path(_spool.launch_folder(self._node_dir, run, launch))
-        _spool.write_json_atomically(path, body, durable=False)
+        self._write(path, body, durable=False)
 
     def standing(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write standing.json."""
-        _spool.write_json_atomically(_spool.standing_path(_spool.launch_folder(self._node_dir, run, launch)), body)
+        self._write(_spool.standing_path(_spool.launch_folder(self._node_dir, run, launch)), body)
 
     def chunk(self, checkpoint: CheckpointId, rank: int, offset: int, size: int) -> bytes:
         """Some bytes of a shard; CorruptError if the file is gone or short."""
@@ -163,12 +199,53 @@ class NodeSpool:
         return self._node_dir.joinpath("agent", "positions", *names)
 
     def _set_aside(self, log: Path, found: _spool.Scan, run: str, producer: str) -> None:
-        aside = _spool.set_aside_torn(log, found)
-        if aside in self._reported:
+        place = (log, found.next_offset)
+        if place in self._reported:
             return
-        self._reported.add(aside)
+        try:
+            kept = str(_spool.set_aside_torn(log, found))
+        except OSError as error:
+            kept = f"not kept: {error}"  # the log still has them, and the records behind them go on
+        self._reported.add(place)
         if self._journal is not None:
-            self._journal.say("spool.torn", run=run, producer=producer, kept=str(aside), reason=found.reason)
+            self._journal.say(
+                "spool.torn",
+                run=run,
+                producer=producer,
+                kept=kept,
+                begin=found.next_offset,
+                end=found.resume_offset,
+                reason=found.reason,
+            )
+
+    def _write(self, path: Path, body: dict[str, Any], *, durable: bool = True) -> None:
+        """Replace a small file; on a full disk RetryableError, and one alarm with the figures until it is over."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(path, body, durable=durable)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                self._alarm(path, error)
+            raise RetryableError(f"{path}: {error}") from error
+        if self._full:
+            self._full = False
+            if self._journal is not None:
+                self._journal.say("spool.has_room", node_dir=str(self._node_dir))
+
+    def _alarm(self, path: Path, error: OSError) -> None:
+        if self._full or self._journal is None:
+            return
+        self._full = True
+        disk = shutil.disk_usage(self._node_dir)
+        logs = self._node_dir.glob("runs/*/producers/*/log*")
+        self._journal.say(
+            "spool.full",
+            path=str(path),
+            error=str(error),
+            free_bytes=disk.free,
+            disk_bytes=disk.total,
+            log_bytes=sum(one.stat().st_size for one in logs),
+        )
 
 
 def _folders(folder: Path) -> tuple[str, ...]:
@@ -177,21 +254,38 @@ def _folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")))
 
 
-def _record(producer: str, entry: dict[str, Any], end: int) -> SpoolRecord:
+def _record(run: str, producer: str, entry: dict[str, Any], end: int) -> SpoolRecord:
     """The record; one with other fields than ours goes on as `unreadable`, to end as a dead letter with its content."""
-    try:
+    why = _unlike_ours(run, entry)
+    if not why:
         return SpoolRecord(producer=producer, end=end, **entry)
-    except TypeError as error:
-        return SpoolRecord(
-            producer=producer,
-            lane=UNREADABLE,
-            seq=0,
-            kind=UNREADABLE,
-            run=str(entry.get("run", "")),
-            epoch=0,
-            attempt=0,
-            step=0,
-            time_ms=0,
-            body={"record": entry, "why": str(error)},
-            end=end,
-        )
+    return SpoolRecord(
+        producer=producer,
+        lane=UNREADABLE,
+        seq=0,
+        kind=UNREADABLE,
+        run=run,
+        epoch=0,
+        attempt=0,
+        step=0,
+        time_ms=0,
+        body={"record": entry, "why": why},
+        end=end,
+    )
+
+
+def _unlike_ours(run: str, entry: dict[str, Any]) -> str:
+    """What is wrong with a record's fields, "" if nothing is; numbers have to fit the events' 64 bits."""
+    odd = set(entry) ^ {*_TEXTS, *_NUMBERS, "body"}
+    if odd:
+        return f"fields that are missing or unknown: {', '.join(sorted(ascii(one) for one in odd))}"
+    for name in _TEXTS:
+        if not isinstance(entry[name], str) or not entry[name].isascii():
+            return f"{name} is no plain text"
+    for name in _NUMBERS:
+        value = entry[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            return f"{name} is no number of 63 bits"
+    if not isinstance(entry["body"], dict):
+        return "body is no object"
+    return "" if entry["run"] == run else "it is of another run"

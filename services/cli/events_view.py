@@ -146,6 +146,12 @@ def _change(one: records.EpochChange) -> str:
 
 _SUMMARIES: dict[type[records.Record], Callable[[Any], str]] = {
     records.Metric: lambda one: " ".join(f"{name}={value:.4g}" for name, value in sorted(one.values.items())),
+    records.MetricBatch: lambda one: (
+        f"{len(one.steps)} rows, steps {min(one.steps)}..{max(one.steps)}: {', '.join(c.name for c in one.columns)}"
+    ),
+    records.MetricsThinned: lambda one: (
+        f"{one.dropped} dropped, steps {one.first_step}..{one.last_step}, kept every {one.keep_every}"
+    ),
     records.Checkpoint: lambda one: f"{one.state} {size(one.size_bytes)} {one.reason}".rstrip(),
     records.Heartbeat: lambda one: f"{one.node} {one.phase}",
     records.DataVersion: lambda one: f"{one.name} {one.digest[:12]} {len(one.shards)} files",

@@ -142,6 +142,21 @@ def test_I14_records_are_read_in_order_by_offset_and_a_new_agent_goes_on_where_t
     assert again.read("gpt", PRODUCER, found[2].end) == ()
 
 
+def test_a_log_is_retired_only_when_its_writer_is_gone_and_all_of_it_is_published(trainer: _Trainer) -> None:
+    """Then it is no producer any more, and its end is that of a log that is not there."""
+    trainer.accept("metrics", 1)
+    trainer.accept("metrics", 2)
+    agent = trainer.agent()
+    first, last = agent.read("gpt", PRODUCER, 0)
+    assert agent.end("gpt", PRODUCER) == last.end
+    assert not agent.retire("gpt", PRODUCER, last.end)
+    trainer.ends()
+    assert not agent.retire("gpt", PRODUCER, first.end)
+    agent.advance("gpt", PRODUCER, last.end)
+    assert agent.retire("gpt", PRODUCER, last.end)
+    assert (agent.producers("gpt"), agent.end("gpt", PRODUCER), agent.position("gpt", PRODUCER)) == ((), 0, 0)
+
+
 def test_what_nobody_wrote_is_empty_and_no_error(trainer: _Trainer) -> None:
     """A run or a producer that this node does not know, and positions of one run are not those of another."""
     trainer.accept("metrics", 1)

@@ -14,14 +14,14 @@ from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.core.retention import SWEPT
 from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
+from pipelines.flows.envelope import headers_of
 from pipelines.flows.pins import pin
-from pipelines.flows.publish import headers_of
 from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
-from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric
+from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric, MetricBatch
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
@@ -117,7 +117,7 @@ class _World:
         self.send(event)
         return event
 
-    def send(self, event: Checkpoint | Metric) -> None:
+    def send(self, event: Checkpoint | Metric | MetricBatch) -> None:
         """Publish an event in east."""
         value = CODEC.encode(event)
         MemoryLog(self.east).publish([Message(paths.topic(event.lane), b"gpt", value, headers_of(event, "test"))])

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core.manifests import objects
+from pipelines.core.metric_batches import metrics_of
 from pipelines.paths import CheckpointId, parse_checkpoint
 from pipelines.ports import Message, Signer, SpoolRecord
 from schemas.codec import Codec, digest
-from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Event, Lease, Manifest, Record
+from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Event, Lease, Manifest, MetricBatch, Record
 from tests.simulation.authority_checker import AuthorityChecker
 
 Identity = tuple[str, int, str, str, int]  # run, epoch, producer, lane, number
@@ -36,6 +37,13 @@ class _Accepted:
 
     identity: Identity
     step: int
+
+
+def _rows(record: Record) -> tuple[Event, ...]:
+    """The events in a record: of a batch each of its rows."""
+    if isinstance(record, MetricBatch):
+        return metrics_of(record)
+    return (record,) if isinstance(record, Event) else ()
 
 
 class EventChecker:
@@ -165,8 +173,8 @@ class EventChecker:
         """A message is visible in a region's log."""
         if message.topic in LANES:
             event = self._codec.decode(message.value)
-            if isinstance(event, Event):
-                self._seen(region, event, looked)
+            for row in _rows(event):
+                self._seen(region, row, looked)
         elif message.topic == paths.DEAD_LETTERS:
             self._dead(region, self._codec.decode_as(DeadLetter, message.value), looked)
         elif message.topic == paths.CONTROL and message.headers:
@@ -208,15 +216,19 @@ class EventChecker:
         if letter.reason != "branch":
             self._fail(f"I14: {region} has a dead letter, {letter.reason}: {letter.detail}")
             return
-        event = self._codec.decode(letter.value)
-        if not isinstance(event, Event):
-            return
-        identity = (event.run, event.epoch, event.producer, event.lane, event.seq)
-        if identity in self._visible[region]:
-            self._fail(f"I15: {event.lane} {event.seq} of {event.producer} is visible in {region} and set aside")
-        if self._authority.counts(event.run, event.epoch, event.step, looked.get(event.run, 0)):
-            self._fail(f"I5: step {event.step} of epoch {event.epoch} was set aside in {region}, and is on the lineage")
-        self._visible[region][identity] = "set aside"
+        rows = _rows(self._codec.decode(letter.value))
+        # Of a batch that a fork parts, the letter has all of it, and the lane those rows that count.
+        aside = [
+            one for one in rows if not self._authority.counts(one.run, one.epoch, one.step, looked.get(one.run, 0))
+        ]
+        if rows and not aside:
+            one = rows[-1]
+            self._fail(f"I5: step {one.step} of epoch {one.epoch} was set aside in {region}, and is on the lineage")
+        for one in aside:
+            identity = (one.run, one.epoch, one.producer, one.lane, one.seq)
+            if identity in self._visible[region]:
+                self._fail(f"I15: {one.lane} {one.seq} of {one.producer} is visible in {region} and set aside")
+            self._visible[region][identity] = "set aside"
 
     def _told(self, region: str, record: Record) -> None:
         """I12: what is told of a change is what was written at the witness."""

@@ -1,0 +1,81 @@
+"""`python -m tests.fuzz --count N`: mutated inputs to every target; prints what broke, and the seed that repeats it."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from tests.fuzz.targets import TARGETS, Target
+
+INPUT_S = 5  # no input may take longer
+SAY_S = 10.0
+SHARES = {"codec": 0.45, "headers": 0.45, "segments": 0.1}  # a segment's input is a file
+
+
+class HangError(Exception):
+    """An input took too long."""
+
+
+def _hang(_number: int, _frame: FrameType | None) -> None:
+    raise HangError(f"longer than {INPUT_S} s")
+
+
+def memory() -> Path | None:
+    """Where files that live for a millisecond are kept from the disk; None: nowhere."""
+    shared = Path("/dev/shm")  # noqa: S108 - a fresh folder is made in it
+    return shared if shared.is_dir() else None
+
+
+def run_target(target: Target, name: str, seeds: range, folder: Path) -> list[str]:
+    """Throw one input for each seed; a text for every one that broke a promise."""
+    broken = []
+    before = signal.signal(signal.SIGALRM, _hang)
+    said_s = time.monotonic()
+    try:
+        for seed in seeds:
+            signal.alarm(INPUT_S)
+            try:
+                target(random.Random(f"{name}-{seed}"), folder)
+            except Exception:  # noqa: BLE001 - every one is a finding
+                broken.append(f"{name} --seed {seed} --count 1\n{traceback.format_exc(limit=-4)}")
+            if sys.stderr.isatty() and time.monotonic() - said_s > SAY_S:
+                said_s = time.monotonic()
+                print(f"{name}: {seed - seeds.start} of {len(seeds)}", file=sys.stderr)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return broken
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1_000_000, help="inputs, over all targets")
+    parser.add_argument("--seed", type=int, default=0, help="the first one's")
+    parser.add_argument("--target", choices=sorted(TARGETS), help="only this one")
+    chosen = parser.parse_args()
+    broken: list[str] = []
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        for name, target in TARGETS.items():
+            if chosen.target not in {None, name}:
+                continue
+            count = chosen.count if chosen.target else max(1, round(chosen.count * SHARES[name]))
+            begun_s = time.monotonic()
+            found = run_target(target, name, range(chosen.seed, chosen.seed + count), Path(folder))
+            broken += found
+            took_s = time.monotonic() - begun_s
+            print(f"{name}: {count} inputs in {took_s:.1f} s, {len(found)} broke a promise")
+    for text in broken[:10]:
+        print(f"\npython -m tests.fuzz --target {text}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
