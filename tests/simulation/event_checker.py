@@ -272,9 +272,13 @@ class EventChecker:
         return found + self._behind(survivors)
 
     def _behind(self, survivors: Collection[str]) -> list[str]:
-        """The newest checkpoint on each lineage that a survivor committed is whole in all of them."""
+        """The newest checkpoint on each lineage that a survivor committed is whole in all of them.
+
+        What was adopted had been set aside elsewhere as a branch: the next checkpoint that is committed brings it.
+        """
         found = []
         for run, lease in self._authority.newest.items():
+            adopted = max((one.epoch for one in lease.lineage if one.reason == "adopted"), default=0)
             whole = [
                 (one.record.epoch, one.record.lineage_seq, key)
                 for name in survivors
@@ -285,7 +289,7 @@ class EventChecker:
                 and self._authority.counts(run, one.record.epoch, one.record.step)
             ]
             newest = max(whole, default=None)
-            if newest is not None:
+            if newest is not None and newest[0] >= adopted:
                 found += [
                     f"I14: {newest[2]}, the newest of {run} under {lease.holder}, is not in {name}"
                     for name in survivors
