@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from infra.local.stack import Stack
+from pipelines import paths
 from pipelines.errors import RetryableError
 from pipelines.ports import Message, Partition
-from services.adapters.kafka import KafkaLog, KafkaSource
+from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
 from tests.waiting import wait_until
 
 if_unanswered = pytest.mark.parametrize("listens", [False, True], ids=["refused", "unanswered"])
@@ -54,3 +56,29 @@ def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest
         "files and threads to be given back",
     )
     assert threading.active_count() <= before[1]
+
+
+@pytest.mark.servers
+def test_a_producer_whose_broker_fell_silent_is_thrown_away_whole(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it could not deliver is given up, and its thread ends: it would send it later, behind our back."""
+    caplog.set_level(logging.CRITICAL, "kafka")
+    local = stack.endpoints().regions["east"].kafka_bootstrap
+    ensure_topics(local, replication=1)
+    message = Message(paths.HEARTBEATS, b"gpt", b"beat")
+    before = threading.active_count()
+    log = KafkaLog(local)
+    log.publish([message])
+    assert threading.active_count() > before
+    stack.freeze("kafka-east")
+    try:
+        with pytest.raises(RetryableError):
+            log.publish([message])
+        wait_until(lambda: threading.active_count() <= before, 10.0, "the producer's thread to end")
+    finally:
+        stack.thaw("kafka-east")
+    log.publish([message])
+    log.close()
+    wait_until(lambda: threading.active_count() <= before, 10.0, "the next one's, too")
+    assert threading.active_count() <= before
