@@ -9,12 +9,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import kafka
 import pytest
 
+from infra.local.stack import Stack
+from pipelines import paths
 from pipelines.errors import RetryableError
 from pipelines.ports import Message, Partition
-from services.adapters.kafka import KafkaLog, KafkaSource
+from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.kafka_clients import made, thrown_away
 from services.adapters.kafka_cluster import KafkaCluster
+from tests.brokers import admin_of
 from tests.waiting import wait_until
 
 if_unanswered = pytest.mark.parametrize("listens", [False, True], ids=["refused", "unanswered"])
@@ -56,3 +61,25 @@ def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest
         "files and threads to be given back",
     )
     assert threading.active_count() <= before[1]
+
+
+@pytest.mark.servers
+def test_a_producer_whose_broker_fell_silent_is_thrown_away_whole(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it could not deliver is given up, and its thread ends: it would send it later, behind our back."""
+    caplog.set_level(logging.CRITICAL, "kafka")
+    cluster = admin_of(stack, "east")
+    ensure_topics(cluster, replication=1)
+    before = threading.active_count()
+    producer = made(kafka.KafkaProducer, **cluster.options(), enable_idempotence=True, acks="all")
+    producer.send(paths.HEARTBEATS, b"beat").get(timeout=20)
+    assert threading.active_count() > before
+    stack.freeze("kafka-east")
+    try:
+        waiting = producer.send(paths.HEARTBEATS, b"beat")
+        thrown_away(producer)
+        wait_until(lambda: threading.active_count() <= before, 10.0, "the producer's thread to end")
+        assert waiting.failed(), "and nothing of it is sent when the broker wakes up"
+    finally:
+        stack.thaw("kafka-east")

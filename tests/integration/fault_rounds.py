@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,12 +92,12 @@ class Rounds:
         if not self.judge.progress(holder, epoch):
             raise AssertionError(f"{holder} does not train")
 
-    def play(self, kind: str, fault: Fault | None = None) -> Round:
-        """One round of a kind; AssertionError says what does not hold."""
+    def play(self, kind: str, begin: Callable[[], Fault] | None = None) -> Round:
+        """One round of a kind, drawn unless it is said how it begins; AssertionError says what does not hold."""
         self.pair.restarted.clear()
         before = self.pair.holder()
         trained = self.judge.progress(*before)
-        fault = fault or self.faults.do(kind)
+        fault = self.faults.do(kind) if begin is None else begin()
         try:
             return self._round(kind, fault, before, trained)
         except (AssertionError, StackError) as error:

@@ -39,8 +39,7 @@ def _other(region: str) -> str:
 def test_I4_I16_requests_arrive_at_the_witness_and_no_answer_does(rounds: Rounds) -> None:
     """The holder's renewals land and it cannot know; it trains on, nobody is promoted, and it goes on in its epoch."""
     holder, epoch = rounds.pair.holder()
-    fault = rounds.faults.half_cut([(holder, WITNESS)], answers=True)
-    found = rounds.play("witness_one_way", fault)
+    found = rounds.play("witness_one_way", lambda: rounds.faults.half_cut([(holder, WITNESS)], answers=True))
     assert found.trained > 0
     assert found.after == (holder, epoch)
 
@@ -51,8 +50,7 @@ def test_I4_I16_requests_arrive_at_the_witness_and_no_answer_does(rounds: Rounds
 def test_I10_a_link_that_is_cut_one_way_promotes_nobody(rounds: Rounds, answers: bool) -> None:
     """Connections stay open and nothing comes: the standby hears nobody, sees the renewals, and waits."""
     holder, epoch = rounds.pair.holder()
-    fault = rounds.faults.half_cut([(_other(holder), holder)], answers=answers)
-    found = rounds.play("one_way", fault)
+    found = rounds.play("one_way", lambda: rounds.faults.half_cut([(_other(holder), holder)], answers=answers))
     assert found.trained > 0
     assert found.after == (holder, epoch)
 
@@ -62,7 +60,7 @@ def test_I10_a_link_that_is_cut_one_way_promotes_nobody(rounds: Rounds, answers:
 def test_I1_I16_a_slow_witness_stops_no_training_and_makes_no_second_holder(rounds: Rounds) -> None:
     """Answers that come later than a lease can be renewed: training goes on, and one region holds the run after it."""
     holder, epoch = rounds.pair.holder()
-    found = rounds.play("slow_witness", rounds.faults.slow([(region, WITNESS) for region in REGIONS]))
+    found = rounds.play("slow_witness", lambda: rounds.faults.slow([(region, WITNESS) for region in REGIONS]))
     assert found.trained > 0
     assert found.after == (holder, epoch), "its nodes were heard all the time"
 
@@ -73,7 +71,7 @@ def test_I1_a_holder_whose_clocks_jump_lets_go_or_goes_on_and_never_holds_too_lo
     """As after a suspended machine: CLOCK_BOOTTIME an hour ahead, the wall clock three hours behind."""
     holder, _ = rounds.pair.holder()
     names = ["controller", "agent"]
-    found = rounds.play("clock", rounds.faults.jump(holder, names, -3 * 3600.0, 3600.0))
+    found = rounds.play("clock", lambda: rounds.faults.jump(holder, names, -3 * 3600.0, 3600.0))
     assert found.trained > 0
     assert found.before[0] == holder
 
