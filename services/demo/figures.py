@@ -10,10 +10,11 @@ from typing import Any
 
 from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.metric_batches import metrics_of
 from pipelines.flows.replay import to_end
 from pipelines.ports import Clock
 from schemas.codec import Codec, DecodeError
-from schemas.records import Event
+from schemas.records import Event, MetricBatch
 from services.adapters.kafka import KafkaSource
 from services.adapters.spool import NodeSpool
 from services.demo.actors import read_lines
@@ -51,7 +52,7 @@ def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> set[Iden
 
 
 def visible(bootstrap: str, run: str, clock: Clock) -> tuple[Counter[Identity], list[Event]]:
-    """Every event in a region's log, and how often."""
+    """Every event in a region's log, and how often; of a batch of metrics, each of them."""
     source, codec = KafkaSource(bootstrap), Codec()
     found: Counter[Identity] = Counter()
     events: list[Event] = []
@@ -62,8 +63,9 @@ def visible(bootstrap: str, run: str, clock: Clock) -> tuple[Counter[Identity], 
             except DecodeError:
                 continue  # not an event of ours
             if isinstance(event, Event) and event.run == run:
-                found[event.run, event.epoch, event.producer, event.lane, event.seq] += 1
-                events.append(event)
+                for one in metrics_of(event) if isinstance(event, MetricBatch) else (event,):
+                    found[one.run, one.epoch, one.producer, one.lane, one.seq] += 1
+                    events.append(one)
     finally:
         source.close()
     return found, events
