@@ -25,7 +25,7 @@ def run(settings: Settings, region: str) -> int:
     parts = Parts(settings, region, "agent")
     parts.prepare()
     here, store = parts.here, parts.store()
-    spool = NodeSpool(here.node_dir, parts.journal)
+    spool = NodeSpool(here.node_dir, parts.journal, keep_s=settings.publish.keep_logs_s)
     arenas = {name: Arena(here.arena_dir / name) for name in settings.runs}
 
     def locate(manifest_digest: str) -> str | None:

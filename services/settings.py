@@ -119,6 +119,7 @@ class PublishSettings(_Part):
     batch_bytes: int = Field(default=512 * 1024, ge=1)  # of the spool's records that go into one
     batch_age_s: float = Field(default=5.0, ge=0)  # for so long a metric waits for others, at most
     catch_up_bytes_s: float = Field(default=16 * 1024 * 1024.0, gt=0)  # read from the spool, after an outage
+    keep_logs_s: float = Field(default=3600.0, ge=0)  # of a trainer that is gone, as evidence of what it accepted
     unanswered_s: float = Field(default=15.0, gt=0)  # a call to Kafka that takes longer is given up, its client with it
 
 

@@ -80,6 +80,11 @@ def batch_of(metrics: Sequence[Metric]) -> MetricBatch:
     )
 
 
+def rows_of(event: Event) -> tuple[Event, ...]:
+    """The events in an event: of a batch each of its metrics."""
+    return metrics_of(event) if isinstance(event, MetricBatch) else (event,)
+
+
 def metrics_of(event: Metric | MetricBatch) -> tuple[Metric, ...]:
     """The metrics in an event, each as it would have been published alone; CorruptError for columns that do not fit."""
     if isinstance(event, Metric):

@@ -116,7 +116,9 @@ class Publish:
         self._turns = 0
         self._kafka_away = ""
         self._committed: dict[str, int] = {}
-        self._uploading = Uploading(spool=spool, store=store, codec=codec, beats=self._heartbeat)
+        self._uploading = Uploading(
+            spool=spool, store=store, codec=codec, beats=lambda run: self._guarded(self._heartbeat, run)
+        )
         self._said: set[str] = set()
         self._troubles: dict[str, str] = {}
 

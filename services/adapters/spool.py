@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class NodeSpool:
         node_dir: the node's directory, shared with the trainer.
         journal: is told of torn bytes, once for each place, and of a full disk, once until there is room again.
         replace: puts a JSON file in place of another.
+        keep_s: how long the log of a writer that is gone is kept after its last record, published or not.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class NodeSpool:
         node_dir: Path,
         journal: Journal | None = None,
         replace: Callable[..., None] = _spool.write_json_atomically,
+        keep_s: float = 0.0,
     ) -> None:
+        self._keep_s = keep_s
         self._node_dir = node_dir
         self._replace = replace
         self._journal = journal
@@ -89,9 +93,11 @@ class NodeSpool:
         folder = _spool.producer_folder(self._node_dir, run, producer)
         if _spool.is_writer_alive(_spool.log_path(folder)):  # before the log is read: see _spool
             return False
-        if self.read(run, producer, offset, 1):
+        listed = _spool.segments(folder)
+        newest_s = max((one.path.stat().st_mtime for one in listed), default=0.0)
+        if abs(time.time() - newest_s) < self._keep_s or self.read(run, producer, offset, 1):
             return False
-        for segment in _spool.segments(folder):
+        for segment in listed:
             segment.path.unlink()
         _spool.beat_path(folder).unlink(missing_ok=True)
         self._position_path(run, producer).unlink(missing_ok=True)

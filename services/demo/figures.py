@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.core.audit import Log
 from pipelines.core.ledger import Stream
 from pipelines.core.lineage import LineageView
+from pipelines.core.metric_batches import rows_of
 from pipelines.core.numbers import Numbers
 from pipelines.errors import RetryableError
 from pipelines.flows import audit
@@ -28,9 +29,11 @@ def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> dict[Str
 
 
 def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Log, list[Event]]:
-    """Every event in a region's log."""
+    """Every event in a region's log; of a batch of metrics, each of them."""
     source, events = KafkaSource(cluster), list[Event]()
-    reading = audit.Reading(run, cluster.bootstrap, None, Decoding(Codec(), clock), on_event=events.append)
+
+    decoding = Decoding(Codec(), clock)
+    reading = audit.Reading(run, cluster.bootstrap, None, decoding, on_event=lambda one: events.extend(rows_of(one)))
     try:
         log = reading.read(source)
     finally:

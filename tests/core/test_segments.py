@@ -139,6 +139,20 @@ def test_a_log_is_removed_once_its_writer_is_gone_and_all_of_it_is_published(ran
     assert [one.name.startswith("torn-") for one in rank.folder.iterdir()] == [True]
 
 
+def test_the_log_of_a_writer_that_is_gone_is_kept_for_a_time_as_evidence(rank: _Rank) -> None:
+    """What was accepted can be compared with what is visible; it goes when it is old, or its clock is far off."""
+    rank.append(2)
+    rank.writer.close()
+    end = rank.spool.end(RUN, PRODUCER)
+    keeping = NodeSpool(rank.node_dir, keep_s=3_600.0)
+    keeping.advance(RUN, PRODUCER, end)
+    assert not keeping.retire(RUN, PRODUCER, end)
+    assert len(keeping.read(RUN, PRODUCER, 0)) == 2
+    long_ago = time.time() - 4_000
+    os.utime(_spool.log_path(rank.folder), (long_ago, long_ago))
+    assert keeping.retire(RUN, PRODUCER, end)
+
+
 def test_bytes_that_are_missing_cost_their_own_record_and_no_other(tmp_path: Path) -> None:
     """A payload that lost bytes pulls the next frame up into its place: that one is found there."""
     frames = [_spool.encode_frame({"seq": number, "pad": "p" * 40}) for number in range(4)]

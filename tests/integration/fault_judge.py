@@ -12,6 +12,7 @@ from typing import Any
 from pipelines import paths
 from pipelines.core.lineage import Standing, standing
 from pipelines.core.manifests import objects
+from pipelines.core.metric_batches import rows_of
 from pipelines.errors import RetryableError
 from pipelines.flows.lineages import Lineages
 from pipelines.paths import CheckpointId
@@ -70,7 +71,7 @@ class Log:
             while more:  # new ones come all the time: a look ends with the first batch that is not full
                 items = self._source.poll(POLL_S, BATCH)
                 more = len(items) == BATCH
-                found += [event for item in items if (event := self._event(item.value)) is not None]
+                found += [row for item in items for row in self._rows(item.value)]
         except RetryableError:
             return found
         return found
@@ -79,12 +80,12 @@ class Log:
         """Drop the consumer."""
         self._source.close()
 
-    def _event(self, value: bytes) -> Event | None:
+    def _rows(self, value: bytes) -> tuple[Event, ...]:
         try:
             event = self._codec.decode(value)
         except DecodeError:
-            return None
-        return event if isinstance(event, Event) and event.run == self._run else None
+            return ()
+        return rows_of(event) if isinstance(event, Event) and event.run == self._run else ()
 
 
 class Writes:

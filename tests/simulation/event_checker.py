@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core.manifests import objects
-from pipelines.core.metric_batches import metrics_of
+from pipelines.core.metric_batches import rows_of
 from pipelines.paths import CheckpointId, parse_checkpoint
 from pipelines.ports import Message, Signer, SpoolRecord
 from schemas.codec import Codec, digest
-from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Event, Lease, Manifest, MetricBatch, Record
+from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Event, Lease, Manifest, Record
 from tests.simulation.authority_checker import AuthorityChecker
 
 Identity = tuple[str, int, str, str, int]  # run, epoch, producer, lane, number
@@ -41,9 +41,7 @@ class _Accepted:
 
 def _rows(record: Record) -> tuple[Event, ...]:
     """The events in a record: of a batch each of its rows."""
-    if isinstance(record, MetricBatch):
-        return metrics_of(record)
-    return (record,) if isinstance(record, Event) else ()
+    return rows_of(record) if isinstance(record, Event) else ()
 
 
 class EventChecker:
