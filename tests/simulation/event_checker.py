@@ -39,6 +39,10 @@ class _Accepted:
     step: int
 
 
+def _identity(event: Event) -> Identity:
+    return (event.run, event.epoch, event.producer, event.lane, event.seq)
+
+
 def _rows(record: Record) -> tuple[Event, ...]:
     """The events in a record: of a batch each of its rows."""
     return rows_of(record) if isinstance(record, Event) else ()
@@ -179,7 +183,7 @@ class EventChecker:
             self._told(region, self._codec.decode(message.value))
 
     def _seen(self, region: str, event: Event, looked: Mapping[str, int]) -> None:
-        identity = (event.run, event.epoch, event.producer, event.lane, event.seq)
+        identity = _identity(event)
         state, what = "seen", f"{event.lane} {event.seq} of {event.producer} in {region}"
         if isinstance(event, Checkpoint):
             state = event.state
@@ -214,19 +218,22 @@ class EventChecker:
         if letter.reason != "branch":
             self._fail(f"I14: {region} has a dead letter, {letter.reason}: {letter.detail}")
             return
-        rows = _rows(self._codec.decode(letter.value))
-        # Of a batch that a fork parts, the letter has all of it, and the lane those rows that count.
+        rows, known = _rows(self._codec.decode(letter.value)), self._visible[region]
+        # Of a batch that a fork parts, the letter has all of it: rows that count, and rows that an earlier batch had
+        # brought before the fork was known, are not what is set aside.
         aside = [
-            one for one in rows if not self._authority.counts(one.run, one.epoch, one.step, looked.get(one.run, 0))
+            one
+            for one in rows
+            if not self._authority.counts(one.run, one.epoch, one.step, looked.get(one.run, 0))
+            and (len(rows) == 1 or _identity(one) not in known)
         ]
         if rows and not aside:
             one = rows[-1]
             self._fail(f"I5: step {one.step} of epoch {one.epoch} was set aside in {region}, and is on the lineage")
         for one in aside:
-            identity = (one.run, one.epoch, one.producer, one.lane, one.seq)
-            if identity in self._visible[region]:
+            if _identity(one) in known:
                 self._fail(f"I15: {one.lane} {one.seq} of {one.producer} is visible in {region} and set aside")
-            self._visible[region][identity] = "set aside"
+            known[_identity(one)] = "set aside"
 
     def _told(self, region: str, record: Record) -> None:
         """I12: what is told of a change is what was written at the witness."""
