@@ -152,7 +152,7 @@ def discard(
     epoch: Annotated[int, typer.Option(help="The branch's epoch (`farside lineage`).")],
     config: Config = None, *, reason: Reason = "", yes: Yes = False, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Say that a branch is of no use: who, when and why. Its bytes stay; only its claim to be looked at ends.
+    """Say that a branch is of no use: who, when and why. A later sweep may take its bytes, after the grace.
 
     Exit codes: 0 noted, 1 there is no such branch, or not confirmed, 2 misconfigured.
     """
