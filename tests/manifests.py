@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelines.paths import CheckpointId
 from schemas.codec import digest
 from schemas.records import Chunk, Item, Manifest, RankState, Shard
+
+SHARD = b"0123456789" * 10
+OWN = CheckpointId("gpt", 1, 1, 10)
+INTENT: dict[str, Any] = {
+    "mode": "exact",
+    "world_size": 1,
+    "fingerprint": {},
+    "previous_step": None,
+    "health": {},
+    "data_version": "",
+    "ranks": [
+        {
+            "rank": 0,
+            "size": 100,
+            "sha256": digest(SHARD),
+            "chunks": [{"size": 60, "sha256": digest(SHARD[:60])}, {"size": 40, "sha256": digest(SHARD[60:])}],
+        }
+    ],
+    "items": [],
+    "planner": {},
+}
 
 
 def shard_of(rank: int, *chunks: bytes) -> Shard:

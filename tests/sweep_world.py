@@ -22,33 +22,13 @@ from services.adapters.memory import MemoryObjectStore
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemEntropy
-from tests.manifests import manifest_of, shard_of, state_of
+from tests.manifests import INTENT, OWN, SHARD, manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 from tests.tripwire import Tripwire
 
 CODEC = Codec()
 DAY_S = 86_400.0
 POLICY = SweepPolicy(generations=2, grace_s=DAY_S)
-SHARD = b"0123456789" * 10
-OWN = CheckpointId("gpt", 1, 1, 10)
-INTENT: dict[str, Any] = {
-    "mode": "exact",
-    "world_size": 1,
-    "fingerprint": {},
-    "previous_step": None,
-    "health": {},
-    "data_version": "",
-    "ranks": [
-        {
-            "rank": 0,
-            "size": 100,
-            "sha256": digest(SHARD),
-            "chunks": [{"size": 60, "sha256": digest(SHARD[:60])}, {"size": 40, "sha256": digest(SHARD[60:])}],
-        }
-    ],
-    "items": [],
-    "planner": {},
-}
 
 
 class Far(MemoryObjectStore):

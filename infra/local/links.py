@@ -91,11 +91,6 @@ class Links:
             if any(toxic["name"] == _FAULT for toxic in known):
                 self._call("DELETE", f"/proxies/{name}/toxics/{_FAULT}")
 
-    def cut_paths(self) -> frozenset[str]:
-        """The names of the paths that are cut now."""
-        state = json.loads(self._call("GET", "/proxies"))
-        return frozenset(name for name, proxy in state.items() if not proxy["enabled"])
-
     def bytes_by_path(self) -> dict[str, LinkBytes]:
         """Bytes per path, both ways.
 

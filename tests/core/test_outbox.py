@@ -26,7 +26,7 @@ from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
 from services.adapters.system_clock import SystemEntropy
 from services.journal import ServiceJournal
-from tests.core.test_publish import INTENT, OWN, SHARD
+from tests.manifests import INTENT, OWN, SHARD
 from tests.manual_clock import ManualClock
 
 RANKS = ("r0", "r1", "r2")

@@ -17,7 +17,6 @@ from pipelines.core.selection import facts_of_letter, identity_of
 from pipelines.errors import RetryableError
 from pipelines.flows.publish import Publish
 from pipelines.flows.writer_schemas import store_schemas
-from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest, record_types
 from schemas.records import Abandoned, Checkpoint, DeadLetter, Event, Heartbeat, Manifest, Metric
@@ -25,28 +24,8 @@ from services.adapters.memory import MemoryObjectStore
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemEntropy
+from tests.manifests import INTENT, OWN, SHARD
 from tests.manual_clock import ManualClock
-
-SHARD = b"0123456789" * 10
-OWN = CheckpointId("gpt", 1, 1, 10)
-INTENT: dict[str, Any] = {
-    "mode": "exact",
-    "world_size": 1,
-    "fingerprint": {},
-    "previous_step": None,
-    "health": {},
-    "data_version": "",
-    "ranks": [
-        {
-            "rank": 0,
-            "size": 100,
-            "sha256": digest(SHARD),
-            "chunks": [{"size": 60, "sha256": digest(SHARD[:60])}, {"size": 40, "sha256": digest(SHARD[60:])}],
-        }
-    ],
-    "items": [],
-    "planner": {},
-}
 
 
 class _World(ManualClock):

@@ -17,7 +17,8 @@ from schemas.records import Checkpoint
 from services.adapters.memory import MemoryTransfers
 from services.adapters.memory_spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
-from tests.sweep_world import DAY_S, OWN, SweepWorld, steps
+from tests.manifests import OWN
+from tests.sweep_world import DAY_S, SweepWorld, steps
 from tests.tripwire import Crash, Tripwire
 
 
