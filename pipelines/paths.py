@@ -242,6 +242,9 @@ def launched(run: str, launch: str) -> str:
 DRILL_TOPICS = "drill."
 """What stands before a topic's name in a drill."""
 
+REPLAY_TOPICS = "replay."
+"""How the names of topics begin that a replay may write to; no service reads them."""
+
 DRILLS = "drills/"
 """The folder of everything that drills write in a region's bucket."""
 

@@ -92,6 +92,9 @@ class EventSource(Protocol):
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """(first offset still there, end offset): end is the offset that the next record will get."""
 
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The first offset whose record was put there at `time_ms` or later; the end offset if there is none."""
+
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
 

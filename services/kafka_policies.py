@@ -35,8 +35,8 @@ ROLES: Mapping[str, tuple[Grant, ...]] = {
     "link": (Grant(_LOOK, TOPIC, paths.TOPIC_PREFIX),),
     # What a drill does: it reads the region's objects, and of Kafka only what it wrote itself (I10).
     "drill": (Grant(_WORK, TOPIC, paths.DRILL_TOPICS + paths.TOPIC_PREFIX),),
-    # What a person's look needs: the plan of a replay, the doctor's list of topics.
-    "operator": (Grant(_LOOK, TOPIC, paths.TOPIC_PREFIX),),
+    # What a person's look needs, and a replay into a topic that no service reads.
+    "operator": (Grant(_LOOK, TOPIC, paths.TOPIC_PREFIX), Grant(_WORK, TOPIC, paths.REPLAY_TOPICS)),
 }
 
 

@@ -13,8 +13,11 @@ from starlette.routing import Route
 
 from pipelines import paths
 from pipelines.core.lease import NEVER_S
+from pipelines.errors import CorruptError
 from pipelines.flows.redrive import parse_wish
+from pipelines.flows.replays import parse_places
 from pipelines.flows.replicate import Replicate
+from pipelines.ports import EventSource
 from schemas.codec import Codec
 from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
@@ -31,28 +34,9 @@ def run(settings: Settings, region: str) -> int:
     closing: list[Callable[[], None]] = []
     for peer in parts.peers():
         for lane in paths.REPLICATED_LANES:
-            source, own = KafkaSource(parts.peer_kafka(peer)), KafkaSource(parts.kafka)
-            letters = KafkaSource(parts.kafka)
-            log = KafkaLog(parts.kafka, paths.transactional_id(region, peer, lane))
-            transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=parts.store())
-            closing += [source.close, own.close, letters.close, log.close, transfers.close]
-            flows[f"{peer}/{lane}"] = Replicate(
-                region=region,
-                peer=peer,
-                lane=lane,
-                source=source,
-                own=own,
-                log=log,
-                store=parts.store(),
-                peer_store=parts.peer_store(peer),
-                transfers=transfers,
-                lineage=parts.lineages(),
-                signer=parts.signer,
-                codec=Codec(),
-                clock=parts.clock,
-                journal=parts.journal,
-                letters=letters,
-            )
+            source, again = (KafkaSource(parts.peer_kafka(peer)) for _ in range(2))
+            closing += [source.close, again.close]
+            flows[f"{peer}/{lane}"] = flow_of(parts, peer, lane, source, closing, again)
     log = KafkaLog(parts.kafka)
     closing.append(log.close)
     sight = parts.sight("replicator", log, closing, lambda _peer: NEVER_S)
@@ -72,16 +56,53 @@ def run(settings: Settings, region: str) -> int:
     return parts.serve(turned, status=status, close=closing, routes=routes)
 
 
+def flow_of(
+    parts: Parts,
+    peer: str,
+    lane: str,
+    source: EventSource,
+    closing: list[Callable[[], None]],
+    again: EventSource | None = None,
+) -> Replicate:
+    """The flow of one lane of a peer, which it reads from `source`; `closing` gets what is to be closed."""
+    own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
+    log = KafkaLog(parts.kafka, paths.transactional_id(parts.region, peer, lane))
+    transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=parts.store())
+    closing += [own.close, letters.close, log.close, transfers.close]
+    return Replicate(
+        region=parts.region,
+        peer=peer,
+        lane=lane,
+        source=source,
+        own=own,
+        log=log,
+        store=parts.store(),
+        peer_store=parts.peer_store(peer),
+        transfers=transfers,
+        lineage=parts.lineages(),
+        signer=parts.signer,
+        codec=Codec(),
+        clock=parts.clock,
+        journal=parts.journal,
+        letters=letters,
+        again=again,
+    )
+
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def replaying(flows: Mapping[str, Replicate]) -> Handler:
-    """Serves the wish that a lane be read again."""
+    """Serves the wish that some records be looked at again: each ask says what has become of them."""
 
     async def replay(request: Request) -> Response:
-        wish = await asked(request, peer=str, lane=str)
-        _of(flows, wish).rewind()
-        return JSONResponse({"asked": True})
+        wanted: dict[str, type] = dict.fromkeys(("peer", "lane", "replay_id", "cluster", "topic_id"), str)
+        wish = await asked(request, **wanted, partition=int, offsets=list)
+        try:
+            places = parse_places(wish)
+        except CorruptError as error:
+            raise HTTPException(400, str(error)) from error
+        return JSONResponse(_of(flows, wish).replay(places))
 
     return replay
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipelines.core import manifests
@@ -110,6 +111,10 @@ class Copying:
         copy = self._copies.get(event)
         return copy is not None and copy.swept
 
+    def whole(self, event: Checkpoint) -> bool:
+        """Whether all that a visible event names is here; see `whole`."""
+        return whole(event, self._store, self._codec, self._signer.verify)
+
     def candidate(self, event: Checkpoint) -> Candidate:
         """How much of a checkpoint is still to be copied, for newest-wins."""
         copy = self._copies.get(event)
@@ -214,3 +219,28 @@ class Copying:
 
 def _job_id(event: Checkpoint, key: str) -> str:
     return f"{event.producer}/{event.seq}/{key}"
+
+
+def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
+    """Whether all that a visible event names is in a store; what a sweep took is meant to be gone.
+
+    Args:
+        event: of a checkpoint.
+        store: the region's.
+        codec: reads the manifest.
+        opened: takes the payload out of a signed envelope.
+
+    Raises:
+        RetryableError: the store does not answer.
+    """
+    if event.state != "committed":
+        return True
+    envelope = store.get(event.manifest_key)
+    if envelope is None:
+        return False
+    try:
+        record = codec.decode(opened(envelope))
+    except (CorruptError, DecodeError):
+        return False
+    sizes = {one.key: one.size for one in store.entries(event.manifest_key.removesuffix("manifest"))}
+    return not isinstance(record, Manifest) or not manifests.missing(record, sizes)

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipelines import paths
-from pipelines.core.ledger import Arrival, Ledger, Stream, key_of
-from pipelines.core.numbers import Numbers
+from pipelines.core.ledger import Arrival, Ledger, key_of
 from pipelines.core.selection import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.ports import Clock, EventLog, EventSource, Fetched, Journal, Message, Partition
-from schemas.codec import Codec, DecodeError
+from pipelines.flows.visible import Visible
+from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
+from schemas.codec import Codec
 from schemas.records import DeadLetter, Event, Redriven
 
 PUBLISHED, DEAD_AGAIN = "published", "dead_again"
 WAITS, DONE, REFUSED = "waits", "done", "refused"
-READ_S = 2.0  # of one turn; a long log is read in several
-POLL_S = 0.2
 KEPT_MAX = 1_000  # answers that are remembered for whoever asked
 
 
@@ -64,27 +62,17 @@ class _Asked:
         return {"state": self.state, "why": self.why}
 
 
-@dataclass(slots=True)
-class _Book:
-    """What this region's log says: which letters were redriven, and which numbers of the lane are visible."""
-
-    marks: dict[tuple[int, int], Redriven] = field(default_factory=dict)
-    visible: dict[Stream, Numbers] = field(default_factory=dict)
-    at: dict[Partition, int] = field(default_factory=dict)
-
-
 class Redrives:
     """The wishes for one lane of one peer. `ask` may be called by any thread, `turn` by the flow that owns the lane."""
 
     def __init__(
-        self, *, peer: str, lane: str, letters: EventSource, log: EventLog, codec: Codec, clock: Clock, journal: Journal
+        self, *, peer: str, lane: str, visible: Visible, log: EventLog, codec: Codec, clock: Clock, journal: Journal
     ) -> None:
         self._peer, self._lane = peer, lane
-        self._letters, self._log, self._codec = letters, log, codec
+        self._visible, self._log, self._codec = visible, log, codec
         self._clock, self._journal = clock, journal
         self._asked: dict[str, _Asked] = {}
         self._lock = threading.Lock()
-        self._book = _Book()
 
     def ask(self, wish: Wish) -> dict[str, object]:
         """Note a wish, or say what has become of it."""
@@ -96,15 +84,11 @@ class Redrives:
                 self._asked[wish.ask_id] = _Asked(wish)
             return self._asked[wish.ask_id].plain()
 
-    def forget(self) -> None:
-        """The log may be other than we think: read it again. Wishes stay; a mark says which of them are done."""
-        self._book = _Book()
-
     def turn(self, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
         """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
         with self._lock:
             waiting = [one for one in self._asked.values() if one.state == WAITS]
-        if waiting and not self._read_on():
+        if waiting and not self._visible.read_on():
             for one in waiting:
                 one.why = "this region's log is being read, to see what is visible already"
             return ledger
@@ -116,12 +100,12 @@ class Redrives:
         return ledger
 
     def _settle(self, one: _Asked, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
-        mark = self._book.marks.get((one.wish.partition, one.wish.offset))
+        mark = self._visible.marks.get((one.wish.partition, one.wish.offset))
         if mark is not None:
             again = mark.ask_id != one.wish.ask_id
             self._end(one, REFUSED if again else DONE, f"{mark.outcome} by {mark.actor}, asked at {mark.time_ms}")
             return ledger
-        letter = one.letter = one.letter or self._letter(one.wish)
+        letter = one.letter = one.letter or self._visible.letter(one.wish.partition, one.wish.offset)
         if letter.topic != paths.topic(self._lane):
             raise CorruptError(_foreign(letter, self._lane))
         try:
@@ -156,10 +140,10 @@ class Redrives:
         told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
         also = verdict.also if outcome == PUBLISHED else None
         self._log.transaction([*(each for each in (sent, also) if each is not None), told, *changes])
-        self._book.marks[mark.partition, mark.offset] = mark
+        self._visible.marks[mark.partition, mark.offset] = mark
         identity = identity_of(facts)
         if outcome == PUBLISHED and identity is not None:
-            self._see(*identity)
+            self._visible.see(*identity)
         self._end(one, DONE, outcome)
         fields = {"outcome": outcome, "event_id": mark.event_id, "letter": mark.offset, "actor": mark.actor}
         self._journal.say("replicate.redriven", run=mark.run, lane=self._lane, peer=self._peer, **fields)
@@ -171,7 +155,7 @@ class Redrives:
         if identity is None:
             raise CorruptError("nobody can tell which number it has: it might be visible already")
         stream, numbers = identity
-        there = self._book.visible.get(stream, Numbers()) & numbers
+        there = self._visible.known(stream).visible & numbers
         if there:
             raise CorruptError(f"number {there} of {stream[2]} is visible here already")
         arrival = after.arrival_of(stream, numbers.first)
@@ -195,60 +179,6 @@ class Redrives:
 
     def _end(self, one: _Asked, state: str, why: str) -> None:
         one.why, one.letter, one.state = why, None, state
-
-    # --- this region's own log ---
-
-    def _read_on(self) -> bool:
-        """Read what has come since; False if it takes longer than a turn may."""
-        deadline_s = self._clock.boottime_s() + READ_S
-        for partition in self._letters.partitions([paths.DEAD_LETTERS, paths.topic(self._lane)]):
-            first, end = self._letters.bounds(partition)
-            at = self._book.at.setdefault(partition, first)
-            if at >= end:
-                continue
-            self._letters.seek(partition, max(at, first))
-            self._letters.resume([partition])
-            while (position := self._letters.position(partition)) < end:
-                if self._clock.boottime_s() > deadline_s:
-                    self._book.at[partition] = position
-                    self._letters.pause([partition])
-                    return False
-                for item in self._letters.poll(POLL_S):
-                    self._learn(item)
-            self._book.at[partition] = self._letters.position(partition)
-            self._letters.pause([partition])
-        return True
-
-    def _learn(self, item: Fetched) -> None:
-        try:
-            record = self._codec.decode(item.value)
-        except DecodeError:
-            record = None
-        if isinstance(record, Redriven):
-            self._book.marks[record.partition, record.offset] = record
-        found = identity_of(facts_of(record, item.headers))
-        if found is not None and item.partition.topic == paths.topic(self._lane):
-            self._see(*found)
-
-    def _see(self, stream: Stream, numbers: Numbers) -> None:
-        self._book.visible[stream] = self._book.visible.get(stream, Numbers()) | numbers
-
-    def _letter(self, wish: Wish) -> DeadLetter:
-        """CorruptError if there is no letter at this place."""
-        place = f"dead-letters/{wish.partition}/{wish.offset}"
-        for partition in self._book.at:
-            if (partition.topic, partition.number) != (paths.DEAD_LETTERS, wish.partition):
-                continue
-            self._letters.seek(partition, wish.offset)
-            self._letters.resume([partition])
-            found = [one for one in self._letters.poll(READ_S, 1) if one.partition == partition]
-            self._letters.pause([partition])
-            if found and found[0].offset == wish.offset:
-                try:
-                    return self._codec.decode_as(DeadLetter, found[0].value)
-                except DecodeError as error:
-                    raise CorruptError(f"{place}: {error.reason}") from error
-        raise CorruptError(f"{place}: there is no letter at this place")
 
 
 def parse_wish(plain: Mapping[str, object]) -> Wish:

@@ -32,6 +32,8 @@ from pipelines.flows.envelope import METRIC_BATCH, headers_of
 from pipelines.flows.pins import is_pinned
 from pipelines.flows.redrive import Redrives, Verdict, Wish
 from pipelines.flows.replay import read_ledger
+from pipelines.flows.replays import Places, Replays
+from pipelines.flows.visible import Visible
 from pipelines.flows.writer_schemas import learn
 from pipelines.ports import (
     Clock,
@@ -103,8 +105,9 @@ class Replicate:
         clock: Clock,
         journal: Journal,
         letters: EventSource | None = None,
+        again: EventSource | None = None,
     ) -> None:
-        """`letters` reads this region's own log for what is redriven; without it nothing is."""
+        """`letters` reads this region's own log for what is redriven or replayed, `again` the peer's for a replay."""
         if lane not in paths.REPLICATED_LANES:
             raise MisconfiguredError(f"lane {lane!r} is not replicated; there are {', '.join(paths.REPLICATED_LANES)}")
         self._region, self._peer, self._lane = region, peer, lane
@@ -131,17 +134,45 @@ class Replicate:
         self._seen: dict[str, int] = {}  # newest committed step heard of, per run
         self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
-        self._rewind = False
         self._views: dict[str, LineageView | None] = {}  # of this turn
+        self._visible = None if letters is None else Visible(lane, letters, codec, clock)
         self._redrives: Redrives | None = None
-        if letters is not None:
-            self._redrives = Redrives(
-                peer=peer, lane=lane, letters=letters, log=log, codec=codec, clock=clock, journal=journal
+        self._replays: Replays | None = None
+        if self._visible is not None:
+            self._out_of_turn(self._visible, again)
+
+    def _out_of_turn(self, visible: Visible, again: EventSource | None) -> None:
+        """What else is handled than the lane as it comes."""
+        peer, lane, log, codec, clock, journal = (
+            self._peer,
+            self._lane,
+            self._log,
+            self._codec,
+            self._clock,
+            self._journal,
+        )
+        self._redrives = Redrives(
+            peer=peer, lane=lane, visible=visible, log=log, codec=codec, clock=clock, journal=journal
+        )
+        if again is not None:
+            self._replays = Replays(
+                peer=peer,
+                lane=lane,
+                again=again,
+                visible=visible,
+                whole=self._copying.whole,
+                lineage=self._lineage,
+                log=log,
+                codec=codec,
+                clock=clock,
+                journal=journal,
             )
 
-    def rewind(self) -> None:
-        """Read the lane again from its beginning, at the next turn; may be called from another thread (I15)."""
-        self._rewind = True
+    def replay(self, places: Places) -> dict[str, object]:
+        """Look at some records of the lane once more, or say what has become of them; as `redrive`."""
+        if self._replays is None:
+            raise MisconfiguredError("this replicator does not read logs again: nothing can be replayed")
+        return self._replays.ask(places)
 
     def redrive(self, wish: Wish) -> dict[str, object]:
         """Handle a dead letter once more, or say what has become of it; may be called from another thread."""
@@ -158,6 +189,8 @@ class Replicate:
             settled = self._settle(ledger)
             if self._redrives is not None:
                 self._ledger = self._redrives.turn(self._ledger or ledger, self._judge)
+            if self._replays is not None:
+                self._replays.turn(self._ledger or ledger, self._judge)
         except (RetryableError, CorruptError) as error:
             # Corrupt: the place to read from is gone; what the ledger says about it is told at the next turn.
             self._say_trouble(str(error))
@@ -194,8 +227,8 @@ class Replicate:
         self._followed.clear()
         self._queues.clear()
         self._copying.forget()
-        if self._redrives is not None:
-            self._redrives.forget()
+        if self._visible is not None:
+            self._visible.forget()
         self._refreshed_s = float("-inf")
         self._paused = False
 
@@ -206,8 +239,6 @@ class Replicate:
                 if partition not in self._followed:
                     self._begin_at(partition, ledger)
             self._refreshed_s = now_s
-        if self._rewind:
-            self._read_again()
         self._hold_back()
         for item in self._source.poll(TURN_S):
             expected = self._followed.get(item.partition)
@@ -235,17 +266,6 @@ class Replicate:
         for one in stale:
             del self._followed[one]
         self._followed[partition] = at
-
-    def _read_again(self) -> None:
-        """From the beginning: what is done is known by its watermark, and nothing happens twice."""
-        self._rewind = False
-        self._queues.clear()
-        self._copying.forget()
-        for partition in self._followed:
-            first, _ = self._source.bounds(partition)
-            self._source.seek(partition, first)
-            self._followed[partition] = first
-        self._journal.say("replicate.replayed", lane=self._lane, peer=self._peer)
 
     def _gap(self, partition: Partition, why: str, begin: int, end: int) -> None:
         self._count("gap")
@@ -346,13 +366,16 @@ class Replicate:
             return self._batch(item, event, queue, ledger)
         return self._by_lineage(item, event, queue)
 
-    def _judge(self, fetched: Fetched) -> Verdict:
-        """What a record that was set aside leads to now: as if its number were due, and nothing newer were there."""
+    def _judge(self, fetched: Fetched, known: int | None = None) -> Verdict:
+        """What a record out of its turn leads to now: as if its number were due, and nothing newer were there.
+
+        `known`: the last of its own numbers that is visible; those after it are due.
+        """
         item = _Waiting(fetched)
         due = Ledger()
         with contextlib.suppress(DecodeError, CorruptError):  # told by what follows
             item.event = self._decode(fetched)
-            due.watermarks[stream(item.event)] = first_number(item.event) - 1
+            due.watermarks[stream(item.event)] = first_number(item.event) - 1 if known is None else known
         self._views.clear()
         outcome = self._outcome(item, deque(), due)
         if outcome is None:

@@ -145,6 +145,16 @@ class KafkaSource:
         except errors.KafkaError as error:
             raise self._lost(error, partition) from error
 
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The first offset whose record was put there at a time or later; the end if there is none."""
+        _, end = self.bounds(partition)
+        place = _place(partition)
+        try:
+            found = self._looking.offsets_for_times({place: time_ms}, timeout_ms=DELIVERY_MS)[place]
+        except errors.KafkaError as error:
+            raise self._lost(error, partition) from error
+        return end if found is None else int(found.offset)
+
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
         first, end = self.bounds(partition)
@@ -245,6 +255,19 @@ def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, 
     except errors.KafkaError as error:
         need = f"Create, Describe, Read and Write on topics {prefix}{paths.TOPIC_PREFIX}*"
         raise told(cluster, error, need) from error
+
+
+def ensure_topic(cluster: KafkaCluster, name: str, replication: int) -> None:
+    """Create one topic if it is missing."""
+    try:
+        with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
+            found = admin.describe_topics([name])
+            if any(not topic["error_code"] for topic in found):
+                return
+            with contextlib.suppress(errors.TopicAlreadyExistsError):  # another one was quicker
+                admin.create_topics([NewTopic(name, 1, replication)])
+    except errors.KafkaError as error:
+        raise told(cluster, error, f"Create, Describe, Read and Write on topic {name}") from error
 
 
 def _reading(topics: Iterable[str]) -> str:

@@ -129,10 +129,15 @@ class MemoryLeaseStore:
 
 
 class MemoryKafka:
-    """One cluster: topics of one partition, made at first use. A commit takes one offset, as Kafka's marker does."""
+    """One cluster: topics of one partition, made at first use. A commit takes one offset, as Kafka's marker does.
 
-    def __init__(self, cluster: str) -> None:
+    `wall_ms` is its clock; without one every record is of the time 0.
+    """
+
+    def __init__(self, cluster: str, wall_ms: Callable[[], int] = lambda: 0) -> None:
         self.cluster = cluster
+        self.times: dict[str, dict[int, int]] = {}  # topic -> offset -> when it was put there, if not at 0
+        self._wall_ms = wall_ms
         self.writers: dict[str, int] = {}  # transactional id -> newest writer
         self._topics: dict[str, list[Message | None]] = {}
         self._ids: dict[str, int] = {}
@@ -142,9 +147,21 @@ class MemoryKafka:
         self._ids.setdefault(name, 1)
         return self._topics.setdefault(name, [])
 
+    def append(self, message: Message) -> None:
+        """Put a record at the end of its topic."""
+        records, now_ms = self.topic(message.topic), self._wall_ms()
+        if now_ms:
+            self.times.setdefault(message.topic, {})[len(records)] = now_ms
+        records.append(message)
+
+    def time_ms(self, name: str, offset: int) -> int:
+        """When a record was put there."""
+        return self.times.get(name, {}).get(offset, 0)
+
     def create_again(self, name: str) -> None:
         """Delete a topic and make it anew, under another id."""
         self._topics[name] = []
+        self.times.pop(name, None)
         self._ids[name] = self._ids.get(name, 0) + 1
 
     def has(self, name: str) -> bool:
@@ -167,7 +184,7 @@ class MemoryLog:
     def publish(self, messages: Sequence[Message]) -> None:
         """Append."""
         for message in messages:
-            self._kafka.topic(message.topic).append(message)
+            self._kafka.append(message)
 
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none; FencedError if a newer log of this id has begun."""
@@ -198,6 +215,16 @@ class MemorySource:
         """(first offset still there, end offset)."""
         return 0, len(self._kafka.topic(partition.topic))
 
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The first offset of a time or later; the end if there is none."""
+        records = self._kafka.topic(partition.topic)
+        later = (
+            at
+            for at, one in enumerate(records)
+            if one is not None and self._kafka.time_ms(partition.topic, at) >= time_ms
+        )
+        return next(later, len(records))
+
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
         first, end = self.bounds(partition)
@@ -223,7 +250,8 @@ class MemorySource:
                 if len(found) == most:
                     break
                 if item is not None:
-                    found.append(Fetched(partition, at, item.key, item.value, item.headers))
+                    put_ms = self._kafka.time_ms(partition.topic, at)
+                    found.append(Fetched(partition, at, item.key, item.value, item.headers, put_ms))
                 at += 1
             self._positions[partition] = at
         return tuple(found)

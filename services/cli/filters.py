@@ -49,16 +49,17 @@ _NAMES = {
 }
 
 
-def filtered(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the filter's options before its own; it gets them parsed, as `chosen`."""
+def filtered(verb: Callable[..., None], without: frozenset[str] = frozenset()) -> Callable[..., None]:
+    """The verb with the filter's options before its own, apart from some; it gets them parsed, as `chosen`."""
+    wanted_parts = {name: one for name, one in _PARTS.items() if name not in without}
     own = [one for one in inspect.signature(verb, eval_str=True).parameters.values() if one.name != "chosen"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     places = [one for one in own if one.kind is not keyword]
-    parameters = [*places, *_PARTS.values(), *(one for one in own if one.kind is keyword)]
+    parameters = [*places, *wanted_parts.values(), *(one for one in own if one.kind is keyword)]
 
     @functools.wraps(verb)
     def parsed(**options: object) -> None:
-        typed = {name: options.pop(name) for name in _PARTS}
+        typed = {name: options.pop(name) for name in wanted_parts}
         with misconfigured_exits():
             wanted = {_NAMES.get(name, name): value for name, value in typed.items() if value}
             chosen = parse(now_ms=SystemClock().wall_ms(), **wanted)  # type: ignore[arg-type] # the options' own types

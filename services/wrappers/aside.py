@@ -93,6 +93,10 @@ class AsideSource:
         """(first offset still there, end offset)."""
         return self._source.bounds(self._beside(partition))
 
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The first offset of a time or later."""
+        return self._source.offset_at(self._beside(partition), time_ms)
+
     def seek(self, partition: Partition, offset: int) -> None:
         """Read on from an offset."""
         self._source.seek(self._beside(partition), offset)

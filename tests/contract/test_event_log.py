@@ -15,6 +15,7 @@ from pipelines.errors import CorruptError, FencedError
 from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
+from services.adapters.system_clock import SystemClock
 from services.wrappers.aside import AsideLog, AsideSource
 from tests.brokers import admin_of
 
@@ -35,12 +36,12 @@ class _Cluster:
 def cluster(request: pytest.FixtureRequest) -> _Cluster:
     """A cluster with Farside's topics."""
     if request.param == "memory":
-        kafka = MemoryKafka("east")
+        kafka = MemoryKafka("east", SystemClock().wall_ms)
         for name in paths.TOPICS:
             kafka.topic(name)
         return _Cluster(lambda name: MemoryLog(kafka, name), lambda: MemorySource(kafka))
     if request.param == "aside":
-        beside = MemoryKafka("east")
+        beside = MemoryKafka("east", SystemClock().wall_ms)
         for name in paths.TOPICS:
             beside.topic(f"drill.{name}")
         return _Cluster(
@@ -120,6 +121,24 @@ def test_a_newer_writer_fences_the_older_with_an_empty_transaction(cluster: _Clu
         older.transaction([_message(b"later")])  # it does not become the newest by trying again
     newer.transaction([_message(b"newer")])
     assert [item.value for item in _read(source, 2)] == [b"older", b"newer"]
+
+
+def test_a_time_is_found_as_the_first_offset_of_that_time_or_later(cluster: _Cluster) -> None:
+    """Before all: the first of them; after all: the end; markers and what is not there yet are no records."""
+    source, log = cluster.source(), cluster.log(f"farside-test-{next(IDS)}")
+    partition, end = _at_end(source)
+    log.transaction([_message(b"1")])
+    (first,) = _read(source, 1)
+    assert first.time_ms > 0
+    deadline = time.monotonic() + 20
+    later = first
+    while later.time_ms <= first.time_ms and time.monotonic() < deadline:
+        log.transaction([_message(b"2")])
+        later = _read(source, 1)[-1]
+    assert later.time_ms > first.time_ms
+    assert source.offset_at(partition, first.time_ms) >= end
+    assert source.offset_at(partition, later.time_ms) == later.offset
+    assert source.offset_at(partition, later.time_ms + 3_600_000) == source.bounds(partition)[1]
 
 
 def test_a_paused_partition_delivers_nothing_until_it_is_resumed(cluster: _Cluster) -> None:

@@ -195,7 +195,7 @@ def test_I10_a_drill_writes_its_own_topics_and_neither_writes_nor_reads_the_real
 
 @pytest.mark.servers
 def test_an_operator_who_looks_can_change_nothing(settings: Settings, east: KafkaCluster) -> None:
-    """The plan of a replay needs no more than reading."""
+    """The plan of a replay needs no more than reading; a copy goes only where no service reads."""
     region = settings.region("east")
     operator = cluster_of(region, region.operator_kafka_credentials_file)
     _publish(east)

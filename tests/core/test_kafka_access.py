@@ -82,7 +82,7 @@ def test_the_users_mechanism_is_the_files(tmp_path: Path) -> None:
 
 
 def test_only_a_region_writes_farsides_topics_and_only_its_own_drill_writes_the_drills() -> None:
-    """6.2 and I10 as the table of roles: a link and an operator read; nobody deletes or alters anything."""
+    """6.2 and I10 as the table of roles: a link reads, an operator reads and copies aside; nobody deletes or alters."""
     changing = {
         role: {one.prefix for one in grants(role, "west") if not {"Describe", "Read"}.issuperset(one.operations)}
         for role in ROLES
@@ -91,7 +91,7 @@ def test_only_a_region_writes_farsides_topics_and_only_its_own_drill_writes_the_
         "region": {"farside.", "farside-replicator-west-"},
         "link": set(),
         "drill": {"drill.farside."},
-        "operator": set(),
+        "operator": {paths.REPLAY_TOPICS},
     }
     operations = {name for role in ROLES for one in grants(role, "west") for name in one.operations}
     assert operations == {"Create", "Describe", "Read", "Write"}
@@ -103,7 +103,7 @@ def test_every_topic_and_transactional_id_lies_under_what_its_user_may_touch() -
     (beside,) = (one.prefix for one in grants("drill", "west"))
     assert all(name.startswith(topics) for name in paths.TOPICS)
     assert all((paths.DRILL_TOPICS + name).startswith(beside) for name in paths.TOPICS)
-    assert not any(name.startswith(beside) for name in paths.TOPICS)
+    assert not any(name.startswith((beside, paths.REPLAY_TOPICS)) for name in paths.TOPICS)
     assert all(paths.transactional_id("west", "east", lane).startswith(ids) for lane in paths.REPLICATED_LANES)
     assert not paths.transactional_id("east", "west", "metrics").startswith(ids)
 

@@ -29,6 +29,7 @@ from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, 
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
+from tests.replaying import places
 
 CODEC = Codec()
 ONE_EPOCH = LineageView(1, ((1, 0, -1),))
@@ -71,6 +72,7 @@ class _West:
             clock=SystemClock(),
             journal=self,
             letters=MemorySource(self.west),
+            again=MemorySource(self.east),
         )
         return self.flow
 
@@ -201,7 +203,8 @@ def test_I15_a_letter_is_redriven_at_most_once_by_whomever_it_is_asked(metrics: 
     metrics.turn()
     assert metrics.ask(letter)["state"] == "refused"
     assert metrics.ask(letter, ask_id="first")["state"] == "done", "its own answer, from the log"
-    metrics.flow.rewind()
+    (everything,) = places(metrics.east, "metrics")
+    metrics.flow.replay(everything)
     metrics.turn()
     assert metrics.visible() == [1]
     (message,) = [item for item in metrics.west.topic(paths.METRICS) if item is not None]

@@ -13,13 +13,12 @@ from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.core.retention import SWEPT
-from pipelines.errors import FencedError, MisconfiguredError, UnknownOutcomeError
+from pipelines.errors import FencedError, UnknownOutcomeError
 from pipelines.flows.envelope import headers_of
 from pipelines.flows.pins import pin
-from pipelines.flows.replay import Plan, check_lane, plan, read_ledger
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
-from pipelines.ports import Message
+from pipelines.ports import EventSource, Message
 from schemas.codec import Codec, digest
 from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric, MetricBatch
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
@@ -58,7 +57,9 @@ class _World:
         """Implements Journal."""
         self.said.append((event, fields))
 
-    def replicator(self, wire: Tripwire | None = None, lane: str = "checkpoints") -> Replicate:
+    def replicator(
+        self, wire: Tripwire | None = None, lane: str = "checkpoints", source: EventSource | None = None
+    ) -> Replicate:
         """A fresh process."""
         wire = wire or Tripwire()
         transfers = MemoryTransfers({"east": self.east_store}, self.west_store, self.per_turn)
@@ -66,7 +67,7 @@ class _World:
             region="west",
             peer="east",
             lane=lane,
-            source=wire.before(MemorySource(self.east)),
+            source=wire.before(source or MemorySource(self.east)),
             own=wire.before(MemorySource(self.west)),
             log=wire.before(MemoryLog(self.west, f"farside-replicator-west-east-{lane}")),
             store=wire.before(self.west_store),
@@ -77,6 +78,8 @@ class _World:
             codec=Codec(),
             clock=SystemClock(),
             journal=self,
+            letters=wire.before(MemorySource(self.west)),
+            again=wire.before(MemorySource(self.east)),
         )
 
     def commit(
@@ -441,43 +444,6 @@ def test_a_topic_made_anew_is_said_and_read_from_its_beginning(signer: Ed25519Si
     assert [fields["why"] for name, fields in world.said if name == "replicate.gap"] == [
         "the topic was deleted and made anew"
     ]
-
-
-def test_I15_a_replay_is_planned_first_and_executed_it_changes_nothing(signer: Ed25519Signer) -> None:
-    """Every event is told as done; read again, none of them has an effect, and a missed one would be made up for."""
-    world = _World(signer)
-    event = world.commit(10, 1)
-    replicator = world.replicator()
-    _turn(world, replicator)
-
-    def planned() -> Plan:
-        return plan(
-            run="gpt",
-            peer="east",
-            lane="checkpoints",
-            source=MemorySource(world.east),
-            ledger=read_ledger(MemorySource(world.west), Codec(), SystemClock()),
-            lineage=lambda _run: world.view,
-            codec=Codec(),
-            clock=SystemClock(),
-        )
-
-    assert (planned().done, planned().new, planned().steps) == (1, 0, (10, 10))
-    objects_before = dict(world.west_store.objects)
-    replicator.rewind()
-    _turn(world, replicator)
-    assert world.visible() == [event]
-    assert world.west_store.objects == objects_before
-    assert any(name == "replicate.replayed" for name, _ in world.said)
-    world.commit(20, 2)
-    assert (planned().done, planned().new) == (1, 1)
-
-
-@pytest.mark.parametrize("lane", ["heartbeats", "control", "nonsense"])
-def test_I10_heartbeats_and_control_are_not_replayable(lane: str) -> None:
-    """An old sign of life is none (6.11)."""
-    with pytest.raises(MisconfiguredError, match="cannot be replayed"):
-        check_lane(lane)
 
 
 def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer: Ed25519Signer) -> None:

@@ -17,6 +17,7 @@ from schemas.records import MetricBatch
 from services.adapters.memory import MemoryLog
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.core.test_replicate import CODEC, _metric, _turn, _World
+from tests.replaying import places
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_I5_a_batch_that_reaches_past_the_fork_is_parted_there(signer: Ed25519Si
         ("branch", _batch(1, 6)),
         ("branch", _batch(7, 9)),
     ]
-    replicator.rewind()
+    for one in places(world.east, "metrics"):
+        replicator.replay(one)
     _turn(world, replicator)
     assert (_rows(world), len(world.dead())) == ([1, 2, 3, 4], 2)
 
@@ -99,7 +101,8 @@ def test_I15_an_undecodable_value_is_a_dead_letter_once_however_often_it_is_read
     world.send(_batch(4, 5))
     replicator = world.replicator(lane="metrics")
     _turn(world, replicator)
-    replicator.rewind()
+    for one in places(world.east, "metrics"):
+        replicator.replay(one)
     _turn(world, replicator)
     assert _rows(world) == [4, 5]
     assert [letter.value for letter in world.dead()] == [torn]

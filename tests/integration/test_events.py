@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ from pipelines.flows.looking import Decoding, scan
 from pipelines.flows.publish import headers_of
 from pipelines.flows.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
-from pipelines.ports import Message
+from pipelines.ports import Fetched, Message
 from schemas.codec import HEADER_BYTES, MARKER, Codec, digest, schema_text
 from schemas.records import Checkpoint, Event, Heartbeat, LastSeq, Metric
 from services import local_config
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.s3 import S3ObjectStore
 from services.adapters.system_clock import SystemClock
 from services.cli import app
+from services.cli.ask import ask
 from services.cli.events_view import plain
-from services.clients import cluster_of, store_of
+from services.clients import client_of, cluster_of, store_of
 from services.demo.actors import Actors
 from services.parts import signer_of
 from services.settings import Settings, load
@@ -91,6 +94,10 @@ class _Plane:
         """Its JSON lines."""
         return [json.loads(line) for line in self.farside(*args, "--json", code=code).stdout.splitlines()]
 
+    def answers(self, port: int) -> bool:
+        """Whether a service serves there."""
+        return ask(port, "/status") is not None
+
     def fill_east(self) -> None:
         """As its agent would have."""
         store, signer = store_of(self.settings.region("east")), signer_of(self.settings, "east")
@@ -116,10 +123,9 @@ class _Plane:
         log.close()
 
 
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
-    """Once for the tests of this file, in their order."""
-    folder = tmp_path_factory.mktemp("events")
+@contextmanager
+def opened(folder: Path) -> Iterator[_Plane]:
+    """East filled, west empty, and nobody who follows."""
     with Stack(folder / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
         stack.start()
         config = local_config.write(stack.layout)
@@ -133,10 +139,17 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
         found = _Plane(stack, settings, config, actors)
         try:
             found.fill_east()
-            actors.service("replicator", "west")
             yield found
         finally:
             actors.stop()
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
+    """Once for the tests of this file, in their order; west's replicator runs."""
+    with opened(tmp_path_factory.mktemp("events")) as found:
+        found.actors.service("replicator", "west")
+        yield found
 
 
 def test_what_is_in_a_log_is_shown_whole_by_readers_that_nobody_notices(plane: _Plane) -> None:
@@ -189,6 +202,72 @@ def test_I13_a_dead_letter_is_redriven_when_its_bytes_are_there_and_an_audit_acc
     assert (found["metrics", "west"]["visible"], found["metrics", "west"]["dead"]) == (4, 1)
     assert (found["checkpoints", "west"]["visible"], found["checkpoints", "west"]["dead"]) == (1, 0)
     assert "every event is accounted for" in plane.farside("events", "audit", "--run", "gpt", "--all").stdout
+
+
+def test_I15_a_replay_is_planned_changes_nothing_and_goes_to_handlers_a_topic_and_a_file(
+    plane: _Plane, tmp_path: Path
+) -> None:
+    """The plan says done, and so do the handlers; copies hold the same bytes, marked; the file is read as the log."""
+    listed = ("events", "list", "--at", "west", "--lane", "metrics", "--lane", "checkpoints", "--limit", "0")
+    before = plane.lines(*listed)
+    shown = plane.farside("replay", "--run", "gpt", "--lane", "metrics").stdout
+    assert "the handlers: 4 already done, 1 dead letters" in shown
+    assert "nothing was done" in shown
+    replay = ("replay", "--run", "gpt", "--execute")
+    _, done = plane.lines(*replay, "--lane", "metrics", "--lane", "checkpoints")
+    assert (done["done"], done["counts"]) == (True, {"dead": 1, "done": 5})
+    assert plane.lines(*listed) == before
+    _, copied = plane.lines(*replay, "--lane", "metrics", "--to", "topic:replay.incident", "--rate", "100")
+    assert copied["counts"] == {"published": 5}
+    (there,) = (one for one in _topic(plane, "replay.incident"))
+    assert [item.value for item in there] == [item.value for item in _topic(plane, paths.METRICS)[0]]
+    assert {dict(item.headers)["farside_replay"].decode() for item in there} == {copied["replay"]}
+    recording = str(tmp_path / "incident.jsonl")
+    _, recorded = plane.lines(*replay, "--to", recording)
+    lines = [json.loads(line) for line in Path(recording).read_text().splitlines()]
+    assert len(lines) == recorded["counts"]["recorded"] == 7
+    (plan,) = plane.lines("replay", "--from-file", recording, "--lane", "metrics", "--to", "topic:replay.again")
+    assert [row["records"] for row in plan["rows"]] == [5]
+    _, again = plane.lines(
+        "replay", "--from-file", recording, "--lane", "metrics", "--to", "topic:replay.again", "--execute"
+    )
+    assert again["counts"] == {"published": 5}
+    assert "cannot be replayed into handlers" in plane.farside("replay", "--lane", "heartbeats", code=2).stderr
+
+
+def test_I13_bytes_that_a_standby_lost_are_copied_again_by_a_replay(plane: _Plane) -> None:
+    """The plan says damaged; executed, the chunk is there again, and nothing is visible twice."""
+    store = store_of(plane.settings.region("west"))
+    sweeper = client_of(plane.settings.region("west").s3, _sweeper(plane))
+    S3ObjectStore(sweeper, plane.settings.region("west").bucket).delete(OWN.chunk(0, 0))
+    assert store.get(OWN.chunk(0, 0)) is None
+    replay = ("replay", "--run", "gpt", "--lane", "checkpoints")
+    assert "1 damaged" in plane.farside(*replay).stdout
+    _, done = plane.lines(*replay, "--execute", "--again")
+    assert done["counts"] == {"repaired": 1}
+    assert store.get(OWN.chunk(0, 0)) == CHUNK
+    assert len(plane.lines("events", "list", "--at", "west", "--lane", "checkpoints")) == 1
+
+
+def test_a_rebuild_is_refused_beside_the_regions_own_replicator(plane: _Plane) -> None:
+    """Both would be one writer, and one of them would be fenced; and a rebuild is of whole lanes."""
+    into = ("replay", "--at", "east", "--into", "west", "--execute")
+    assert "the replicator of west runs" in plane.farside(*into, code=2).stderr
+    assert "only --lane goes with it" in plane.farside(*into, "--epoch", "1", code=2).stderr
+
+
+def _topic(plane: _Plane, topic: str) -> list[list[Fetched]]:
+    source = KafkaSource(admin_of(plane.stack, "east"))
+    try:
+        return [list(scan(source, [topic], SystemClock()))]
+    finally:
+        source.close()
+
+
+def _sweeper(plane: _Plane) -> Path:
+    found = plane.settings.region("west").sweeper_credentials_file
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")

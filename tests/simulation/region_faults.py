@@ -10,6 +10,7 @@ from pipelines import paths
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.flows.moves import ADOPT, SWITCHOVER, Wish
 from schemas.records import Lease
+from tests.replaying import places
 from tests.simulation.fault_plan import Fault
 from tests.simulation.kernel import Process, Trap
 
@@ -198,8 +199,10 @@ def _answers(region: Region) -> bool:
 
 
 def _replay(world: World, fault: Fault) -> None:
-    for flow in world.regions[fault.where].replicators:
-        flow.rewind()
+    """The whole history of every lane, into the handlers of a region."""
+    for peer, lane, flow in world.regions[fault.where].replicators:
+        for one in places(world.regions[peer].kafka, lane, f"at {world.kernel.now_s}"):
+            flow.replay(one)
 
 
 _KINDS: dict[str, Callable[[World, Fault], None]] = {

@@ -144,7 +144,7 @@ class Region:
         self.processes: dict[str, Process] = {}  # the newest of each name
         self.older: list[Process] = []  # others that may still live
         self.controls: dict[str, Control] = {}
-        self.replicators: list[Replicate] = []
+        self.replicators: list[tuple[str, str, Replicate]] = []  # of which peer, and which lane
         self._starts: dict[str, Callable[[Process], None]] = {
             "controller": self._controller,
             "agent": self._agent,
@@ -352,8 +352,10 @@ class Region:
                     codec=self.world.codec,
                     clock=process,
                     journal=self._journal(process),
+                    letters=self._source(calls, self.name),
+                    again=self._source(calls, peer),
                 )
-                self.replicators.append(flow)
+                self.replicators.append((peer, lane, flow))
                 process.turn(f"{peer}/{lane}", flow.step, polled_s=TURN_S)
 
     def _warmer(self, run: str, process: Process) -> None:

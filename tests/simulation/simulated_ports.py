@@ -319,6 +319,13 @@ class SimulatedSource:
         self._calls.back(self._where, "source.bounds")
         return found
 
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The first offset of a time or later."""
+        self._calls.reach(self._where, "source.offset_at")
+        found = self._source.offset_at(partition, time_ms)
+        self._calls.back(self._where, "source.offset_at")
+        return found
+
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset."""
         self._calls.reach(self._where, "source.seek")
