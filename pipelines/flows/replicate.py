@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines import paths
@@ -281,7 +282,7 @@ class Replicate:
                 ready.append((run, outcome))
         if not ready or not self._still_stands(ready):
             return False
-        taken = {run: sum(1 for of, _ in ready if of == run) for run, _ in ready}
+        taken = Counter(run for run, _ in ready)
         self._note_positions(after, taken)
         messages = [one for _, outcome in ready for one in (outcome.message, outcome.also) if one is not None]
         changes = [Message(paths.LEDGER, key_of(one), self._codec.encode(one)) for one in after.changes_since(ledger)]
@@ -297,21 +298,23 @@ class Replicate:
         views = {run: outcome.view for run, outcome in ready if outcome.view is not None}
         return all(self._lineage(run) == view for run, view in views.items())
 
-    def _note_positions(self, after: Ledger, taken: dict[str, int]) -> None:
+    def _note_positions(self, after: Ledger, taken: Mapping[str, int]) -> None:
+        oldest: dict[Partition, int] = {}
+        for run, queue in self._queues.items():
+            last = None
+            for item in itertools.islice(queue, taken.get(run, 0), None):
+                partition = item.fetched.partition
+                if partition is not last:  # a queue keeps the order of a partition: the first is its oldest
+                    last = partition
+                    oldest[partition] = min(item.fetched.offset, oldest.get(partition, item.fetched.offset))
         for partition, following in self._followed.items():
-            waiting = [
-                item.fetched.offset
-                for run, queue in self._queues.items()
-                for at, item in enumerate(queue)
-                if at >= taken.get(run, 0) and item.fetched.partition == partition
-            ]
             after.learn(
                 Position(
                     cluster=partition.cluster,
                     topic_id=partition.topic_id,
                     topic=partition.topic,
                     partition=partition.number,
-                    offset=min(waiting, default=following),
+                    offset=oldest.get(partition, following),
                 )
             )
 
