@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics faults fuzz clean
+.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults fuzz clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -55,6 +55,9 @@ fuzz: bootstrap
 
 bench-metrics: bootstrap
 	$(RUN)/python -m tests.benchmarks.metrics_batch
+
+bench-events: bootstrap
+	$(RUN)/python -m tests.benchmarks.events $(if $(QUICK),--quick)
 
 lock: bootstrap
 	sh infra/local/lock.sh "$$(ls -d $${FARSIDE_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/farside}/uv-*/bin/uv | tail -1)"

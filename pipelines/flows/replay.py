@@ -23,7 +23,7 @@ from pipelines.ports import Clock, EventSource, Fetched, Partition
 from schemas.codec import Codec
 from schemas.records import Checkpoint
 
-READ_S = 60.0
+SILENCE_S = 60.0  # however long a log is, it is read to its end as long as something comes
 POLL_S = 0.2
 HELD_MAX = 2_000  # records of one partition that wait for their turn
 BATCH_MAX = 500
@@ -35,20 +35,24 @@ def to_end(source: EventSource, topics: Sequence[str], clock: Clock) -> Iterator
     """Every record of some topics, from the first that is still there to the end seen when each one's turn comes.
 
     Raises:
-        RetryableError: an end was not reached in time.
+        RetryableError: nothing came for too long.
     """
-    deadline_s = clock.boottime_s() + READ_S
     for partition in source.partitions(topics):
         first, end = source.bounds(partition)
         source.seek(partition, first)
-        while source.position(partition) < end:
-            if clock.boottime_s() > deadline_s:
-                raise RetryableError(f"{partition.topic} was not read to its end within {READ_S:.0f} s")
+        at, moved_s = first, clock.boottime_s()
+        while (position := source.position(partition)) < end:
+            if position > at:
+                at, moved_s = position, clock.boottime_s()
+            if clock.boottime_s() - moved_s > SILENCE_S:
+                raise RetryableError(
+                    f"{partition.topic} gave nothing for {SILENCE_S:.0f} s, before its end was reached"
+                )
             yield from source.poll(POLL_S)
 
 
 def read_ledger(own: EventSource, codec: Codec, clock: Clock) -> Ledger:
-    """What a region has done, from its own log; RetryableError if its end is not reached in time."""
+    """What a region has done, from its own log; RetryableError if nothing of it comes for too long."""
     ledger = Ledger()
     for item in to_end(own, [paths.LEDGER], clock):
         ledger.learn(codec.decode(item.value))
@@ -320,8 +324,8 @@ def _all(source: EventSource, parts: Sequence[Stretch], clock: Clock) -> Iterato
         if merged.peek() is not None:
             yield merged.take()
             moved_s = clock.boottime_s()
-        elif clock.boottime_s() - moved_s > READ_S:
-            raise RetryableError(f"the log gave nothing for {READ_S:.0f} s, before the end was reached")
+        elif clock.boottime_s() - moved_s > SILENCE_S:
+            raise RetryableError(f"the log gave nothing for {SILENCE_S:.0f} s, before the end was reached")
 
 
 class ReplayTarget(Protocol):

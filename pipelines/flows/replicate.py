@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines import paths
@@ -301,15 +302,15 @@ class Replicate:
                 ready.append((run, outcome))
         if not ready or not self._still_stands(ready):
             return False
-        taken = {run: sum(1 for of, _ in ready if of == run) for run, _ in ready}
+        taken = Counter(run for run, _ in ready)
         self._note_positions(after, taken)
         messages = [one for _, outcome in ready for one in (outcome.message, outcome.also) if one is not None]
         changes = [Message(paths.LEDGER, key_of(one), self._codec.encode(one)) for one in after.changes_since(ledger)]
         self._log.transaction([*messages, *changes])
         self._ledger = after
         for run, outcome in ready:
-            item = self._queues[run].popleft()
-            self._done(run, item, outcome)
+            self._done(self._queues[run].popleft(), outcome)
+        self._tell(ready)
         return True
 
     def _still_stands(self, ready: Iterable[tuple[str, _Outcome]]) -> bool:
@@ -317,28 +318,46 @@ class Replicate:
         views = {run: outcome.view for run, outcome in ready if outcome.view is not None}
         return all(self._lineage(run) == view for run, view in views.items())
 
-    def _note_positions(self, after: Ledger, taken: dict[str, int]) -> None:
+    def _note_positions(self, after: Ledger, taken: Mapping[str, int]) -> None:
+        oldest: dict[Partition, int] = {}
+        for run, queue in self._queues.items():
+            last = None
+            for item in itertools.islice(queue, taken.get(run, 0), None):
+                partition = item.fetched.partition
+                if partition is not last:  # a queue keeps the order of a partition: the first is its oldest
+                    last = partition
+                    oldest[partition] = min(item.fetched.offset, oldest.get(partition, item.fetched.offset))
         for partition, following in self._followed.items():
-            waiting = [
-                item.fetched.offset
-                for run, queue in self._queues.items()
-                for at, item in enumerate(queue)
-                if at >= taken.get(run, 0) and item.fetched.partition == partition
-            ]
             after.learn(
                 Position(
                     cluster=partition.cluster,
                     topic_id=partition.topic_id,
                     topic=partition.topic,
                     partition=partition.number,
-                    offset=min(waiting, default=following),
+                    offset=oldest.get(partition, following),
                 )
             )
 
-    def _done(self, run: str, item: _Waiting, outcome: _Outcome) -> None:
-        if outcome.says:
-            self._count(outcome.says)
-            self._journal.say(f"replicate.{outcome.says}", run=run, lane=self._lane, peer=self._peer, **outcome.fields)
+    def _tell(self, settled: Iterable[tuple[str, _Outcome]]) -> None:
+        """A line for each record, but of metrics that became visible together one with the last of them and how many.
+
+        They come by the thousand, and a line costs more than all the rest that is done for a record.
+        """
+        lines: dict[int | tuple[object, ...], tuple[str, _Outcome, int]] = {}
+        for run, outcome in settled:
+            if outcome.says:
+                self._count(outcome.says)
+                together = self._lane == "metrics" and outcome.says == "published"
+                alike = (run, outcome.fields.get("epoch"), outcome.fields.get("late"))
+                key: int | tuple[object, ...] = alike if together else id(outcome)
+                lines[key] = (run, outcome, lines[key][2] + 1 if key in lines else 1)
+        for name, (run, outcome, records) in lines.items():
+            more = {} if name == id(outcome) else {"records": records}
+            self._journal.say(
+                f"replicate.{outcome.says}", run=run, lane=self._lane, peer=self._peer, **outcome.fields, **more
+            )
+
+    def _done(self, item: _Waiting, outcome: _Outcome) -> None:
         event = item.event
         if isinstance(event, Checkpoint):
             self._copying.drop(event)

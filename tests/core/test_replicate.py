@@ -13,18 +13,20 @@ from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.core.retention import SWEPT
-from pipelines.errors import FencedError, UnknownOutcomeError
+from pipelines.errors import FencedError, RetryableError, UnknownOutcomeError
 from pipelines.flows.envelope import headers_of
 from pipelines.flows.pins import pin
+from pipelines.flows.replay import SILENCE_S, to_end
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
-from pipelines.ports import EventSource, Message
+from pipelines.ports import EventSource, Fetched, Message
 from schemas.codec import Codec, digest
 from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric, MetricBatch
 from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
+from tests.manual_clock import ManualClock
 from tests.tripwire import Crash, Tripwire
 
 CODEC = Codec()
@@ -506,3 +508,27 @@ def test_the_lineage_is_looked_up_twice_a_turn_however_many_events_wait(signer: 
     replicator.step()
     assert len(world.visible("metrics")) == 50
     assert asked == ["gpt", "gpt"]
+
+
+class _SlowSource(MemorySource):
+    """Each poll gives one record, and takes its time; or gives none at all."""
+
+    def __init__(self, kafka: MemoryKafka, clock: ManualClock, most: int) -> None:
+        super().__init__(kafka)
+        self._clock, self._most = clock, most
+
+    def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
+        """As it says."""
+        self._clock.sleep(20.0)
+        return super().poll(timeout_s, min(most, self._most)) if self._most else ()
+
+
+def test_a_long_log_is_read_to_its_end_however_long_that_takes() -> None:
+    """A region must be able to restart after millions of events; what gives nothing for a minute is given up."""
+    kafka, clock = MemoryKafka("east"), ManualClock()
+    MemoryLog(kafka).publish([Message(paths.METRICS, b"gpt", b"%d" % at) for at in range(20)])
+    found = list(to_end(_SlowSource(kafka, clock, 1), [paths.METRICS], clock))
+    assert len(found) == 20
+    assert clock.now_s > 2 * SILENCE_S
+    with pytest.raises(RetryableError, match="gave nothing for 60 s"):
+        list(to_end(_SlowSource(kafka, clock, 0), [paths.METRICS], clock))

@@ -121,3 +121,19 @@ def test_I14_a_number_in_the_headers_of_garbage_makes_no_duplicate_of_what_follo
     _turn(world, world.replicator(lane="metrics"))
     assert _rows(world) == [1]
     assert len(world.dead()) == 1
+
+
+def test_metrics_that_become_visible_together_are_told_in_one_line(signer: Ed25519Signer) -> None:
+    """They come by the thousand: a line says the last of them and how many; what went wrong keeps its own."""
+    world = _World(signer)
+    for seq in range(1, 6):
+        world.send(_metric(seq, seq))
+    torn = CODEC.encode(_metric(6, 6))[:-1]
+    MemoryLog(world.east).publish([Message(paths.METRICS, b"gpt", torn, headers_of(_metric(6, 6), "metric"))])
+    world.send(_metric(7, 7))
+    replicator = world.replicator(lane="metrics")
+    _turn(world, replicator)
+    told = [(name, fields) for name, fields in world.said if name in {"replicate.published", "replicate.dead_letter"}]
+    assert [name for name, _ in told] == ["replicate.published", "replicate.dead_letter"]
+    assert (told[0][1]["records"], told[0][1]["seq"], told[0][1]["step"]) == (6, 7, 7)
+    assert replicator.status()["counts"] == {"published": 6, "dead_letter": 1}
