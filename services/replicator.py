@@ -21,10 +21,11 @@ from services.adapters.transfers import ThreadTransfers
 from services.ops import asked
 from services.parts import Parts
 from services.settings import Settings
+from services.wrappers.unwrapped import Wrap, unwrapped
 
 
-def run(settings: Settings, region: str) -> int:
-    """Serve one region until told to stop; the exit code."""
+def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
+    """Serve one region until told to stop; the exit code. `wrap` is given each lane's ports: <lane>.log and others."""
     parts = Parts(settings, region, "replicator")
     parts.prepare()
     flows: dict[str, Replicate] = {}
@@ -42,10 +43,10 @@ def run(settings: Settings, region: str) -> int:
                 lane=lane,
                 source=source,
                 own=own,
-                log=log,
-                store=parts.store(),
+                log=wrap(f"{lane}.log", log),
+                store=wrap(f"{lane}.store", parts.store()),
                 peer_store=parts.peer_store(peer),
-                transfers=transfers,
+                transfers=wrap(f"{lane}.transfers", transfers),
                 lineage=parts.lineages(),
                 signer=parts.signer,
                 codec=Codec(),
