@@ -42,6 +42,7 @@ class Cast:
         values: how many more values each of its metrics has.
         modules: services that another program runs, started as `python -m MODULE SERVICE REGION CONFIG`.
         environment: what everybody gets.
+        profile: of the lease.
     """
 
     every_steps: int = EVERY_STEPS
@@ -49,6 +50,7 @@ class Cast:
     values: int = 0
     modules: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    profile: str = "fast"
 
 
 class Pair:
@@ -184,14 +186,15 @@ class Pair:
 @contextlib.contextmanager
 def running(folder: Path, cast: Cast | None = None) -> Iterator[Pair]:
     """Two regions that train and replicate; nothing is left of them."""
+    cast = cast or Cast()
     with Stack(folder, Tools.cached(), REGIONS, LinkShape()) as stack:
         stack.start()
-        config = local_config.write(stack.layout)
+        config = local_config.write(stack.layout, profile=cast.profile)
         settings = load(config, {"FARSIDE_RUNS__GPT__SETTLE_S": "0"})
         os.environ["FARSIDE_RUNS__GPT__SETTLE_S"] = "0"  # faults come faster than the hour between two moves
         actors = Actors(stack.folder, config, settings.service_ports())
         try:
-            pair = Pair(stack, actors, settings, cast or Cast())
+            pair = Pair(stack, actors, settings, cast)
             for region in REGIONS:
                 settings.region(region).node_dir.mkdir(parents=True, exist_ok=True)
                 for name in ACTORS:

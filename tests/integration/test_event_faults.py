@@ -79,29 +79,29 @@ class _Plane:
         return found
 
     def dies_at(self, *points: Point) -> Fault:
-        """Each service dies at its point, and is started again when all have."""
+        """Each service dies at its point, and is started again at once."""
         pair = self.rounds.pair
-        where = {point: self.where(point.service) for point in points}
-        names = {point: f"{point.service}-{region}" for point, region in where.items()}
-        for point, region in where.items():
-            pair.down.add(names[point])
+        left = {point: self.where(point.service) for point in points}
+        for point, region in left.items():
+            pair.down.add(f"{point.service}-{region}")
             dying.arm(self.points, region, point)
         if set(points) & set(RETIRE):
             pair.kill(f"{TRAINER}-{self.where(AGENT)}")
             pair.start(TRAINER, self.where(AGENT))
 
-        def undo() -> None:
-            for point, region in where.items():
-                dying.disarm(self.points, point.service, region)
-                if pair.actors.ended(names[point]) is None:
-                    pair.actors.kill(names[point])
-                pair.start(point.service, region)
-
         def over() -> bool:
-            codes = {name: pair.actors.ended(name) for name in names.values()}
-            wrong = {name: code for name, code in codes.items() if code not in {None, -signal.SIGKILL}}
-            assert not wrong, f"ended by itself: {wrong}"
-            return None not in codes.values()
+            for point, region in list(left.items()):
+                code = pair.actors.ended(f"{point.service}-{region}")
+                assert code in {None, -signal.SIGKILL}, f"{point.service} in {region} ended with {code} by itself"
+                if code is not None:
+                    del left[point]
+                    pair.start(point.service, region)
+            return not left
+
+        def undo() -> None:
+            for point, region in left.items():  # the point was not reached
+                dying.disarm(self.points, point.service, region)
+                pair.down.discard(f"{point.service}-{region}")
 
         words = f"kill -9 at {' and '.join(point.name for point in points)}"
         return Fault(words, undo, COMES_S, over, trains=not set(points) & set(RETIRE))
@@ -135,7 +135,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
     points.mkdir()
     more = {dying.FOLDER: str(points), "FARSIDE_PUBLISH__BATCH_AGE_S": "0.3", "FARSIDE_PUBLISH__KEEP_LOGS_S": "0"}
     modules = dict.fromkeys((AGENT, REPLICATOR), "tests.integration.dying")
-    cast = Cast(every_steps=8, step_s=0.12, values=100, modules=modules, environment=more)
+    # Under the default lease nobody takes over while a service or a broker starts again, on a slow machine either.
+    cast = Cast(every_steps=8, step_s=0.12, values=100, modules=modules, environment=more, profile="default")
     with contextlib.ExitStack() as stack:
         disks: dict[str, SmallDisk] = {}
         if os.geteuid() == 0:
