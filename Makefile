@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults fuzz clean
+.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults event-faults fuzz clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -40,6 +40,9 @@ bench-failover: bootstrap
 
 faults: bootstrap
 	$(RUN)/python -m tests.integration.fault_rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json) $(if $(LOGS),--logs $(LOGS))
+
+event-faults: bootstrap
+	POINTS=all CUT_S=$(or $(CUT_S),60) $(RUN)/pytest tests/integration/test_event_faults.py --durations=0
 
 bench-controller: bootstrap
 	$(RUN)/python -m tests.benchmarks.controller --runs $(or $(RUNS),1000)

@@ -17,11 +17,12 @@ from services.adapters.kafka import KafkaLog
 from services.adapters.spool import NodeSpool
 from services.parts import Parts
 from services.settings import HOST, Settings
+from services.wrappers.unwrapped import Wrap, unwrapped
 from services.wrappers.watched import WatchedLog, endpoints
 
 
-def run(settings: Settings, region: str) -> int:
-    """Serve one node until told to stop; the exit code."""
+def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
+    """Serve one node until told to stop; the exit code. `wrap` is given the ports spool, store and log."""
     parts = Parts(settings, region, "agent")
     parts.prepare()
     here, store = parts.here, parts.store()
@@ -53,9 +54,9 @@ def run(settings: Settings, region: str) -> int:
     flow = Publish(
         region=region,
         node=here.node,
-        spool=spool,
-        store=store,
-        log=log,
+        spool=wrap("spool", spool),
+        store=wrap("store", store),
+        log=wrap("log", log),
         grants=HttpGrants(controller),
         signer=parts.signer,
         codec=Codec(),

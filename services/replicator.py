@@ -24,10 +24,11 @@ from services.adapters.transfers import ThreadTransfers
 from services.ops import asked
 from services.parts import Parts
 from services.settings import Settings
+from services.wrappers.unwrapped import Wrap, unwrapped
 
 
-def run(settings: Settings, region: str) -> int:
-    """Serve one region until told to stop; the exit code."""
+def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
+    """Serve one region until told to stop; the exit code. `wrap` is given each lane's ports: <lane>.log and others."""
     parts = Parts(settings, region, "replicator")
     parts.prepare()
     flows: dict[str, Replicate] = {}
@@ -36,7 +37,7 @@ def run(settings: Settings, region: str) -> int:
         for lane in paths.REPLICATED_LANES:
             source, again = (KafkaSource(parts.peer_kafka(peer)) for _ in range(2))
             closing += [source.close, again.close]
-            flows[f"{peer}/{lane}"] = flow_of(parts, peer, lane, source, closing, again)
+            flows[f"{peer}/{lane}"] = flow_of(parts, peer, lane, source, closing, again, wrap)
     log = KafkaLog(parts.kafka)
     closing.append(log.close)
     sight = parts.sight("replicator", log, closing, lambda _peer: NEVER_S)
@@ -63,6 +64,7 @@ def flow_of(
     source: EventSource,
     closing: list[Callable[[], None]],
     again: EventSource | None = None,
+    wrap: Wrap = unwrapped,
 ) -> Replicate:
     """The flow of one lane of a peer, which it reads from `source`; `closing` gets what is to be closed."""
     own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
@@ -75,10 +77,10 @@ def flow_of(
         lane=lane,
         source=source,
         own=own,
-        log=log,
-        store=parts.store(),
+        log=wrap(f"{lane}.log", log),
+        store=wrap(f"{lane}.store", parts.store()),
         peer_store=parts.peer_store(peer),
-        transfers=transfers,
+        transfers=wrap(f"{lane}.transfers", transfers),
         lineage=parts.lineages(),
         signer=parts.signer,
         codec=Codec(),

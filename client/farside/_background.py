@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = logging.getLogger("farside")
+_TELL_S = 60.0
 
 
 class Background:
-    """Runs jobs one after another on one daemon thread; of the *newest* kind only the latest waits."""
+    """Runs jobs one after another on one daemon thread; of the *newest* kind only the latest waits.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_s = float("-inf")
+        self._untold = 0
         self._wake = threading.Condition()
         self._jobs: deque[Callable[[], None]] = deque()
         self._newest: Callable[[], None] | None = None
@@ -24,7 +33,7 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job`` after those before it. It must not raise; an OSError of it is logged."""
+        """Run ``job`` after those before it. It must not raise; an OSError of it is logged, once a minute."""
         with self._wake:
             self._jobs.append(job)
             self._start()
@@ -55,11 +64,20 @@ class Background:
             try:
                 job()
             except OSError:
-                _log.warning("farside could not write to its spool", exc_info=True)
+                self._tell()
             finally:
                 with self._wake:
                     self._busy = False
                     self._wake.notify_all()
+
+    def _tell(self) -> None:
+        """Log the failure, but not at every step of a disk that stays full: that log may lie on the same disk."""
+        now_s = self._clock()
+        if now_s - self._told_s < _TELL_S:
+            self._untold += 1
+            return
+        _log.warning("farside could not write to its spool (%d times more before)", self._untold, exc_info=True)
+        self._told_s, self._untold = now_s, 0
 
     def _next(self) -> Callable[[], None]:
         with self._wake:

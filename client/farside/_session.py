@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,6 +122,7 @@ class Session:
         self.previous_step: int | None = None
         self._intended: set[int] = set()
         self._written: set[int] = set()
+        self._states_due: dict[int, bytes] = {}  # for which there was no room; the background thread adds
         self._standing: dict[str, Any] = {}
         self._standing_seen: tuple[int, int] | None = None
 
@@ -278,6 +280,8 @@ class Session:
         if self._data_version_due:
             with contextlib.suppress(_spool.SpoolError):  # there is still no room for it: at the next beat again
                 self.publish_data_version()
+        for due in list(self._states_due):
+            self.background.submit(partial(self._put_state_due, due))
         path = _spool.beat_path(self._producer)
         self.background.replace_newest(lambda: _spool.write_json_atomically(path, beat, durable=False))
 
@@ -296,10 +300,29 @@ class Session:
         return _spool.checkpoint_folder(who.node_dir, who.run, grant.epoch, grant.attempt, step)
 
     def rank_state(self, step: int, blob: bytes) -> None:
-        """Put this rank's state into the checkpoint of ``step``, in the background."""
+        """Put this rank's state into the checkpoint of ``step``, in the background; without room for it, once more.
+
+        The save may find room that the state did not, and the agent would wait for it, and with it for every later
+        checkpoint, as long as this attempt lives.
+        """
         folder = self.checkpoint_folder(step)
         if folder is not None:
-            self.background.submit(lambda: _checkpoint.write_rank_state(folder, self.who.rank, blob))
+            self.background.submit(lambda: self._put_state(step, folder, blob))
+
+    def _put_state(self, step: int, folder: Path, blob: bytes) -> None:
+        self._states_due[step] = blob
+        _checkpoint.write_rank_state(folder, self.who.rank, blob)
+        self._states_due.pop(step, None)
+
+    def _put_state_due(self, step: int) -> None:
+        """With the next beat; nothing if its checkpoint was given up meanwhile, or never came."""
+        blob, folder = self._states_due.get(step), self.checkpoint_folder(step)
+        if blob is None or folder is None:
+            return
+        if folder.exists():
+            self._put_state(step, folder, blob)
+        elif step < (self.previous_step or 0):
+            self._states_due.pop(step, None)
 
     def intent(self, step: int, body: dict[str, Any]) -> None:
         """A complete checkpoint lies in the spool; called on the coordinator."""
@@ -328,6 +351,7 @@ class Session:
     def skipped(self, step: int, reason: str) -> None:
         """This checkpoint was given up: its files go (those of an earlier, good save stay), the record says why."""
         folder = self.checkpoint_folder(step)
+        self._states_due.pop(step, None)
         if folder is not None and step not in self._intended:
             shutil.rmtree(folder, ignore_errors=True)
         _log.warning("farside.checkpoint_skipped run=%s step=%d reason=%s", self.who.run, step, reason)

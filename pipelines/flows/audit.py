@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.audit import Log
@@ -24,15 +24,17 @@ _TOPICS = (*map(paths.topic, LANES), paths.DEAD_LETTERS, paths.HEARTBEATS)
 class Reading:
     """Reads the log of one region for one run.
 
-    `manifests` are the keys that the region's store holds; None if it does not answer. `on_event` is told each event.
+    `manifests` lists the keys that the region's store holds; None if it does not answer. It is asked when the log has
+    been read: what an event names is there before the event is. `on_event` is told each event.
     """
 
     run: str
     region: str
     view: LineageView | None
     decoding: Decoding
-    manifests: Collection[str] | None = None
+    manifests: Callable[[], Collection[str] | None] = lambda: None
     on_event: Callable[[Event], None] = lambda _event: None
+    _named: list[tuple[str, Stream, Numbers]] = field(default_factory=list)  # manifests that the log says are there
 
     def read(self, source: EventSource, on_progress: OnProgress = quiet) -> Log:
         """What the log says; one that does not answer is a log with its trouble.
@@ -49,6 +51,7 @@ class Reading:
                     log.trimmed.add(_lane(partition.topic))
             for fetched in scan(source, _TOPICS, self.decoding.clock, on_progress):
                 self._take(log, self.decoding.see(fetched))
+            self._look_for_manifests(log)
         except FarsideError as error:
             return Log(self.region, str(error))
         return log
@@ -83,12 +86,15 @@ class Reading:
         log.take(stream, numbers, facts.region)
         if self.view and facts.step is not None and standing(self.view, stream[1], facts.step) is Standing.BRANCH:
             _put(log.branch, stream, numbers)
-        if isinstance(record, Checkpoint) and not self._has(record):
-            _put(log.early, stream, numbers)
+        if isinstance(record, Checkpoint) and record.state == "committed":
+            self._named.append((record.manifest_key, stream, numbers))
 
-    def _has(self, event: Checkpoint) -> bool:
-        """Whether what the event names is here: its manifest is created last, so where it is, everything is (I13)."""
-        return event.state != "committed" or self.manifests is None or event.manifest_key in self.manifests
+    def _look_for_manifests(self, log: Log) -> None:
+        """Whether what events name is here: a manifest is created last, so where it is, everything is (I13)."""
+        there = self.manifests()
+        for key, stream, numbers in self._named:
+            if there is not None and key not in there:
+                _put(log.early, stream, numbers)
 
     def _letter(self, log: Log, letter: DeadLetter) -> None:
         facts = facts_of_letter(letter)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,9 +14,14 @@ from services.cli.logs import decoding_of, progress, reader
 from services.cli.serve import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipelines.core.audit import Line, Log, Report
     from pipelines.core.lineage import LineageView
+    from pipelines.ports import ObjectStore
     from services.settings import Settings
+
+T = TypeVar("T")
 
 
 def audit(
@@ -52,34 +58,42 @@ def audit(
 def _logs(settings: Settings, run: str, names: list[str]) -> list[Log]:
     from pipelines.flows.audit import Reading  # noqa: PLC0415 - `farside --help` must be quick
 
-    stored = {name: _stored(settings, run, name) for name in names}
-    views = [view for _, view in stored.values() if view is not None]
+    views = [view for view in (_told(settings, run, name, _lineage) for name in names) if view is not None]
     newest = max(views, key=lambda one: one.epoch, default=None)
     logs = []
     for name in names:
         here = settings.region(name)
         source = reader(here)
         try:
-            logs.append(Reading(run, name, newest, decoding_of(here), stored[name][0]).read(source, progress()))
+            manifests = partial(_told, settings, run, name, _manifests)
+            logs.append(Reading(run, name, newest, decoding_of(here), manifests).read(source, progress()))
         finally:
             source.close()
     return logs
 
 
-def _stored(settings: Settings, run: str, name: str) -> tuple[set[str] | None, LineageView | None]:
-    """The manifests and the lineage in a region's store; None if it does not answer."""
-    from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
-    from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
-    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - as above
+def _told(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, str], T]) -> T | None:
+    """What a look into a region's store finds; None, and said, if it does not answer."""
+    from pipelines.errors import FarsideError  # noqa: PLC0415 - `farside --help` must be quick
     from services.clients import store_of  # noqa: PLC0415 - as above
 
     try:
-        store = store_of(settings.region(name))
-        keys = {key for key in store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest")}
-        return keys, Lineages(store)(run)
+        return look(store_of(settings.region(name)), run)
     except FarsideError as error:
         typer.echo(f"farside: {name}'s store does not tell what is there: {error}", err=True)
-        return None, None
+        return None
+
+
+def _lineage(store: ObjectStore, run: str) -> LineageView | None:
+    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - `farside --help` must be quick
+
+    return Lineages(store)(run)
+
+
+def _manifests(store: ObjectStore, run: str) -> set[str]:
+    from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
+
+    return {key for key in store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest")}
 
 
 def _show(report: Report, *, whole: bool) -> None:

@@ -25,6 +25,7 @@ from services.settings import Settings
 from tests.benchmarks.event_load import EAST, WEST, Broker
 from tests.brokers import admin_of
 
+SAMPLE_S = 0.25  # between two looks at what a process has used
 TICKS = os.sysconf("SC_CLK_TCK")
 END_S = 30.0
 # The options of Kafka's own start script, with a heap that is not larger than needed: its script gives 2 GB.
@@ -120,7 +121,7 @@ class Peer(ABC):
 
         def there() -> bool:
             found.append((self.done(), self.usage()))
-            time.sleep(0.25)
+            time.sleep(SAMPLE_S)
             return found[-1][0] >= count
 
         if not wait_for(there, deadline_s):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -209,7 +209,7 @@ def _letter(event: Event, reason: str, *, headers: bool = True) -> Message:
 
 def _read(kafka: MemoryKafka, view: LineageView | None = None, manifests: set[str] | None = None) -> Log:
     decoding = Decoding(Codec(), SystemClock())
-    return audit.Reading("gpt", kafka.cluster, view, decoding, manifests).read(MemorySource(kafka))
+    return audit.Reading("gpt", kafka.cluster, view, decoding, lambda: manifests).read(MemorySource(kafka))
 
 
 def test_a_log_is_read_by_identity_whatever_else_is_in_it() -> None:
@@ -259,6 +259,27 @@ def test_what_lies_past_the_fork_is_a_branch_and_a_missing_manifest_is_early() -
     assert _read(kafka, manifests=set()).early == {stream: Numbers([(1, 1)])}
     assert _read(kafka, manifests={"m"}).early == {}
     assert _read(kafka).early == {}, "the store does not answer: nobody can say"
+
+
+def test_a_run_that_goes_on_while_it_is_audited_does_not_look_as_if_events_were_early() -> None:
+    """A checkpoint comes while the log is read: the store is asked after it, or its manifest would look missing."""
+    kafka, stored = MemoryKafka("east"), set[str]()
+    common = {one.name: getattr(_metric(1), one.name) for one in dataclasses.fields(Event)}
+    event = Checkpoint(
+        **common, state="committed", manifest_key="m", manifest_digest="", lineage_seq=1, size_bytes=0, reason=""
+    )
+
+    class Busy(MemorySource):
+        def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
+            if paths.topic("checkpoints") in topics and not stored:
+                stored.add("m")
+                MemoryLog(kafka).publish([_message(event)])
+            return super().partitions(topics)
+
+    decoding = Decoding(Codec(), SystemClock())
+    found = audit.Reading("gpt", "east", None, decoding, lambda: set(stored)).read(Busy(kafka))
+    assert found.seen
+    assert found.early == {}
 
 
 def test_a_log_that_does_not_answer_is_read_as_its_trouble() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,42 @@ SETTLES_S = 90.0
 MAY_END = {TRAINER: {light_trainer.SUPERSEDED_EXIT}, "replicator": {3}}
 
 
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who plays, where that is not as usual.
+
+    Attributes:
+        every_steps: how often the trainer saves.
+        step_s: how long a step takes.
+        values: how many more values each of its metrics has.
+        modules: services that another program runs, started as `python -m MODULE SERVICE REGION CONFIG`.
+        environment: what everybody gets.
+        profile: of the lease.
+    """
+
+    every_steps: int = EVERY_STEPS
+    step_s: float = STEP_S
+    values: int = 0
+    modules: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    profile: str = "fast"
+
+
 class Pair:
     """A running pair of regions."""
 
-    def __init__(self, stack: Stack, actors: Actors, settings: Settings) -> None:
+    def __init__(self, stack: Stack, actors: Actors, settings: Settings, cast: Cast) -> None:
+        self.cast = cast
         self.stack, self.actors, self.settings = stack, actors, settings
         self.clocks = Clocks(stack.folder / "clocks")
         self.down: set[str] = set()  # killed on purpose: nobody starts them again yet
         self.restarted: list[str] = []
         self._launches = 0
+
+    @property
+    def config(self) -> Path:
+        """The settings' file."""
+        return self.stack.folder / "farside.toml"
 
     def status(self, region: str) -> dict[str, Any]:
         """What a controller says of the run; empty if it does not answer."""
@@ -84,7 +112,11 @@ class Pair:
         """Start one service or trainer; each trainer is a launch of its own."""
         full = f"{name}-{region}"
         self.down.discard(full)
-        environment = self.clocks.environment(full)
+        environment = {**self.cast.environment, **self.clocks.environment(full)}
+        if name in self.cast.modules:
+            argv = [sys.executable, "-m", self.cast.modules[name], name, region, str(self.config)]
+            self.actors.program(full, argv, environment)
+            return
         if name != TRAINER:
             self.actors.service(name, region, environment)
             return
@@ -92,7 +124,8 @@ class Pair:
         here = {"FARSIDE_RUN": RUN, "FARSIDE_NODE_DIR": str(self.settings.region(region).node_dir)}
         here["FARSIDE_LAUNCH"] = f"{region}-{self._launches:06d}"
         argv = [sys.executable, str(Path(light_trainer.__file__).absolute())]
-        argv += ["--every", str(EVERY_STEPS), "--step-s", str(STEP_S)]
+        argv += ["--every", str(self.cast.every_steps), "--step-s", str(self.cast.step_s)]
+        argv += ["--values", str(self.cast.values)]
         self.actors.program(full, argv, environment | here)
 
     def kill(self, *names: str) -> None:
@@ -151,16 +184,17 @@ class Pair:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Pair]:
+def running(folder: Path, cast: Cast | None = None) -> Iterator[Pair]:
     """Two regions that train and replicate; nothing is left of them."""
+    cast = cast or Cast()
     with Stack(folder, Tools.cached(), REGIONS, LinkShape()) as stack:
         stack.start()
-        config = local_config.write(stack.layout)
+        config = local_config.write(stack.layout, profile=cast.profile)
         settings = load(config, {"FARSIDE_RUNS__GPT__SETTLE_S": "0"})
         os.environ["FARSIDE_RUNS__GPT__SETTLE_S"] = "0"  # faults come faster than the hour between two moves
         actors = Actors(stack.folder, config, settings.service_ports())
         try:
-            pair = Pair(stack, actors, settings)
+            pair = Pair(stack, actors, settings, cast)
             for region in REGIONS:
                 settings.region(region).node_dir.mkdir(parents=True, exist_ok=True)
                 for name in ACTORS:

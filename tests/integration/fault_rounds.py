@@ -28,7 +28,7 @@ from pipelines.errors import RetryableError
 from tests.integration import fault_pair
 from tests.integration.fault_judge import Judge
 from tests.integration.fault_kinds import Fault, Faults
-from tests.integration.fault_pair import RUN, SETTLES_S, STEP_S, Pair
+from tests.integration.fault_pair import RUN, SETTLES_S, STEP_S, Cast, Pair
 
 GOES_ON_RECORDS = 5
 TRAINS_S = 10 * STEP_S  # a fault that lasts so long and leaves the trainer alone sees it train
@@ -180,9 +180,9 @@ class Rounds:
 
 
 @contextlib.contextmanager
-def running(folder: Path, die: random.Random) -> Iterator[Rounds]:
+def running(folder: Path, die: random.Random, cast: Cast | None = None) -> Iterator[Rounds]:
     """Two regions that train, ready for faults; nothing is left of them."""
-    with fault_pair.running(folder) as pair:
+    with fault_pair.running(folder, cast) as pair:
         rounds = Rounds(pair, die)
         try:
             rounds.begin()

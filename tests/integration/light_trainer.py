@@ -7,6 +7,7 @@ Exit codes: 0 never, 75 superseded, 70 what was granted is not what was saved.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import itertools
 import sys
@@ -71,18 +72,31 @@ def save(session: Session, step: int, state: bytes) -> None:
     session.intent(step, body)
 
 
-def train(session: Session, grant: Grant, every: int, step_s: float) -> None:
+def try_to_save(session: Session, step: int, state: bytes) -> None:
+    """As the storage writer, which gives a checkpoint up for want of room; everything else is a mistake."""
+    try:
+        save(session, step, state)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        session.skipped(step, str(error))
+
+
+def train(session: Session, grant: Grant, wanted: argparse.Namespace) -> None:
     """Steps until another region has the run."""
+    more = {f"value_{number:04d}": 1 / 3 for number in range(wanted.values)}
     state = resumed_from(grant)
     for step in itertools.count(grant.step + 1):
-        time.sleep(step_s)
+        time.sleep(wanted.step_s)
         state = state_after(state, step)
         session.beat(step, "train", 60.0)
         if session.standing().get("state") == "superseded":
             raise SupersededError(str(session.standing().get("reason")))
-        session.append(_spool.LANE_METRICS, "metric", step, {"values": {"loss": 1 / step}})
-        if step % every == 0:
-            save(session, step, state)
+        session.metric(step, {"loss": 1 / step, **more})
+        if step % wanted.every == 0:
+            try_to_save(session, step, state)
+            sys.stdout.write(f"step {step}\n")
+            sys.stdout.flush()
 
 
 def main() -> int:
@@ -90,6 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, required=True)
     parser.add_argument("--step-s", type=float, required=True)
+    parser.add_argument("--values", type=int, default=0, help="so many more in each metric, for a spool that fills")
     wanted = parser.parse_args()
     who = identity(None, None, None, 0, 1)
     if who is None:
@@ -98,7 +113,7 @@ def main() -> int:
     session = Session(who)
     session.request("exact")
     try:
-        train(session, session.wait_for_grant(0.05), wanted.every, wanted.step_s)
+        train(session, session.wait_for_grant(0.05), wanted)
     except SupersededError:
         return SUPERSEDED_EXIT
     except ValueError as error:

@@ -500,10 +500,24 @@ MUTANTS = (
     ),
     Mutant(
         "a redrive does not look at what is visible",
-        REDRIVE,
-        "if found is not None and item.partition.topic == paths.topic(self._lane):",
-        "if False and found is not None:",
+        "pipelines/flows/visible.py",
+        "elif item.partition.topic == self._topic:",
+        "elif False:",
         REDRIVES,
+    ),
+    Mutant(
+        "a replay judges by numbers that are visible nowhere",
+        "pipelines/core/replays.py",
+        "if not numbers - known.visible:",
+        "if not numbers.above(ledger.watermarks.get(stream, 0)):",
+        ("tests/core/test_replay.py",),
+    ),
+    Mutant(
+        "a replayed heartbeat is a sign of life",
+        "pipelines/flows/listen.py",
+        "if replay_of(item.headers) is not None:",
+        "if False and replay_of(item.headers) is not None:",
+        ("tests/core/test_replay.py",),
     ),
     Mutant(
         "what an audit misses at a standby is called in flight",

@@ -1,0 +1,19 @@
+"""What a service does with its ports before its flows get them: nothing, unless whoever starts it says otherwise."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+P = TypeVar("P")
+
+
+class Wrap(Protocol):
+    """Puts something around a port of a service, by the port's name, or gives it back as it is."""
+
+    def __call__(self, name: str, port: P, /) -> P:
+        """The port that the service's flows use."""
+
+
+def unwrapped(_name: str, port: P, /) -> P:
+    """As it is."""
+    return port

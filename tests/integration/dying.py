@@ -1,0 +1,155 @@
+"""A service that ends itself with SIGKILL at one exact call of one of its ports: for tests only.
+
+`python -m tests.integration.dying SERVICE REGION CONFIG` is the real service with its real wiring; each port that it
+passes to its flows is asked before and after every call whether this is the moment. The moment is read from the file
+named by FARSIDE_FAULT_POINTS, a folder with one file for each service and region, while the service runs: whoever lays
+it there has seen the service catch up first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pipelines.ports import CopyJob, Message
+from services.settings import load
+
+P = TypeVar("P")
+FOLDER = "FARSIDE_FAULT_POINTS"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One moment at which a process dies.
+
+    Attributes:
+        service: whose.
+        port: the name under which the service offers its port to be wrapped.
+        method: of the port.
+        when: before the call, after it (only if it gave something, where `gave`), or inside: see `_die_inside`.
+        about: a pattern that the call's subject (key, topics) must match.
+        call: of such calls, the n-th.
+        kills: another process that dies in place of this one, as a broker in the middle of a batch; 0: this one.
+    """
+
+    service: str
+    port: str
+    method: str
+    when: str
+    about: str = ""
+    gave: bool = False
+    call: int = 1
+    kills: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people and test ids."""
+        words = [self.when, self.port, self.method, re.sub(r"\W+", "", self.about)]
+        return "-".join([self.service, *(word for word in words if word)])
+
+
+def arm(folder: Path, region: str, point: Point) -> None:
+    """Let a running service die there."""
+    path = _path(folder, point.service, region)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps(asdict(point)), encoding="utf-8")
+    fresh.rename(path)
+
+
+def disarm(folder: Path, service: str, region: str) -> None:
+    """Let the service's next process live."""
+    _path(folder, service, region).unlink(missing_ok=True)
+
+
+def _path(folder: Path, service: str, region: str) -> Path:
+    return folder / f"{service}-{region}.json"
+
+
+def subject(args: Sequence[Any]) -> str:
+    """What a call is about: a key, or the topics of what is published."""
+    first = args[0] if args else ""
+    if isinstance(first, CopyJob):
+        return first.key
+    if isinstance(first, Sequence) and not isinstance(first, str):
+        return " ".join(one.topic for one in first if isinstance(one, Message))
+    return str(first)
+
+
+class DyingPort:
+    """Any port around a port of that kind; its calls are counted from the moment on at which the point is laid down."""
+
+    def __init__(self, name: str, port: Any, path: Path) -> None:  # noqa: ANN401 - any port
+        self._name, self._port, self._path = name, port, path
+        self._calls = 0
+
+    def __getattr__(self, method: str) -> Any:  # noqa: ANN401 - whatever the port has there
+        found = getattr(self._port, method)
+        if not callable(found):
+            return found
+
+        def called(*args: Any, **more: Any) -> Any:  # noqa: ANN401 - as the port's own
+            point = self._point(method, args)
+            self._calls += point is not None
+            dies = point is not None and self._calls >= point.call
+            if point is not None and dies and point.when == "before":
+                self._die(point)
+            if point is not None and dies and point.when == "inside":
+                _die_inside(self._port, args[0])
+            gave = found(*args, **more)
+            if point is not None and dies and point.when == "after" and (gave or not point.gave):
+                self._die(point)
+            return gave
+
+        return called
+
+    def _die(self, point: Point) -> None:
+        self._path.unlink()  # once
+        if point.kills:
+            os.kill(point.kills, signal.SIGKILL)
+        else:
+            _die()
+
+    def _point(self, method: str, args: Sequence[Any]) -> Point | None:
+        """The point that this call may be, if one is laid down."""
+        try:
+            point = Point(**json.loads(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        here = (point.port, point.method) == (self._name, method)
+        return point if here and re.search(point.about, subject(args)) else None
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise SystemExit(1)  # not reached
+
+
+def _die_inside(log: Any, messages: Sequence[Message]) -> None:  # noqa: ANN401 - a KafkaLog
+    """Between the records of a transaction, which the broker has acknowledged, and its commit."""
+    log._ready().begin_transaction()
+    log._send(messages)
+    _die()
+
+
+def main() -> int:
+    """The service, until it dies."""
+    service, region, config = sys.argv[1:]
+    path = _path(Path(os.environ[FOLDER]), service, region)
+
+    def wrap(name: str, port: P, /) -> P:
+        return cast("P", DyingPort(name, port, path))
+
+    run: Callable[..., int] = importlib.import_module(f"services.{service}").run
+    return run(load(Path(config)), region, wrap)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
