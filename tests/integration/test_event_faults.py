@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,7 +140,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
     cast = Cast(every_steps=8, step_s=0.12, values=100, modules=modules, environment=more, profile="default")
     with contextlib.ExitStack() as stack:
         disks: dict[str, SmallDisk] = {}
-        if os.geteuid() == 0:
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):  # we may not: the test of the disk says so
             for region in REGIONS:
                 disks[region] = stack.enter_context(mounted(folder / "stack" / "nodes" / region))
         rounds = stack.enter_context(running(folder / "stack", random.Random(1), cast))
@@ -198,8 +199,8 @@ def test_I14_I15_a_clock_that_jumps_changes_nothing_of_what_arrives(
 
 def test_I14_I16_a_full_disk_thins_metrics_first_and_stops_no_trainer(plane: _Plane) -> None:
     """Little room: fewer metrics, every checkpoint. None: an alarm on each side, training goes on. Room again: all."""
-    if not plane.disks:
-        pytest.skip("mounting a small disk takes root")
+    if len(plane.disks) < len(REGIONS):
+        pytest.skip("mounting a small disk takes root, and CAP_SYS_ADMIN in a container")
     pair, (region, epoch) = plane.rounds.pair, plane.rounds.pair.holder()
     disk = plane.disks[region]
     trainer = pair.stack.folder / "logs" / f"{TRAINER}-{region}.log"
