@@ -16,12 +16,14 @@ DATA_VERSIONS = f"{TOPIC_PREFIX}data-versions"
 CONTROL = f"{TOPIC_PREFIX}control"
 DEAD_LETTERS = f"{TOPIC_PREFIX}dead-letters"
 LEDGER = f"{TOPIC_PREFIX}ledger"
+ALARMS = f"{TOPIC_PREFIX}alarms"
 
 LANES = ("heartbeats", "checkpoints", "metrics", "data-versions", "control")
 REPLICATED_LANES = ("checkpoints", "data-versions", "metrics")
 REPLAYABLE_LANES = REPLICATED_LANES
 EVERY_RUN = "*"  # in place of a run's name, in what a region says once for all of them; no run can be called so
-TOPICS = (HEARTBEATS, CHECKPOINTS, METRICS, DATA_VERSIONS, CONTROL, DEAD_LETTERS, LEDGER)
+COMPACTED = frozenset({LEDGER, ALARMS})
+TOPICS = (HEARTBEATS, CHECKPOINTS, METRICS, DATA_VERSIONS, CONTROL, DEAD_LETTERS, LEDGER, ALARMS)
 
 _RUN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _CHECKPOINT = re.compile(r"runs/([a-z0-9][a-z0-9._-]{0,62})/e(\d{6,})/a(\d{4,})/s(\d{10,})(?:/|$)")

@@ -253,6 +253,34 @@ class Watermark(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRange(Record):
+    """Numbers of a stream, or offsets of a partition, both ends included."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm(Record):
+    """Something of a followed log is missing or went backwards, as a region remembers it (`core.alarms`)."""
+
+    schema_name: ClassVar[str] = "events/alarm"
+    kind: str
+    state: str  # open, acknowledged, healed, forgotten
+    peer: str  # whose log it is
+    lane: str
+    run: str  # "*": whichever had something there
+    epoch: int  # 0: not known
+    producer: str  # "": not known
+    place: str  # topic id and partition, of what is told in offsets; "" of what is told in numbers
+    ranges: tuple[AlarmRange, ...]
+    unlisted: int  # so many more, in more ranges than are kept
+    cause: str
+    time_ms: int
+    actor: str  # who acknowledged it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk(Record):
     """A digested piece of a shard: the unit of transfer."""
 

@@ -115,13 +115,16 @@ def metrics_of(event: Metric | MetricBatch) -> tuple[Metric, ...]:
     )
 
 
-def parted(event: MetricBatch, known_seq: int, wanted: Callable[[int], bool]) -> tuple[MetricBatch | None, int]:
-    """The rows after a known number up to the first whose step is not wanted, and how many rows that leaves over.
+def parted(
+    event: MetricBatch, is_new: Callable[[int], bool], wanted: Callable[[int], bool]
+) -> tuple[MetricBatch | None, int]:
+    """The last unbroken row of new numbers, up to the first whose step is not wanted; how many rows that leaves over.
 
-    All rows: the batch itself. None of them: None.
+    All rows: the batch itself. None of them: None. What is new before an old one comes with the next reading.
     """
     rows = metrics_of(event)
-    new = [one for one in rows if one.seq > known_seq]
+    old_ones = itertools.dropwhile(lambda one: not is_new(one.seq), reversed(rows))
+    new = list(itertools.takewhile(lambda one: is_new(one.seq), old_ones))[::-1]
     kept = list(itertools.takewhile(lambda one: wanted(one.step), new))
     if len(kept) == len(rows):
         return event, 0

@@ -38,13 +38,13 @@ def number_of(headers: Iterable[tuple[str, bytes]]) -> Numbered | None:
     return Numbered((run, epoch, producer, lane), first, seq)
 
 
-def place_of(headers: Iterable[tuple[str, bytes]], ledger: Ledger) -> tuple[Arrival, tuple[Stream, int] | None]:
-    """Whether an undecodable record was seen before, and the number it takes: only the one that is due next."""
+def place_of(headers: Iterable[tuple[str, bytes]], ledger: Ledger) -> tuple[Arrival, Numbered | None]:
+    """Whether an undecodable record was seen before, and the numbers it takes: only those that are due next."""
     numbered = number_of(headers)
     if numbered is None:
         return Arrival.GAP, None
     arrival = ledger.arrival_of(numbered.stream, numbered.seq, numbered.first_seq)
-    return arrival, (numbered.stream, numbered.seq) if arrival is Arrival.NEXT else None
+    return arrival, numbered if arrival is Arrival.NEXT else None
 
 
 def _whole(value: bytes) -> int | None:

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipelines.core.ledger import Arrival, Ledger
+from pipelines.core.ledger import Ledger
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.numbers import Numbers
 from pipelines.core.selection import Facts, identity_of, moment_ms
@@ -95,8 +95,7 @@ def fate(facts: Facts, peer: str, ledger: Ledger, known: Known, view: LineageVie
         return Fate.SUPERSEDED
     if not numbers - known.visible - known.dead:
         return Fate.DEAD
-    arrival = ledger.arrival_of(stream, numbers.last, numbers.first)
-    return Fate.MISSED if arrival is Arrival.DUPLICATE else Fate.NEW
+    return Fate.MISSED if numbers.first <= ledger.watermarks.get(stream, 0) else Fate.NEW
 
 
 def place_of(cluster: str, topic: str, partition: int, offset: int) -> str:

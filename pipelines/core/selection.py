@@ -18,7 +18,7 @@ from pipelines import paths
 from pipelines.core.ledger import Stream
 from pipelines.core.numbers import Numbers
 from pipelines.errors import MisconfiguredError
-from schemas.records import DeadLetter, Event, Position, Record, Redriven, Sighting, Watermark
+from schemas.records import Alarm, DeadLetter, Event, Position, Record, Redriven, Sighting, Watermark
 
 Headers = Sequence[tuple[str, bytes]]
 T = TypeVar("T")
@@ -33,8 +33,9 @@ _KEPT_IN: dict[type[Record], str] = {
     Position: "ledger",
     Redriven: "dead-letters",
     Sighting: "control",
+    Alarm: "alarms",
 }
-LANES = (*paths.LANES, "dead-letters", "ledger")
+LANES = (*paths.LANES, "dead-letters", "ledger", "alarms")
 """What can be looked at: the lanes, and what the region keeps beside them."""
 
 

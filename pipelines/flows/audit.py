@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.audit import Log
-from pipelines.core.ledger import Stream
+from pipelines.core.ledger import Stream, region_of
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.numbers import Numbers
 from pipelines.core.selection import Facts, facts_of, facts_of_letter, identity_of
@@ -58,7 +58,7 @@ class Reading:
 
     def _mark(self, log: Log, seen: Seen) -> None:
         one = seen.record
-        if isinstance(one, Watermark) and one.run == self.run:
+        if isinstance(one, Watermark) and one.run == self.run and region_of(one) is None:
             log.marks[one.run, one.epoch, one.producer, one.lane] = one.seq
 
     def _take(self, log: Log, seen: Seen) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipelines import paths
-from pipelines.core.ledger import Arrival, Ledger, key_of
+from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.selection import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.alarming import changed
 from pipelines.flows.visible import Visible
 from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
 from schemas.codec import Codec
@@ -134,9 +135,7 @@ class Redrives:
             outcome = PUBLISHED
             sent = Message(message.topic, message.key, message.value, (*message.headers, ("farside_redriven", whose)))
         mark = self._mark(one.wish, facts, outcome, letter)
-        changes = [
-            Message(paths.LEDGER, key_of(each), self._codec.encode(each)) for each in after.changes_since(ledger)
-        ]
+        changes = changed(after, ledger, self._codec)
         told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
         also = verdict.also if outcome == PUBLISHED else None
         self._log.transaction([*(each for each in (sent, also) if each is not None), told, *changes])
@@ -161,7 +160,7 @@ class Redrives:
         arrival = after.arrival_of(stream, numbers.first)
         if arrival is Arrival.GAP:
             raise CorruptError(f"number {numbers.first} of {stream[2]} is ahead of its lane: ask again later")
-        after.watermarks[stream] = max(numbers.last, after.watermarks.get(stream, 0))
+        after.take(stream, numbers.first, numbers.last)
 
     def _mark(self, wish: Wish, facts: Facts, outcome: str, letter: DeadLetter) -> Redriven:
         found = {one.key: one.value.decode(errors="replace") for one in letter.headers}

@@ -54,7 +54,7 @@ def to_end(source: EventSource, topics: Sequence[str], clock: Clock) -> Iterator
 def read_ledger(own: EventSource, codec: Codec, clock: Clock) -> Ledger:
     """What a region has done, from its own log; RetryableError if nothing of it comes for too long."""
     ledger = Ledger()
-    for item in to_end(own, [paths.LEDGER], clock):
+    for item in to_end(own, [paths.LEDGER, paths.ALARMS], clock):
         ledger.learn(codec.decode(item.value))
     return ledger
 

@@ -12,19 +12,20 @@ import contextlib
 import dataclasses
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.lineage import LineageView
+from pipelines.core.numbering import Numbered
 from pipelines.core.numbers import Numbers
 from pipelines.core.replays import Fate, Known, fate, marked, place_of
 from pipelines.core.selection import facts_of, identity_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.redrive import DONE, REFUSED, WAITS, Verdict
 from pipelines.flows.visible import Visible
-from pipelines.ports import Clock, EventLog, EventSource, Fetched, Journal, Partition
+from pipelines.ports import Clock, EventSource, Fetched, Journal, Message, Partition
 from schemas.codec import Codec, DecodeError
 from schemas.records import Checkpoint
 
@@ -34,6 +35,7 @@ POLL_S = 0.2
 KEPT_MAX = 64  # answers that are remembered for whoever asked
 MADE_UP, REPAIRED, FAILED = "made_up", "repaired", "failed"
 Judge = Callable[[Fetched, int | None], Verdict]
+Commit = Callable[[Ledger, Numbered, Iterable[Message]], Ledger]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +82,13 @@ class Replays:
         visible: Visible,
         whole: Callable[[Checkpoint], bool],
         lineage: Callable[[str], LineageView | None],
-        log: EventLog,
         codec: Codec,
         clock: Clock,
         journal: Journal,
     ) -> None:
         self._peer, self._lane = peer, lane
         self._again, self._visible, self._whole = again, visible, whole
-        self._lineage, self._log, self._codec = lineage, log, codec
+        self._lineage, self._codec = lineage, codec
         self._clock, self._journal = clock, journal
         self._asked: dict[Places, _Asked] = {}
         self._lock = threading.Lock()
@@ -102,8 +103,8 @@ class Replays:
                 self._asked[places] = _Asked(places)
             return self._asked[places].plain()
 
-    def turn(self, ledger: Ledger, judge: Judge) -> None:
-        """Take up what was asked for, as far as a turn goes.
+    def turn(self, ledger: Ledger, judge: Judge, commit: Commit) -> None:
+        """Take up what was asked for, as far as a turn goes; what is made up for is committed by the flow.
 
         Raises:
             RetryableError: our own log did not answer; what was asked for stays.
@@ -118,25 +119,25 @@ class Replays:
             return
         for one in waiting:
             try:
-                self._settle(one, ledger, judge)
+                ledger = self._settle(one, ledger, judge, commit)
             except RetryableError as error:
                 one.why = str(error)
                 raise
             except CorruptError as error:
                 one.state, one.why, one.found = REFUSED, str(error), []
 
-    def _settle(self, one: _Asked, ledger: Ledger, judge: Judge) -> None:
+    def _settle(self, one: _Asked, ledger: Ledger, judge: Judge, commit: Commit) -> Ledger:
         if not one.read and not self._read(one):
-            return
+            return ledger
         found = one.found
         deadline_s = self._clock.boottime_s() + READ_S
         while one.settled < len(found):
             if self._clock.boottime_s() > deadline_s:
                 one.why = f"{one.settled} of {len(found)} are settled"
-                return
-            outcome = self._one(found[one.settled], one, ledger, judge)
+                return ledger
+            outcome, ledger = self._one(found[one.settled], one, ledger, judge, commit)
             if outcome is None:
-                return
+                return ledger
             one.counts[outcome] += 1
             one.settled += 1
             one.repairing = False
@@ -144,9 +145,12 @@ class Replays:
         self._journal.say(
             "replicate.replayed", lane=self._lane, peer=self._peer, replay=one.places.replay_id, **dict(one.counts)
         )
+        return ledger
 
-    def _one(self, item: Fetched, asked: _Asked, ledger: Ledger, judge: Judge) -> str | None:
-        """What has become of a record; None: it has to wait, and the wish says for what."""
+    def _one(
+        self, item: Fetched, asked: _Asked, ledger: Ledger, judge: Judge, commit: Commit
+    ) -> tuple[str | None, Ledger]:
+        """What has become of a record, and the ledger then; None: it has to wait, and the wish says for what."""
         event = None
         with contextlib.suppress(DecodeError):  # its headers may tell which it is
             event = self._codec.decode(item.value)
@@ -157,19 +161,19 @@ class Replays:
         if found is Fate.DONE and isinstance(event, Checkpoint) and (asked.repairing or not self._whole(event)):
             found, asked.repairing = Fate.DAMAGED, True
         if found not in {Fate.MISSED, Fate.DAMAGED} or identity is None:
-            return str(found.value)
+            return str(found.value), ledger
         there = known.visible & identity[1] if found is Fate.MISSED else Numbers()
         try:
             verdict = judge(item, there.last if there else None)
         except CorruptError as error:
             asked.failures.append(f"{_place(item)}: {error}")
-            return FAILED
+            return FAILED, ledger
         asked.why = verdict.why
         if (verdict.message is None and verdict.letter is None) or not verdict.stands():
-            return None
+            return None, ledger
         if found is Fate.DAMAGED:
-            return self._repaired(item, verdict, asked)
-        return self._make_up(item, verdict, identity, asked.places.replay_id)
+            return self._repaired(item, verdict, asked), ledger
+        return self._make_up(item, verdict, identity, asked.places.replay_id, lambda *what: commit(ledger, *what))
 
     def _repaired(self, item: Fetched, verdict: Verdict, asked: _Asked) -> str:
         if verdict.message is not None:
@@ -177,17 +181,25 @@ class Replays:
         asked.failures.append(f"{_place(item)}: its bytes cannot be had from {self._peer}")
         return FAILED
 
-    def _make_up(self, item: Fetched, verdict: Verdict, identity: tuple[Stream, Numbers], replay_id: str) -> str:
+    def _make_up(
+        self,
+        item: Fetched,
+        verdict: Verdict,
+        identity: tuple[Stream, Numbers],
+        replay_id: str,
+        commit: Callable[[Numbered, Iterable[Message]], Ledger],
+    ) -> tuple[str, Ledger]:
         """Publish what was passed over, or set it aside: its number lies below the watermark, which stays."""
         message = verdict.message
         if message is not None:
             headers = marked(message.headers, replay_id, _place(item))
             message = dataclasses.replace(message, headers=headers)
-        self._log.transaction([one for one in (message, verdict.letter, verdict.also) if one is not None])
+        taken = Numbered(identity[0], identity[1].first, identity[1].last)
+        after = commit(taken, [one for one in (message, verdict.letter, verdict.also) if one is not None])
         if message is None:
-            return Fate.DEAD.value
+            return str(Fate.DEAD.value), after
         self._visible.see(*identity)
-        return MADE_UP
+        return MADE_UP, after
 
     def _read(self, one: _Asked) -> bool:
         """Read the places in the peer's log; False if it takes longer than a turn may. What is gone is counted."""

@@ -5,8 +5,11 @@ are one transaction of *our* Kafka. A restart begins with an empty transaction, 
 and then reads the ledger: whatever was published is marked, whatever is not marked is read again. A commit that was not
 answered leads to the same restart.
 
-**Runs do not wait for each other (6.9).** Events queue by run. The position is that of the oldest event that waits, and
-what was published beyond it is known by its watermark.
+**Runs do not wait for each other (6.9).** Events queue by run (`intake.py`). The position is that of the oldest event
+that waits, and what was published beyond it is known by its watermark.
+
+**What is missing is said (6.8).** Gaps and resets become alarms (`alarming.py`), a ledger that was lost is read from
+the lanes (`recall.py`), and checkpoint events that a log lost are rebuilt from their manifests (`rebuild.py`).
 """
 
 from __future__ import annotations
@@ -17,23 +20,28 @@ import itertools
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
-from pipelines.core.ledger import Arrival, Ledger, Stream, key_of, stream
+from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.metric_batches import METRICS, first_number, parted
-from pipelines.core.numbering import place_of
+from pipelines.core.numbering import Numbered, place_of
 from pipelines.core.transfer import giving_way_to
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
+from pipelines.flows.alarming import Alarming, changed
 from pipelines.flows.copying import Copying
 from pipelines.flows.envelope import METRIC_BATCH, headers_of
+from pipelines.flows.intake import Intake
 from pipelines.flows.pins import is_pinned
+from pipelines.flows.rebuild import Rebuild
+from pipelines.flows.recall import Recall
 from pipelines.flows.redrive import Redrives, Verdict, Wish
 from pipelines.flows.replay import read_ledger
 from pipelines.flows.replays import Places, Replays
+from pipelines.flows.telling import Said, tell
 from pipelines.flows.visible import Visible
 from pipelines.flows.writer_schemas import learn
 from pipelines.ports import (
@@ -54,7 +62,6 @@ from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, 
 TURN_S = 0.1
 REFRESH_S = 15.0
 LOOK_S = 1.0  # while the peer has no such topic yet
-QUEUED_MAX = 2_000
 BATCH_MAX = 500
 _NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
 _KINDS: dict[str, type[Event] | tuple[type[Event], ...]] = {
@@ -71,6 +78,7 @@ class _Waiting:
     fetched: Fetched
     event: Event | None = None
     why: str = ""
+    more: tuple[tuple[str, bytes], ...] = ()  # headers which say why it stands out of order
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class _Outcome:
     """What one record leads to: at most one message, and the number that it takes."""
 
     message: Message | None = None
-    takes: tuple[Stream, int] | None = None
+    takes: Numbered | None = None
     says: str = ""
     fields: dict[str, object] = field(default_factory=dict)
     view: LineageView | None = None  # the lineage on which this rests; looked at again before it is published
@@ -107,15 +115,18 @@ class Replicate:
         journal: Journal,
         letters: EventSource | None = None,
         again: EventSource | None = None,
+        runs: Collection[str] = (),
     ) -> None:
-        """`letters` reads this region's own log for what is redriven or replayed, `again` the peer's for a replay."""
+        """`letters` reads this region's own log for what is redriven or replayed, `again` the peer's for a replay.
+
+        `runs` are those whose checkpoints are looked for where a log lost records, besides all that were heard of.
+        """
         if lane not in paths.REPLICATED_LANES:
             raise MisconfiguredError(f"lane {lane!r} is not replicated; there are {', '.join(paths.REPLICATED_LANES)}")
         self._region, self._peer, self._lane = region, peer, lane
         self._source, self._own, self._log = source, own, log
-        self._store, self._peer_store = store, peer_store
-        self._lineage, self._codec = lineage, codec
-        self._clock, self._journal = clock, journal
+        self._store, self._peer_store, self._lineage = store, peer_store, lineage
+        self._codec, self._clock, self._journal = codec, clock, journal
         self._copying = Copying(
             peer=peer,
             store=store,
@@ -130,44 +141,48 @@ class Replicate:
         self._followed: dict[Partition, int] = {}  # the next offset to queue
         self._queues: dict[str, deque[_Waiting]] = {}
         self._refreshed_s = float("-inf")
-        self._paused = False
         self._counts: dict[str, int] = {}
         self._seen: dict[str, int] = {}  # newest committed step heard of, per run
         self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
         self._views: dict[str, LineageView | None] = {}  # of this turn
+        self._intake = Intake(source, self._followed, self._queues, self._queue)
+        of = {"peer": peer, "lane": lane}
+        self._alarming = Alarming(**of, clock=clock, journal=journal)
+        self._recall = Recall(**of, own=own, codec=codec, clock=clock, alarming=self._alarming)
+        self._rebuild = Rebuild(
+            **of, runs=runs, peer_store=peer_store, signer=signer, codec=codec, clock=clock, journal=journal
+        )
         self._visible = None if letters is None else Visible(lane, letters, codec, clock)
-        self._redrives: Redrives | None = None
-        self._replays: Replays | None = None
-        if self._visible is not None:
-            self._out_of_turn(self._visible, again)
+        self._redrives, self._replays = self._out_of_turn(again)
 
-    def _out_of_turn(self, visible: Visible, again: EventSource | None) -> None:
+    def _out_of_turn(self, again: EventSource | None) -> tuple[Redrives | None, Replays | None]:
         """What else is handled than the lane as it comes."""
-        peer, lane, log, codec, clock, journal = (
-            self._peer,
-            self._lane,
-            self._log,
-            self._codec,
-            self._clock,
-            self._journal,
+        if self._visible is None:
+            return None, None
+        redrives = Redrives(
+            peer=self._peer,
+            lane=self._lane,
+            visible=self._visible,
+            log=self._log,
+            codec=self._codec,
+            clock=self._clock,
+            journal=self._journal,
         )
-        self._redrives = Redrives(
-            peer=peer, lane=lane, visible=visible, log=log, codec=codec, clock=clock, journal=journal
+        if again is None:
+            return redrives, None
+        replays = Replays(
+            peer=self._peer,
+            lane=self._lane,
+            again=again,
+            visible=self._visible,
+            whole=self._copying.whole,
+            lineage=self._lineage,
+            codec=self._codec,
+            clock=self._clock,
+            journal=self._journal,
         )
-        if again is not None:
-            self._replays = Replays(
-                peer=peer,
-                lane=lane,
-                again=again,
-                visible=visible,
-                whole=self._copying.whole,
-                lineage=self._lineage,
-                log=log,
-                codec=codec,
-                clock=clock,
-                journal=journal,
-            )
+        return redrives, replays
 
     def replay(self, places: Places) -> dict[str, object]:
         """Look at some records of the lane once more, or say what has become of them; as `redrive`."""
@@ -184,14 +199,16 @@ class Replicate:
     def step(self) -> float:
         """Read, copy, publish; seconds until the next turn. FencedError: another replicator does this lane now."""
         try:
-            ledger = self._ledger or self._restart()
-            self._follow(ledger)
+            ledger = self._follow(self._ledger or self._restart())
+            ledger = self._mend(ledger)
             self._copying.collect()
             settled = self._settle(ledger)
             if self._redrives is not None:
-                self._ledger = self._redrives.turn(self._ledger or ledger, self._judge)
+                before = self._ledger or ledger
+                self._ledger = self._redrives.turn(before, self._judge)
+                self._alarming.tell(self._ledger, before)
             if self._replays is not None:
-                self._replays.turn(self._ledger or ledger, self._judge)
+                self._replays.turn(self._ledger or ledger, self._judge, self._made_up)
         except (RetryableError, CorruptError) as error:
             # Corrupt: the place to read from is gone; what the ledger says about it is told at the next turn.
             self._say_trouble(str(error))
@@ -213,76 +230,101 @@ class Replicate:
             "link_bytes": self._copying.moved_bytes,
             "lag_steps": {run: max(0, step - self._there.get(run, 0)) for run, step in self._seen.items()},
             "trouble": self._trouble,
+            "alarms": self._alarming.status(),
         }
+
+    @property
+    def alarming(self) -> Alarming:
+        """The lane's alarms, for whoever counts or acknowledges them."""
+        return self._alarming
 
     # --- where we stand ---
 
     def _restart(self) -> Ledger:
         """Fence whoever did this before us, then learn from the log what is done."""
         self._log.transaction(())
-        self._ledger = read_ledger(self._own, self._codec, self._clock)
-        return self._ledger
+        read = read_ledger(self._own, self._codec, self._clock)
+        self._alarming.tell(read, None)
+        return self._commit(read, self._recall.begin(read))
+
+    def _commit(self, before: Ledger, after: Ledger, messages: Iterable[Message] = ()) -> Ledger:
+        """Make some messages visible together with what they lead to; nothing at all if there is neither."""
+        whole = [*messages, *changed(after, before, self._codec)]
+        if whole:
+            self._log.transaction(whole)
+        self._ledger = after
+        self._alarming.tell(after, before)
+        return after
 
     def _forget(self) -> None:
         self._ledger = None
         self._followed.clear()
         self._queues.clear()
+        self._intake.clear()
         self._copying.forget()
         if self._visible is not None:
             self._visible.forget()
+        self._rebuild.forget()
         self._refreshed_s = float("-inf")
-        self._paused = False
 
-    def _follow(self, ledger: Ledger) -> None:
+    def _follow(self, ledger: Ledger) -> Ledger:
         now_s = self._clock.boottime_s()
         if now_s - self._refreshed_s >= (REFRESH_S if self._followed else LOOK_S):
+            if self._followed:
+                self._recall.check()
             for partition in self._source.partitions([paths.topic(self._lane)]):
                 if partition not in self._followed:
-                    self._begin_at(partition, ledger)
+                    ledger = self._begin_at(partition, ledger)
             self._refreshed_s = now_s
-        self._hold_back()
-        for item in self._source.poll(TURN_S):
-            expected = self._followed.get(item.partition)
-            if expected is None or item.offset < expected:
-                continue
-            self._followed[item.partition] = item.offset + 1
-            self._queues.setdefault(item.key.decode(errors="replace"), deque()).append(_Waiting(item))
+        self._intake.take(TURN_S)
+        return ledger
 
-    def _begin_at(self, partition: Partition, ledger: Ledger) -> None:
-        """Read on where the ledger says; what is gone, or another topic of that name, is said (6.8)."""
+    def _queue(self, run: str, fetched: Fetched) -> None:
+        self._queues.setdefault(run, deque()).append(_Waiting(fetched))
+
+    def _begin_at(self, partition: Partition, ledger: Ledger) -> Ledger:
+        """Read on where the ledger says; what is gone, or another topic of that name, is an alarm (6.8)."""
         known = ledger.positions.get((partition.cluster, partition.topic_id, partition.number))
-        first, end = self._source.bounds(partition)
-        others = [one for one in ledger.positions.values() if (one.topic, one.partition) == _name(partition)]
-        at = first if known is None else known.offset
-        if known is None and any(one.cluster == partition.cluster for one in others):
-            self._gap(partition, "the topic was deleted and made anew", 0, first)
-        if not first <= at <= end:
-            self._gap(
-                partition, "unread records are gone" if at < first else "the log is shorter than before", at, first
-            )
-            at = first
+        bounds = self._source.bounds(partition)
+        after = ledger.copy()
+        at = bounds[0] if known is None else known.offset
+        if self._alarming.bounds(after, partition, None if known is None else known.offset, bounds):
+            at = bounds[0]
+            after.learn(_position(partition, at))
         self._source.seek(partition, at)
         self._source.resume([partition])
         stale = [one for one in self._followed if _name(one) == _name(partition)]
         for one in stale:
             del self._followed[one]
+            self._intake.drop(one)
         self._followed[partition] = at
+        return self._commit(ledger, after)
 
-    def _gap(self, partition: Partition, why: str, begin: int, end: int) -> None:
-        self._count("gap")
-        self._journal.say(
-            "replicate.gap", lane=self._lane, peer=self._peer, topic=partition.topic, why=why, begin=begin, end=end
-        )
+    def _mend(self, ledger: Ledger) -> Ledger:
+        """What a person knows of is no longer open, and what the peer's log lost is rebuilt from its store."""
+        ledger = self._alarming.turn(ledger, self._commit)
+        for one in self._rebuild.turn(ledger, ends=self._ends, lineage=self._lineage, is_read=self._is_read):
+            self._queue(one.event.run, one.fetched)
+        if not self._rebuild.finished(ledger):
+            return ledger
+        after = ledger.copy()
+        self._alarming.rebuilt(after)
+        return self._commit(ledger, after)
 
-    def _hold_back(self) -> None:
-        """Bounded memory: with too much queued the partitions are paused, and polled on."""
-        queued = sum(len(queue) for queue in self._queues.values())
-        if not self._paused and queued >= QUEUED_MAX:
-            self._source.pause(self._followed)
-            self._paused = True
-        elif self._paused and queued < QUEUED_MAX // 2:
-            self._source.resume(self._followed)
-            self._paused = False
+    def _made_up(self, ledger: Ledger, taken: Numbered, messages: Iterable[Message]) -> Ledger:
+        """Publish what a replay made up for, with the alarm that ends by it."""
+        after = ledger.copy()
+        self._alarming.taken(after, taken, is_aside=False)
+        return self._commit(ledger, after, messages)
+
+    def _ends(self) -> dict[Partition, int]:
+        return {partition: self._source.bounds(partition)[1] for partition in self._followed}
+
+    def _is_read(self, run: str, ends: dict[Partition, int]) -> bool:
+        """Whether nothing of a run waits, and the peer's log was read to these ends, of what there still is of it."""
+        if self._queues.get(run) or self._intake.is_spilled(run):
+            return False
+        return all(self._source.position(one) >= end for one, end in ends.items() if one in self._followed)
 
     # --- one record after the other ---
 
@@ -291,26 +333,28 @@ class Replicate:
         self._views.clear()
         after = ledger.copy()
         ready: list[tuple[str, _Outcome]] = []
+        share = max(1, BATCH_MAX // max(1, sum(1 for queue in self._queues.values() if queue)))
         for run, queue in self._queues.items():
-            for item in queue:
-                outcome = self._outcome(item, queue, after) if len(ready) < BATCH_MAX else None
+            for item in itertools.islice(queue, share):  # no run takes the others' place in a transaction
+                outcome = self._outcome(item, queue, after)
                 if outcome is None:
                     break
                 if outcome.takes is not None:
-                    name, seq = outcome.takes
-                    after.watermarks[name] = max(seq, after.watermarks.get(name, 0))
+                    aside = outcome.says == "branch" or outcome.also is not None
+                    self._alarming.taken(after, outcome.takes, is_aside=aside)
                 ready.append((run, outcome))
         if not ready or not self._still_stands(ready):
             return False
         taken = Counter(run for run, _ in ready)
         self._note_positions(after, taken)
         messages = [one for _, outcome in ready for one in (outcome.message, outcome.also) if one is not None]
-        changes = [Message(paths.LEDGER, key_of(one), self._codec.encode(one)) for one in after.changes_since(ledger)]
-        self._log.transaction([*messages, *changes])
-        self._ledger = after
+        self._commit(ledger, after, messages)
         for run, outcome in ready:
             self._done(self._queues[run].popleft(), outcome)
-        self._tell(ready)
+        said = [Said(run, outcome.says, outcome.fields) for run, outcome in ready if outcome.says]
+        for one in said:
+            self._count(one.what)
+        tell(self._journal, lane=self._lane, peer=self._peer, settled=said)
         return True
 
     def _still_stands(self, ready: Iterable[tuple[str, _Outcome]]) -> bool:
@@ -328,34 +372,8 @@ class Replicate:
                     last = partition
                     oldest[partition] = min(item.fetched.offset, oldest.get(partition, item.fetched.offset))
         for partition, following in self._followed.items():
-            after.learn(
-                Position(
-                    cluster=partition.cluster,
-                    topic_id=partition.topic_id,
-                    topic=partition.topic,
-                    partition=partition.number,
-                    offset=oldest.get(partition, following),
-                )
-            )
-
-    def _tell(self, settled: Iterable[tuple[str, _Outcome]]) -> None:
-        """A line for each record, but of metrics that became visible together one with the last of them and how many.
-
-        They come by the thousand, and a line costs more than all the rest that is done for a record.
-        """
-        lines: dict[int | tuple[object, ...], tuple[str, _Outcome, int]] = {}
-        for run, outcome in settled:
-            if outcome.says:
-                self._count(outcome.says)
-                together = self._lane == "metrics" and outcome.says == "published"
-                alike = (run, outcome.fields.get("epoch"), outcome.fields.get("late"))
-                key: int | tuple[object, ...] = alike if together else id(outcome)
-                lines[key] = (run, outcome, lines[key][2] + 1 if key in lines else 1)
-        for name, (run, outcome, records) in lines.items():
-            more = {} if name == id(outcome) else {"records": records}
-            self._journal.say(
-                f"replicate.{outcome.says}", run=run, lane=self._lane, peer=self._peer, **outcome.fields, **more
-            )
+            at = self._intake.floor(partition, oldest.get(partition, following))
+            after.learn(_position(partition, at))
 
     def _done(self, item: _Waiting, outcome: _Outcome) -> None:
         event = item.event
@@ -379,8 +397,8 @@ class Replicate:
         arrival = ledger.arrival(event)
         if event.region != self._peer or arrival is Arrival.DUPLICATE:
             return _Outcome()
-        if arrival is Arrival.GAP:
-            self._journal.say("replicate.hole", run=event.run, lane=self._lane, producer=event.producer, seq=event.seq)
+        if event.seq <= ledger.watermarks.get(stream(event), 0):
+            item.more = (("farside_filled", b"1"),)
         if isinstance(event, MetricBatch):
             return self._batch(item, event, queue, ledger)
         return self._by_lineage(item, event, queue)
@@ -410,13 +428,14 @@ class Replicate:
 
     def _batch(self, item: _Waiting, event: MetricBatch, queue: deque[_Waiting], ledger: Ledger) -> _Outcome | None:
         """Row by row what happens to any event: what is known is left out, what is past the fork is set aside."""
-        view, takes = self._view_of(event.run), (stream(event), event.seq)
+        view, of = self._view_of(event.run), stream(event)
+        takes = Numbered(of, event.first_seq, event.seq)
 
         def before_the_fork(step: int) -> bool:
             return view is None or standing(view, event.epoch, step) is not Standing.BRANCH
 
         try:
-            visible, branch = parted(event, ledger.watermarks.get(stream(event), 0), before_the_fork)
+            visible, branch = parted(event, lambda seq: ledger.is_new(of, seq), before_the_fork)
         except CorruptError as error:
             return self._dead(item, "undecodable", str(error), takes)
         outcome = self._by_lineage(item, visible or event, queue)
@@ -424,15 +443,15 @@ class Replicate:
             return outcome
         also = self._dead(item, "branch", f"{branch} of its rows are past the fork", None).message if branch else None
         envelope = dict(item.fetched.headers) | dict(headers_of(visible, METRIC_BATCH))
-        fetched = dataclasses.replace(item.fetched, headers=tuple(envelope.items()))
-        return dataclasses.replace(
-            outcome, message=self._again(fetched, self._codec.encode(visible)), also=also, takes=takes
-        )
+        part = dataclasses.replace(item, fetched=dataclasses.replace(item.fetched, headers=tuple(envelope.items())))
+        message = self._again(part, self._codec.encode(visible))
+        takes = Numbered(of, visible.first_seq, visible.seq + branch)
+        return dataclasses.replace(outcome, message=message, also=also, takes=takes)
 
     def _by_lineage(self, item: _Waiting, event: Event, queue: deque[_Waiting]) -> _Outcome | None:
         view = self._view_of(event.run)
         place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
-        takes = (stream(event), event.seq)
+        takes = Numbered(stream(event), first_number(event), event.seq)
         # A branch of the newest epoch that we know: its own region has heard of a fork before we have.
         ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
         if view is None or place is Standing.UNKNOWN or ahead:
@@ -454,7 +473,7 @@ class Replicate:
         except CorruptError as error:
             return self._dead(item, "corrupt", str(error), takes)
         late = (("farside_late", b"1"),) if event.epoch < view.epoch else ()
-        message = self._again(item.fetched, item.fetched.value, late)
+        message = self._again(item, item.fetched.value, late)
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return _Outcome(message, takes, "published", fields, view)
 
@@ -500,9 +519,9 @@ class Replicate:
     def _superseded(self, item: _Waiting, event: Checkpoint, why: str, view: LineageView, **more: object) -> _Outcome:
         """Say under its own identity that it is not coming: its number is filled, and nothing points at it (6.9)."""
         told = dataclasses.replace(event, state="superseded", reason=why)
-        message = self._again(item.fetched, self._codec.encode(told))
+        message = self._again(item, self._codec.encode(told))
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "why": why, **more}
-        return _Outcome(message, (stream(event), event.seq), "superseded", fields, view)
+        return _Outcome(message, Numbered(stream(event), event.seq, event.seq), "superseded", fields, view)
 
     def _decode(self, fetched: Fetched) -> Event:
         """The event, with the writer's schema fetched if we lack it."""
@@ -526,12 +545,14 @@ class Replicate:
             raise CorruptError(str(error)) from error
         return record
 
-    def _again(self, fetched: Fetched, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
-        origin = (("farside_from", f"{self._peer}:{fetched.partition.number}:{fetched.offset}".encode()),)
-        return Message(paths.topic(self._lane), fetched.key, value, (*fetched.headers, *origin, *more))
+    def _again(self, item: _Waiting, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
+        fetched, place = item.fetched, item.fetched.partition
+        origin = (("farside_from", f"{self._peer}:{place.number}:{fetched.offset}".encode()),)
+        from_log = origin if place.cluster else ()  # else it was rebuilt
+        return Message(paths.topic(self._lane), fetched.key, value, (*fetched.headers, *from_log, *item.more, *more))
 
     def _dead(
-        self, item: _Waiting, reason: str, detail: str, takes: tuple[Stream, int] | None, says: str = "dead_letter"
+        self, item: _Waiting, reason: str, detail: str, takes: Numbered | None, says: str = "dead_letter"
     ) -> _Outcome:
         fetched = item.fetched
         letter = DeadLetter(
@@ -561,6 +582,16 @@ class Replicate:
 
 def _is_branch(event: Event) -> bool:
     return isinstance(event, Checkpoint) and event.state == "branch"
+
+
+def _position(partition: Partition, offset: int) -> Position:
+    return Position(
+        cluster=partition.cluster,
+        topic_id=partition.topic_id,
+        topic=partition.topic,
+        partition=partition.number,
+        offset=offset,
+    )
 
 
 def _name(place: Partition | Position) -> tuple[str, int]:

@@ -242,12 +242,12 @@ class KafkaSource:
 
 
 def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, prefix: str = "") -> None:
-    """Create the topics that are missing, with `prefix` before their names; the ledger is compacted."""
+    """Create the topics that are missing, with `prefix` before their names; ledger and alarms are compacted."""
     try:
         with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
             present = set(admin.list_topics())
             for name in paths.TOPICS:
-                configs = {"cleanup.policy": "compact"} if name == paths.LEDGER else {}
+                configs = {"cleanup.policy": "compact"} if name in paths.COMPACTED else {}
                 if prefix + name not in present:
                     topic = NewTopic(prefix + name, partitions, replication, topic_configs=configs)
                     with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker

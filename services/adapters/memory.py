@@ -141,6 +141,7 @@ class MemoryKafka:
         self.writers: dict[str, int] = {}  # transactional id -> newest writer
         self._topics: dict[str, list[Message | None]] = {}
         self._ids: dict[str, int] = {}
+        self._firsts: dict[str, int] = {}
 
     def topic(self, name: str) -> list[Message | None]:
         """The records of a topic by offset; None is a marker."""
@@ -163,6 +164,20 @@ class MemoryKafka:
         self._topics[name] = []
         self.times.pop(name, None)
         self._ids[name] = self._ids.get(name, 0) + 1
+        self._firsts.pop(name, None)
+
+    def first(self, name: str) -> int:
+        """The first offset that is still there."""
+        return self._firsts.get(name, 0)
+
+    def trim(self, name: str, first: int) -> None:
+        """What retention does: the records before an offset are gone."""
+        self._firsts[name] = first
+        self._topics[name][:first] = [None] * first
+
+    def cut(self, name: str, end: int) -> None:
+        """What an unclean election does: the records from an offset on are gone."""
+        del self._topics[name][end:]
 
     def has(self, name: str) -> bool:
         """Whether the topic exists."""
@@ -213,7 +228,7 @@ class MemorySource:
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """(first offset still there, end offset)."""
-        return 0, len(self._kafka.topic(partition.topic))
+        return self._kafka.first(partition.topic), len(self._kafka.topic(partition.topic))
 
     def offset_at(self, partition: Partition, time_ms: int) -> int:
         """The first offset of a time or later; the end if there is none."""
@@ -244,6 +259,8 @@ class MemorySource:
             if partition in self._paused:
                 continue
             records, at = self._kafka.topic(partition.topic), offset
+            if at < self._kafka.first(partition.topic):
+                raise CorruptError(f"{partition.topic}/{partition.number}: offset {at} is gone")
             if offset == len(records):
                 continue
             for item in records[offset:]:

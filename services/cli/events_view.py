@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.core.alarms import sentence
 from pipelines.core.selection import Facts, facts_of
 from pipelines.core.tally import Tally
 from pipelines.flows.looking import Seen
@@ -163,6 +164,7 @@ _SUMMARIES: dict[type[records.Record], Callable[[Any], str]] = {
     records.DeadLetter: lambda one: f"{one.reason} {one.topic}/{one.partition}/{one.offset}: {one.detail}",
     records.Redriven: lambda one: f"letter {one.partition}/{one.offset} {one.outcome} by {one.actor}: {one.event_id}",
     records.Watermark: lambda one: f"{one.producer} {one.lane} up to {one.seq}",
+    records.Alarm: lambda one: f"{one.state}: {sentence(one)}",
     records.Position: lambda one: f"{one.topic}/{one.partition} next {one.offset}",
 }
 

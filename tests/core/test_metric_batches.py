@@ -91,13 +91,13 @@ def test_a_batch_is_counted_by_all_its_numbers() -> None:
 def test_a_batch_is_parted_at_what_is_known_and_at_the_fork() -> None:
     """Row by row; whole where nothing is to be left out, None where nothing is left."""
     batch = batch_of([_metric(seq, loss=float(seq)) for seq in range(1, 7)])
-    assert parted(batch, 0, lambda _step: True) == (batch, 0)
-    visible, branch = parted(batch, 2, lambda step: step <= 4)
+    assert parted(batch, lambda seq: seq > 0, lambda _step: True) == (batch, 0)
+    visible, branch = parted(batch, lambda seq: seq > 2, lambda step: step <= 4)
     assert visible is not None
     assert [(one.seq, one.values["loss"]) for one in metrics_of(visible)] == [(3, 3.0), (4, 4.0)]
     assert (visible.first_seq, visible.seq, visible.step, branch) == (3, 4, 4, 2)
     assert visible.event_id != batch.event_id
-    assert parted(batch, 2, lambda step: step <= 2) == (None, 4)
+    assert parted(batch, lambda seq: seq > 2, lambda step: step <= 2) == (None, 4)
 
 
 @pytest.mark.parametrize(

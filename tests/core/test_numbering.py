@@ -46,10 +46,10 @@ def test_a_number_that_is_none_is_not_believed_and_is_no_error(change: dict[str,
 def test_I14_an_undecodable_record_fills_its_own_place_and_never_leaps() -> None:
     """One that claimed a far number would make duplicates of all events that are still to come."""
     ledger = Ledger({STREAM: 5})
-    assert place_of(_headers(), ledger) == (Arrival.NEXT, (STREAM, 6))
+    assert place_of(_headers(), ledger) == (Arrival.NEXT, Numbered(STREAM, 6, 6))
     assert place_of(_headers(seq=b"5"), ledger) == (Arrival.DUPLICATE, None)
     assert place_of(_headers(seq=b"900000"), ledger) == (Arrival.GAP, None)
-    assert place_of(_headers(first_seq=b"3"), ledger) == (Arrival.NEXT, (STREAM, 6))
+    assert place_of(_headers(first_seq=b"3"), ledger) == (Arrival.NEXT, Numbered(STREAM, 3, 6))
 
 
 def test_headers_without_an_identity_take_no_place() -> None:

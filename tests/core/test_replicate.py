@@ -226,7 +226,8 @@ def test_I14_a_hole_in_the_numbers_is_noticed(signer: Ed25519Signer) -> None:
     world.send(_metric(4, 4))
     _turn(world, world.replicator(lane="metrics"))
     assert [event.seq for event in world.visible("metrics")] == [1, 4]
-    assert [fields["seq"] for name, fields in world.said if name == "replicate.hole"] == [4]
+    (told,) = [fields for name, fields in world.said if name == "replicate.alarm"]
+    assert (told["kind"], told["run"], told["producer"], told["ranges"]) == ("hole", "gpt", "r0", [[2, 3]])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_a_checkpoint_that_is_not_what_its_event_says_is_a_dead_letter_and_the_n
     (letter,) = world.dead()
     assert (letter.reason, letter.value) == ("corrupt", CODEC.encode(bad))
     assert detail in letter.detail
-    assert not any(name == "replicate.hole" for name, _ in world.said)
+    assert not any(name == "replicate.alarm" for name, _ in world.said)
 
 
 def test_a_manifest_of_another_signer_or_outside_its_prefix_is_a_dead_letter(
@@ -295,7 +296,7 @@ def test_an_undecodable_value_fills_its_number_and_goes_to_the_dead_letters(sign
     _turn(world, world.replicator(lane="metrics"))
     assert [event.seq for event in world.visible("metrics")] == [2]
     assert [letter.value for letter in world.dead()] == [torn, b"\xff\x00"]
-    assert not any(name == "replicate.hole" for name, _ in world.said)
+    assert not any(name == "replicate.alarm" for name, _ in world.said)
 
 
 def test_an_unknown_schema_waits_until_it_can_be_fetched(signer: Ed25519Signer) -> None:
@@ -443,9 +444,8 @@ def test_a_topic_made_anew_is_said_and_read_from_its_beginning(signer: Ed25519Si
     event = world.commit(20, 2)
     _turn(world, world.replicator())
     assert world.visible()[-1] == event
-    assert [fields["why"] for name, fields in world.said if name == "replicate.gap"] == [
-        "the topic was deleted and made anew"
-    ]
+    (told,) = [fields for name, fields in world.said if name == "replicate.alarm"]
+    assert (told["kind"], told["state"], told["peer"], told["lane"]) == ("topic_anew", "open", "east", "checkpoints")
 
 
 def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer: Ed25519Signer) -> None:

@@ -45,7 +45,7 @@ def test_I15_every_row_of_overlapping_batches_is_visible_once(signer: Ed25519Sig
     world.send(_batch(9, 13))
     _turn(world, world.replicator(lane="metrics"))
     assert _rows(world) == list(range(1, 14))
-    assert not any(name == "replicate.hole" for name, _ in world.said)
+    assert not any(name == "replicate.alarm" for name, _ in world.said)
     visible = [event for event in world.visible("metrics") if isinstance(event, MetricBatch)]
     assert [(one.first_seq, one.seq) for one in visible] == [(2, 5), (6, 9), (10, 11), (12, 13)]
     topic = [item for item in world.west.topic(paths.METRICS) if item is not None]
@@ -60,7 +60,7 @@ def test_I14_a_hole_before_a_batch_is_noticed(signer: Ed25519Signer) -> None:
         world.send(event)
     _turn(world, world.replicator(lane="metrics"))
     assert _rows(world) == [1, 2, 3, 5, 6]
-    assert [name for name, _ in world.said].count("replicate.hole") == 1
+    assert [name for name, _ in world.said].count("replicate.alarm") == 1
 
 
 def test_I5_a_batch_that_reaches_past_the_fork_is_parted_there(signer: Ed25519Signer) -> None:
@@ -90,7 +90,7 @@ def test_a_batch_whose_columns_do_not_fit_is_a_dead_letter_in_its_place(signer: 
     _turn(world, world.replicator(lane="metrics"))
     assert _rows(world) == [4, 5]
     assert "1 steps for the numbers 1 to 3" in world.dead()[0].detail
-    assert not any(name == "replicate.hole" for name, _ in world.said)
+    assert not any(name == "replicate.alarm" for name, _ in world.said)
 
 
 def test_I15_an_undecodable_value_is_a_dead_letter_once_however_often_it_is_read(signer: Ed25519Signer) -> None:
@@ -106,7 +106,7 @@ def test_I15_an_undecodable_value_is_a_dead_letter_once_however_often_it_is_read
     _turn(world, replicator)
     assert _rows(world) == [4, 5]
     assert [letter.value for letter in world.dead()] == [torn]
-    assert not any(name == "replicate.hole" for name, _ in world.said)
+    assert not any(name == "replicate.alarm" for name, _ in world.said)
 
 
 @pytest.mark.parametrize("seq", [b"9" * 5_000, b"9" * 19, b"900000"])

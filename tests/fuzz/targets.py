@@ -113,7 +113,7 @@ def headers(generator: random.Random, _folder: Path) -> None:
     arrival, takes = place_of(plain, ledger)
     if takes is None:
         return
-    (run, epoch, producer, lane), seq = takes
+    (run, epoch, producer, lane), seq = takes.stream, takes.seq
     assert arrival is Arrival.NEXT
     assert seen < seq < seen + 1 + SPAN_MAX, "it leaps over events that have not come"
     assert seq < 10**DIGITS_MAX
