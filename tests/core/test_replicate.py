@@ -77,6 +77,7 @@ class _World:
             codec=Codec(),
             clock=SystemClock(),
             journal=self,
+            runs=("gpt",),
         )
 
     def commit(
