@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipelines import paths
+from pipelines.core.alarms import Kind
 from pipelines.core.lease import NEVER_S
-from pipelines.errors import CorruptError
+from pipelines.errors import CorruptError, MisconfiguredError
 from pipelines.flows.redrive import parse_wish
 from pipelines.flows.replays import parse_places
 from pipelines.flows.replicate import Replicate
@@ -29,6 +32,7 @@ from services.wrappers.unwrapped import Wrap, unwrapped
 
 def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one region until told to stop; the exit code. `wrap` is given each lane's ports: <lane>.log and others."""
+    check_follows(settings, region)
     parts = Parts(settings, region, "replicator")
     parts.prepare()
     flows: dict[str, Replicate] = {}
@@ -53,6 +57,8 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
 
     routes = [Route("/v1/replay", replaying(flows), methods=["POST"])]
     routes.append(Route("/v1/redrive", redriving(flows), methods=["POST"]))
+    routes.append(Route("/v1/alarm", acknowledging(flows), methods=["POST"]))
+    parts.registry.register(AlarmCollector(flows))
     turned = {name: flow.step for name, flow in flows.items()} | {"sight": sight.step}
     return parts.serve(turned, status=status, close=closing, routes=routes)
 
@@ -88,6 +94,7 @@ def flow_of(
         journal=parts.journal,
         letters=letters,
         again=again,
+        runs=tuple(parts.settings.runs),
     )
 
 
@@ -117,6 +124,65 @@ def redriving(flows: Mapping[str, Replicate]) -> Handler:
         return JSONResponse(_of(flows, wish).redrive(parse_wish(wish)))
 
     return redrive
+
+
+def acknowledging(flows: Mapping[str, Replicate]) -> Handler:
+    """Serves the wish that an alarm be no longer open: asked again, it says what has become of it."""
+
+    async def acknowledge(request: Request) -> Response:
+        wish = await asked(request, peer=str, lane=str, alarm=str, actor=str)
+        return JSONResponse(_of(flows, wish).alarming.acknowledge(wish["alarm"], wish["actor"]))
+
+    return acknowledge
+
+
+class AlarmCollector(Collector):
+    """Counts alarms by lane, peer and kind: those raised since the process began, and those that are open."""
+
+    def __init__(self, flows: Mapping[str, Replicate]) -> None:
+        self._flows = flows
+
+    def collect(self) -> Iterable[Metric]:
+        """Implements prometheus_client's Collector."""
+        names = ("lane", "peer", "kind")
+        raised = CounterMetricFamily("farside_alarms", "Gaps and resets of followed logs.", labels=names)
+        is_open = GaugeMetricFamily("farside_alarms_open", "Those neither healed nor acknowledged.", labels=names)
+        for name, flow in self._flows.items():
+            peer, _, lane = name.partition("/")
+            now = flow.alarming.open_by_kind()
+            for kind in Kind:
+                raised.add_metric((lane, peer, kind.value), flow.alarming.raised[kind.value])
+                is_open.add_metric((lane, peer, kind.value), now[kind.value])
+        yield raised
+        yield is_open
+
+
+def check_follows(settings: Settings, region: str) -> None:
+    """Refuse to begin unless every region is followed at its own Kafka.
+
+    A run may be held by any region, and an event counts only where it was read from the region that first published it.
+    So a region that reaches another one by way of a third, a standby of a standby, would never see its events.
+
+    Raises:
+        MisconfiguredError: a link is missing, or two of them lead to the same Kafka.
+    """
+    links = settings.region(region).links
+    reached: dict[str, str] = {settings.region(region).kafka: region}
+    for peer in settings.regions:
+        if peer == region:
+            continue
+        if peer not in links:
+            by = ", ".join(sorted(links)) or "none"
+            raise MisconfiguredError(
+                f"regions.{region}.links.{peer} is missing (there are: {by}): {region} would be a standby of a "
+                f"standby, which is refused: what {peer} publishes is followed at {peer} only (docs/events.md)"
+            )
+        other = reached.setdefault(links[peer].kafka, peer)
+        if other != peer:
+            raise MisconfiguredError(
+                f"regions.{region}.links.{peer}.kafka is the Kafka of {other} ({links[peer].kafka}): a standby of a "
+                f"standby is refused: what {peer} publishes is followed at {peer} only (docs/events.md)"
+            )
 
 
 def _of(flows: Mapping[str, Replicate], wish: Mapping[str, Any]) -> Replicate:

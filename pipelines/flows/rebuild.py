@@ -156,35 +156,41 @@ class Rebuild:
 
     def _look_at(self, own: paths.CheckpointId) -> Rebuilt | None:
         """The event of a checkpoint; None if it is not the peer's own, or cannot be told."""
-        envelope, written = self._store.get(own.manifest), self._store.get(own.intent)
+        envelope = self._store.get(own.manifest)
         if envelope is None:
             return None
-        if written is None:
-            self._say_unknown(own, "there is no intent beside it, which has the number of its event")
-            return None
         try:
-            return self._rebuilt(own, envelope, written)
+            return self._rebuilt(own, envelope)
         except (CorruptError, DecodeError) as error:
-            self._say_unknown(own, str(error))
+            if own.manifest not in self._unknown:
+                self._unknown.add(own.manifest)
+                self._journal.say(
+                    "replicate.not_rebuilt", run=own.run, peer=self._peer, manifest=own.manifest, why=str(error)
+                )
             return None
 
-    def _rebuilt(self, own: paths.CheckpointId, envelope: bytes, written: bytes) -> Rebuilt | None:
+    def _rebuilt(self, own: paths.CheckpointId, envelope: bytes) -> Rebuilt | None:
         payload = self._signer.verify(envelope)
         record = self._codec.decode(payload)
-        intent = self._codec.decode_as(Intent, written)
-        if manifests.checkpoint_of(intent) != own:
-            raise CorruptError(f"{own.intent} is of {manifests.checkpoint_of(intent).prefix}")
+        written = self._store.get(own.intent)
         if isinstance(record, Manifest):
             manifests.check(record, own)
-            if record.shards != tuple(sorted(intent.shards, key=lambda one: one.rank)):
-                raise CorruptError(f"{own.intent} has other shards than the manifest")
             if record.region != self._peer:
                 return None  # it was copied there: its own region's log has its event
             size_bytes, state, reason = manifests.size_bytes(record), "committed", ""
         elif isinstance(record, Abandoned):
+            if written is None:
+                return None  # nothing of it was accepted, or it was copied there
             size_bytes, state, reason = 0, "abandoned", record.reason
         else:
             raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
+        if written is None:
+            raise CorruptError(f"{own.intent} is missing, which has the number of its event")
+        intent = self._codec.decode_as(Intent, written)
+        if manifests.checkpoint_of(intent) != own:
+            raise CorruptError(f"{own.intent} is of {manifests.checkpoint_of(intent).prefix}")
+        if isinstance(record, Manifest) and record.shards != tuple(sorted(intent.shards, key=lambda one: one.rank)):
+            raise CorruptError(f"{own.intent} has other shards than the manifest")
         event = Checkpoint(
             event_id=f"{own.run}/{own.epoch}/{intent.producer}/checkpoints/{intent.seq}",
             run=own.run,
@@ -206,8 +212,3 @@ class Rebuild:
         place = Partition("", "", paths.CHECKPOINTS, 0)
         headers = (*message.headers, ("farside_rebuilt", own.manifest.encode()))
         return Rebuilt(event, Fetched(place, 0, message.key, message.value, headers))
-
-    def _say_unknown(self, own: paths.CheckpointId, why: str) -> None:
-        if own.manifest not in self._unknown:
-            self._unknown.add(own.manifest)
-            self._journal.say("replicate.not_rebuilt", run=own.run, peer=self._peer, manifest=own.manifest, why=why)

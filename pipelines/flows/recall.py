@@ -57,6 +57,7 @@ class Recall:
         self._own, self._codec, self._clock = own, codec, clock
         self._alarming = alarming
         self._begun: tuple[Partition, ...] = ()
+        self._is_anew = False  # seen while it was in use
 
     def begin(self, ledger: Ledger) -> Ledger:
         """The ledger as it holds, which is another one if the topic does not say that it is ours."""
@@ -67,13 +68,14 @@ class Recall:
         after = ledger.copy()
         found = self._read()
         raised = sum(self._learn(after, stream, numbers, is_whole=found.is_whole) for stream, numbers in found.done())
-        if raised:
+        if raised or self._is_anew:
             kept = "all of it" if found.is_whole else "as far back as this region's log goes"
             cause = f"{_CAUSE}; {raised} events that were done were found in the lanes, {kept}"
             place = f"{self._begun[0].topic_id if self._begun else 'none'}/{self._peer}"
             self._alarming.ledger_lost(after, place, cause)
         for one in marks:
             after.learn(one)
+        self._is_anew = False
         return after
 
     def check(self) -> None:
@@ -82,6 +84,7 @@ class Recall:
         with contextlib.suppress(RetryableError):  # the next transaction meets it, if it lasts; copies go on till then
             now = self._own.partitions([paths.LEDGER])
         if self._begun and now and now != self._begun:
+            self._is_anew = True
             raise CorruptError(f"{paths.LEDGER} was deleted and made anew")
 
     def _mark(self, ledger: Partition) -> Position:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import authority, demo, doctor, drill, events, operate, replay, retention, schemas, serve, stack
+from services.cli import (
+    alarms,
+    authority,
+    demo,
+    doctor,
+    drill,
+    events,
+    operate,
+    replay,
+    retention,
+    schemas,
+    serve,
+    stack,
+)
 
 app = typer.Typer(
     name="farside",
@@ -38,6 +51,7 @@ app.command()(retention.sweep)
 app.command()(retention.pin)
 app.command()(retention.unpin)
 app.add_typer(doctor.app, name="doctor")
+app.add_typer(alarms.app, name="alarms")
 app.add_typer(events.app, name="events")
 app.add_typer(schemas.app, name="schemas")
 for _service in serve.PARTS:

@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.paths import EVERY_RUN
 from services.cli.ask import Json, Reason, Yes, ask, confirm, until
 from services.cli.fail import FAILED, misconfigured_exits
 from services.cli.serve import Config
@@ -22,6 +23,7 @@ from services.settings import Settings, load
 
 WATCH_S = 1.0
 GIVES_UP_S = 120.0
+ALARMS_SHOWN = 5  # of a region, below its run's table
 
 
 def status(
@@ -32,7 +34,8 @@ def status(
 ) -> None:
     """Show each run: primary, epoch, step, recoverable step and lag of each region, standby readiness.
 
-    Works with a region dead: says what it cannot see, and since when.
+    Works with a region dead: says what it cannot see, and since when. Gaps and resets of followed logs are alarms below
+    the table, until they are healed or acknowledged (`farside alarms`).
 
     Exit codes: 0 a primary holds every run, 1 some run has none that can be seen, 2 misconfigured.
     """
@@ -100,6 +103,7 @@ def run_of(
             "drill_warning": "" if view is None or leads else view["drill"]["warning"],
             "promise_broken": [] if view is None else view["promise"]["broken"],
             "troubles": _troubles(view, lags[name] or {}),
+            "alarms": _alarms(run, flows),
         }
     holder = best if best is not None and best["is_holder"] else None
     steps = [] if best is None else [one["step"] for one in best["regions"].values() if one["step"] is not None]
@@ -124,6 +128,12 @@ def _troubles(view: dict[str, Any] | None, flows: dict[str, dict[str, Any]]) -> 
         found[f"replicate {name}"] = flow.get("trouble", "")
         found["replicator's sight"] = flow.get("sight_trouble", "")
     return {part: why for part, why in found.items() if why}
+
+
+def _alarms(run: str, flows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The open alarms of a region that concern a run, newest first; an older replicator says nothing of them."""
+    found = [one for flow in flows for one in flow.get("alarms", {}).get("newest", ())]
+    return sorted((one for one in found if one["run"] in {run, EVERY_RUN}), key=lambda one: -one["time_ms"])
 
 
 def _seen_file(settings: Settings) -> Path:
@@ -179,6 +189,11 @@ def tables(found: dict[str, Any]) -> Group:
             for name, region in one["regions"].items()
             for part, why in region["troubles"].items()
         )
+        for name, region in one["regions"].items():
+            told = [f"  {name}: ALARM {each['id']}: {each['text']}" for each in region["alarms"][:ALARMS_SHOWN]]
+            more = len(region["alarms"]) - ALARMS_SHOWN
+            told += [f"  {name}: and {more} more: farside alarms list"] if more > 0 else []
+            shown.extend(Text(line, style="bold red") for line in told)
     return Group(*shown)
 
 

@@ -82,6 +82,7 @@ class _World:
             journal=self,
             letters=wire.before(MemorySource(self.west)),
             again=wire.before(MemorySource(self.east)),
+            runs=("gpt",),
         )
 
     def commit(

@@ -1,7 +1,8 @@
 """Judges stores and logs, as things take effect in them. Knows nothing of the faults.
 
-What is visible must have its bytes (I13), once (I15), on the lineage (I5); what was accepted must come out somewhere
-(I14); nobody overwrites anything (I6); a checkpoint that is chosen is whole (I7).
+What is visible must have its bytes (I13), once (I15), on the lineage (I5), and in the order of its producer's numbers
+unless it says that it is not; what was accepted must come out somewhere (I14); nobody overwrites anything (I6); a
+checkpoint that is chosen is whole (I7).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Even
 from tests.simulation.authority_checker import AuthorityChecker
 
 Identity = tuple[str, int, str, str, int]  # run, epoch, producer, lane, number
+SAYS_SO = {"farside_redriven", "farside_filled", "farside_rebuilt"}  # headers of what stands out of order
 LANES = {paths.topic(lane) for lane in paths.REPLICATED_LANES}
 
 
@@ -61,6 +63,7 @@ class EventChecker:
         self._outcomes: dict[str, dict[str, _Outcome]] = {name: {} for name in regions}
         self._by_digest: dict[str, dict[str, Manifest]] = {name: {} for name in regions}
         self._visible: dict[str, dict[Identity, str]] = {name: {} for name in regions}
+        self._newest_seq: dict[tuple[str, Identity], int] = {}  # of each region and stream (its identity with number 0)
         self._accepted: dict[str, list[_Accepted]] = {name: [] for name in regions}
         self._committed: dict[tuple[str, int], int] = {}  # run, epoch: the newest step that was reported committed
         self._newest: dict[str, tuple[int, int, str]] = {}  # run: epoch, number, key of what was committed last
@@ -175,12 +178,23 @@ class EventChecker:
         """A message is visible in a region's log."""
         if message.topic in LANES:
             event = self._codec.decode(message.value)
+            is_marked = any(name in SAYS_SO for name, _ in message.headers)
             for row in _rows(event):
+                if _identity(row) not in self._visible[region] and not is_marked:
+                    self._in_order(region, row)
                 self._seen(region, row, looked)
         elif message.topic == paths.DEAD_LETTERS:
             self._dead(region, self._codec.decode_as(DeadLetter, message.value), looked)
         elif message.topic == paths.CONTROL and message.headers:
             self._told(region, self._codec.decode(message.value))
+
+    def _in_order(self, region: str, event: Event) -> None:
+        """A number that is seen for the first time follows those of its producer that are there (docs/events.md, 6)."""
+        key = (region, (event.run, event.epoch, event.producer, event.lane, 0))
+        newest = self._newest_seq.get(key, 0)
+        if event.seq < newest:
+            self._fail(f"order: {event.lane} {event.seq} of {event.producer} in {region} came after {newest}")
+        self._newest_seq[key] = max(event.seq, newest)
 
     def _seen(self, region: str, event: Event, looked: Mapping[str, int]) -> None:
         identity = _identity(event)
