@@ -145,10 +145,12 @@ class Control:
     def ask_takeover(self, actor: str, note: str = "", *, fenced: bool = False) -> None:
         """A person asks for this region; it passes the same gates but the detectors, through the same write.
 
-        fenced: the person states that the old region cannot write any more; then its lease is not waited for.
+        fenced: the person states that the old region cannot write any more; then its lease is not waited for. Of who
+        holds the run by the time it is done, if that is another one, nothing is stated.
         """
-        waits_s = self._profile.challenger_wait_s + OPERATOR_WAITS_S
-        self._operator = Operator(actor, note, fenced, self._clock.boottime_s() + waits_s)
+        waits_s, held = self._profile.challenger_wait_s + OPERATOR_WAITS_S, self._belief.held
+        epoch = held.lease.epoch if fenced and held is not None else None
+        self._operator = Operator(actor, note, epoch, self._clock.boottime_s() + waits_s)
         self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor, note=note, fenced=fenced)
         self._wake()
 
@@ -316,7 +318,7 @@ class Control:
             recoverable_step=None if self._recovered is None else self._recovered.manifest.step,
             pool_ready=readiness is not None and readiness.proof != "",
             operator=self._operator is not None,
-            fenced=self._operator is not None and self._operator.fenced,
+            fenced=self._operator is not None and self._operator.has_fenced(held),
             moved_ago_s=moved_ago_s(held, self._clock.wall_ms()),
             primary_step=None
             if holder is None
@@ -434,7 +436,7 @@ class Control:
         if decision.reason is Reason.SWITCHOVER:
             actor, note = held.lease.actor, held.lease.note
         elif self._operator is not None:
-            said = " (the old region was stated to be fenced)" if self._operator.fenced else ""
+            said = " (the old region was stated to be fenced)" if self._operator.has_fenced(held) else ""
             actor, note = self._operator.actor, self._operator.note + said
         elif self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
             note = self._diagnosis.text

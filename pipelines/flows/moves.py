@@ -60,8 +60,12 @@ class Operator:
 
     actor: str
     note: str
-    fenced: bool
+    fenced_epoch: int | None  # the one whose region is stated to be fenced: the statement holds for no later one
     until_s: float
+
+    def has_fenced(self, held: Held | None) -> bool:
+        """Whether the person's statement is about who holds the run now."""
+        return held is not None and held.lease.epoch == self.fenced_epoch
 
 
 def branch_of(text: str) -> tuple[int, int] | None:

@@ -30,12 +30,14 @@ is not here was written by a newer version: its schema is in the region's bucket
 **Keys** are the run's name, in UTF-8. **Headers** are CloudEvents' (`ce_id`, `ce_source` = `/farside/<region>/<run>`,
 `ce_type`, `ce_specversion`, `ce_time` in milliseconds) and the event's identity (`farside_run`, `farside_epoch`,
 `farside_attempt`, `farside_producer`, `farside_seq`, `farside_lane`, `farside_step`), all text. A standby's copy also
-has `farside_from` (`<region>:<partition>:<offset>`), `farside_late` if it came after a failover, and
-`farside_redriven` if it was a dead letter before.
+has `farside_from` (`<region>:<partition>:<offset>`), `farside_late` if it came after a failover, and, if it stands out
+of order, `farside_redriven` (it was a dead letter before), `farside_filled` (its number had been jumped over) or
+`farside_rebuilt` (from its manifest, since the log had lost it).
 
 **Topics**: `farside.checkpoints`, `farside.metrics`, `farside.data-versions`, `farside.heartbeats`,
-`farside.control`, `farside.dead-letters`, `farside.ledger`. Read with `isolation.level=read_committed`: a standby
-publishes in transactions. An event may be in a primary's topic twice, under the same `ce_id`; count it once.
+`farside.control`, `farside.dead-letters`, `farside.ledger`, `farside.alarms`. Read with
+`isolation.level=read_committed`: a standby publishes in transactions. An event may be in a primary's topic twice, under
+the same `ce_id`; count it once.
 
 In Python:
 

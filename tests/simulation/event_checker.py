@@ -21,7 +21,12 @@ from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Even
 from tests.simulation.authority_checker import AuthorityChecker
 
 Identity = tuple[str, int, str, str, int]  # run, epoch, producer, lane, number
-SAYS_SO = {"farside_redriven", "farside_filled", "farside_rebuilt"}  # headers of what stands out of order
+SAYS_SO = {
+    "farside_redriven",
+    "farside_filled",
+    "farside_rebuilt",
+    "farside_replay",
+}  # headers of what stands out of order
 LANES = {paths.topic(lane) for lane in paths.REPLICATED_LANES}
 
 

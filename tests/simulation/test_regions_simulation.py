@@ -54,6 +54,14 @@ def test_I1_seed_5032_a_lost_region_that_a_person_calls_fenced_is_not_waited_for
     assert _hold([5032]) > 0
 
 
+def test_I1_seed_300040_who_is_called_fenced_is_the_region_that_held_the_run_when_it_was_said() -> None:
+    """Found by a long run: a person called the lost east fenced and asked for west; north won an epoch meanwhile.
+
+    West then took that epoch over without waiting for north's lease, on the word that was given of east.
+    """
+    assert _hold([300_040]) > 0
+
+
 def test_I5_I9_a_branch_that_trained_on_in_isolation_is_adopted_after_the_run_was_moved_to_it() -> None:
     """East is cut off and trains on, west takes over; a person moves the run back to east and adopts what it did."""
     faults = (
