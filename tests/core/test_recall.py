@@ -150,8 +150,10 @@ def test_I15_batches_and_garbage_are_known_by_their_headers(world: _World) -> No
     _turn(world, world.replicator(lane="metrics"))
     world.west.create_again(paths.LEDGER)
     world.send(_batch(4, 8))
-    _turn(world, world.replicator(lane="metrics"))
+    flow = world.replicator(lane="metrics")
+    _turn(world, flow)
     assert _rows(world) == list(range(1, 9))
+    assert _kinds(flow) == ["ledger_lost"], "no hole up to the number that leaps"
     assert isinstance(world.visible("metrics")[-1], MetricBatch)
 
 
