@@ -258,9 +258,10 @@ class Bench:
     def _plan(self) -> dict[str, Any]:
         """`farside replay`, which decodes every record and looks its number up."""
         found, seconds, cpu_s = self._command("replay", "--run", RUN, "--lane", "metrics")
-        if found["done"] != self._expected:
-            raise Failed(f"the plan finds {found['done']} of {self._expected} records done")
-        return _rate(int(found["records"]), seconds, cpu_s)
+        (row,) = found["rows"]
+        if row["fates"].get("done") != self._expected:
+            raise Failed(f"the plan finds {row['fates']} of {self._expected} records done")
+        return _rate(int(row["records"]), seconds, cpu_s)
 
     def _command(self, *args: str) -> tuple[Any, float, float]:
         """What a command prints, and what it took."""

@@ -313,7 +313,7 @@ class Mirror(Peer):
 
 
 def _is_loss(line: Mapping[str, object]) -> bool:
-    return line["event"] in {"replicate.gap", "replicate.hole"}
+    return line["event"] == "replicate.alarm"
 
 
 def _escaped(value: str) -> str:
