@@ -18,6 +18,9 @@ from services.adapters.kafka_clients import made, thrown_away
 from services.adapters.kafka_cluster import KafkaCluster
 
 DELIVERY_MS = 10_000
+# Without a linger the sender takes each record as it comes, wakes for it, and makes a request of it. So all that is
+# published together waits for the flush that follows at once; a batch is smaller than what a broker takes, 1 MiB.
+LINGER_MS, BATCH_BYTES = 1_000, 512 * 1024
 TRANSACTION_MS = 15_000  # one that its writer left open holds back everybody's committed reads for so long
 _REFUSED = errors.TopicAuthorizationFailedError
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
@@ -78,6 +81,7 @@ class KafkaLog:
         futures = [
             producer.send(item.topic, key=item.key, value=item.value, headers=list(item.headers)) for item in messages
         ]
+        producer.flush(timeout=DELIVERY_MS / 1000)  # sends what lingers
         for future in futures:
             future.get(timeout=DELIVERY_MS / 1000)
 
@@ -91,6 +95,8 @@ class KafkaLog:
                 delivery_timeout_ms=DELIVERY_MS,
                 request_timeout_ms=DELIVERY_MS // 2,
                 max_block_ms=DELIVERY_MS // 2,
+                batch_size=BATCH_BYTES,
+                linger_ms=LINGER_MS,
                 transaction_timeout_ms=TRANSACTION_MS,
                 max_request_size=64 * 1024 * 1024,
                 **self._cluster.options(),

@@ -121,7 +121,7 @@ def rows_of(found: Results) -> list[Row]:
 
     p99, steady = both("latency", "p99_ms"), both("copy", "steady_records_per_cpu_s")
     whole, peak = both("copy", "records_per_cpu_s"), both("copy", "peak_mb")
-    new, theirs = (None if one is None else statistics.median(one) for one in both("new_topic", "seconds"))
+    new, theirs = (None if one is None else round(statistics.median(one), 2) for one in both("new_topic", "seconds"))
     default = found["mirror.new_topic_default"]
     took = f"> {default['waited_s']:.0f}" if "seconds" in default and default["seconds"] is None else None
     memory, publish = found["farside.memory"], found["farside.publish"]
