@@ -12,8 +12,8 @@ from pipelines.core.numbers import Numbers
 from pipelines.core.replays import marked, origin_of, replay_of
 from pipelines.errors import MisconfiguredError, RetryableError
 from pipelines.flows.looking import scan
+from pipelines.flows.replays import origin
 from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message, Partition
-from services.adapters.recording import origin
 
 Ask = Callable[[dict[str, object]], dict[str, Any] | None]
 

@@ -98,11 +98,6 @@ def fate(facts: Facts, peer: str, ledger: Ledger, known: Known, view: LineageVie
     return Fate.MISSED if numbers.first <= ledger.watermarks.get(stream, 0) else Fate.NEW
 
 
-def place_of(cluster: str, topic: str, partition: int, offset: int) -> str:
-    """Where a record lies, as the headers of its copies say it."""
-    return f"{cluster}/{topic}/{partition}/{offset}"
-
-
 def marked(headers: Sequence[tuple[str, bytes]], replay_id: str, origin: str) -> Headers:
     """The headers of a record that is replayed; what an earlier replay said in them is gone, so marks never pile up."""
     kept = tuple(one for one in headers if one[0] not in {REPLAYED, REPLAYED_FROM})

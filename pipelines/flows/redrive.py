@@ -10,7 +10,6 @@ already, from another copy of the same record, is refused.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,12 +19,12 @@ from pipelines.core.selection import Facts, facts_of, facts_of_letter, identity_
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.alarming import changed
 from pipelines.flows.visible import Visible
+from pipelines.flows.wishes import DONE, REFUSED, WAITS, Wishes
 from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Event, Redriven
 
 PUBLISHED, DEAD_AGAIN = "published", "dead_again"
-WAITS, DONE, REFUSED = "waits", "done", "refused"
 KEPT_MAX = 1_000  # answers that are remembered for whoever asked
 
 
@@ -72,23 +71,15 @@ class Redrives:
         self._peer, self._lane = peer, lane
         self._visible, self._log, self._codec = visible, log, codec
         self._clock, self._journal = clock, journal
-        self._asked: dict[str, _Asked] = {}
-        self._lock = threading.Lock()
+        self._wishes = Wishes[str, _Asked](KEPT_MAX)
 
     def ask(self, wish: Wish) -> dict[str, object]:
         """Note a wish, or say what has become of it."""
-        with self._lock:
-            if wish.ask_id not in self._asked:
-                settled = [name for name, one in self._asked.items() if one.state != WAITS]
-                for name in settled[: max(0, len(self._asked) - KEPT_MAX + 1)]:
-                    del self._asked[name]
-                self._asked[wish.ask_id] = _Asked(wish)
-            return self._asked[wish.ask_id].plain()
+        return self._wishes.ask(wish.ask_id, lambda: _Asked(wish))
 
     def turn(self, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
         """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
-        with self._lock:
-            waiting = [one for one in self._asked.values() if one.state == WAITS]
+        waiting = self._wishes.waiting()
         if waiting and not self._visible.read_on():
             for one in waiting:
                 one.why = "this region's log is being read, to see what is visible already"

@@ -18,43 +18,22 @@ from pipelines.core.lineage import LineageView
 from pipelines.core.replays import Bound, Edge, Fate, Known, Tempo, fate
 from pipelines.core.selection import Facts, Selection, facts_of, identity_of
 from pipelines.errors import MisconfiguredError, RetryableError
-from pipelines.flows.looking import Decoding, OnProgress, Seen, quiet, scan
+from pipelines.flows.looking import SILENCE_S, Decoding, OnProgress, Seen, quiet, scan
+from pipelines.flows.replays import BATCH_MAX
 from pipelines.ports import Clock, EventSource, Fetched, Partition
 from schemas.codec import Codec
 from schemas.records import Checkpoint
 
-SILENCE_S = 60.0  # however long a log is, it is read to its end as long as something comes
 POLL_S = 0.2
 HELD_MAX = 2_000  # records of one partition that wait for their turn
-BATCH_MAX = 500
 SPAN_MAX = 5_000  # offsets of one partition that a batch spans
 NOTE_S = 1.0
-
-
-def to_end(source: EventSource, topics: Sequence[str], clock: Clock) -> Iterator[Fetched]:
-    """Every record of some topics, from the first that is still there to the end seen when each one's turn comes.
-
-    Raises:
-        RetryableError: nothing came for too long.
-    """
-    for partition in source.partitions(topics):
-        first, end = source.bounds(partition)
-        source.seek(partition, first)
-        at, moved_s = first, clock.boottime_s()
-        while (position := source.position(partition)) < end:
-            if position > at:
-                at, moved_s = position, clock.boottime_s()
-            if clock.boottime_s() - moved_s > SILENCE_S:
-                raise RetryableError(
-                    f"{partition.topic} gave nothing for {SILENCE_S:.0f} s, before its end was reached"
-                )
-            yield from source.poll(POLL_S)
 
 
 def read_ledger(own: EventSource, codec: Codec, clock: Clock) -> Ledger:
     """What a region has done, from its own log; RetryableError if nothing of it comes for too long."""
     ledger = Ledger()
-    for item in to_end(own, [paths.LEDGER, paths.ALARMS], clock):
+    for item in scan(own, [paths.LEDGER, paths.ALARMS], clock):
         ledger.learn(codec.decode(item.value))
     return ledger
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +19,12 @@ from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.lineage import LineageView
 from pipelines.core.numbering import Numbered
 from pipelines.core.numbers import Numbers
-from pipelines.core.replays import Fate, Known, fate, marked, place_of
+from pipelines.core.replays import Fate, Known, fate, marked
 from pipelines.core.selection import facts_of, identity_of
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.flows.redrive import DONE, REFUSED, WAITS, Verdict
+from pipelines.flows.redrive import Verdict
 from pipelines.flows.visible import Visible
+from pipelines.flows.wishes import DONE, REFUSED, WAITS, Wishes
 from pipelines.ports import Clock, EventSource, Fetched, Journal, Message, Partition
 from schemas.codec import Codec, DecodeError
 from schemas.records import Checkpoint
@@ -90,18 +90,11 @@ class Replays:
         self._again, self._visible, self._whole = again, visible, whole
         self._lineage, self._codec = lineage, codec
         self._clock, self._journal = clock, journal
-        self._asked: dict[Places, _Asked] = {}
-        self._lock = threading.Lock()
+        self._wishes = Wishes[Places, _Asked](KEPT_MAX)
 
     def ask(self, places: Places) -> dict[str, object]:
         """Note a wish, or say what has become of it."""
-        with self._lock:
-            if places not in self._asked:
-                settled = [name for name, one in self._asked.items() if one.state != WAITS]
-                for name in settled[: max(0, len(self._asked) - KEPT_MAX + 1)]:
-                    del self._asked[name]
-                self._asked[places] = _Asked(places)
-            return self._asked[places].plain()
+        return self._wishes.ask(places, lambda: _Asked(places))
 
     def turn(self, ledger: Ledger, judge: Judge, commit: Commit) -> None:
         """Take up what was asked for, as far as a turn goes; what is made up for is committed by the flow.
@@ -109,8 +102,7 @@ class Replays:
         Raises:
             RetryableError: our own log did not answer; what was asked for stays.
         """
-        with self._lock:
-            waiting = [one for one in self._asked.values() if one.state == WAITS]
+        waiting = self._wishes.waiting()
         if not waiting:
             return
         if not self._visible.read_on():
@@ -166,7 +158,7 @@ class Replays:
         try:
             verdict = judge(item, there.last if there else None)
         except CorruptError as error:
-            asked.failures.append(f"{_place(item)}: {error}")
+            asked.failures.append(f"{origin(item)}: {error}")
             return FAILED, ledger
         asked.why = verdict.why
         if (verdict.message is None and verdict.letter is None) or not verdict.stands():
@@ -178,7 +170,7 @@ class Replays:
     def _repaired(self, item: Fetched, verdict: Verdict, asked: _Asked) -> str:
         if verdict.message is not None:
             return REPAIRED
-        asked.failures.append(f"{_place(item)}: its bytes cannot be had from {self._peer}")
+        asked.failures.append(f"{origin(item)}: its bytes cannot be had from {self._peer}")
         return FAILED
 
     def _make_up(
@@ -192,7 +184,7 @@ class Replays:
         """Publish what was passed over, or set it aside: its number lies below the watermark, which stays."""
         message = verdict.message
         if message is not None:
-            headers = marked(message.headers, replay_id, _place(item))
+            headers = marked(message.headers, replay_id, origin(item))
             message = dataclasses.replace(message, headers=headers)
         taken = Numbered(identity[0], identity[1].first, identity[1].last)
         after = commit(taken, [one for one in (message, verdict.letter, verdict.also) if one is not None])
@@ -229,9 +221,10 @@ class Replays:
         raise CorruptError(f"{paths.topic(self._lane)} of {self._peer} is another topic now: plan the replay again")
 
 
-def _place(item: Fetched) -> str:
+def origin(item: Fetched) -> str:
+    """Where a record lies, as the headers of its copies say it."""
     one = item.partition
-    return place_of(one.cluster, one.topic, one.number, item.offset)
+    return f"{one.cluster}/{one.topic}/{one.number}/{item.offset}"
 
 
 def parse_places(plain: Mapping[str, object]) -> Places:

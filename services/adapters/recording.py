@@ -17,7 +17,6 @@ from typing import IO, Any
 
 import fastavro
 
-from pipelines.core.replays import place_of
 from pipelines.errors import CorruptError, MisconfiguredError
 from pipelines.ports import Fetched, Partition
 from schemas.codec import all_schemas
@@ -190,12 +189,6 @@ class RecordingSource:
                 )
         except OSError as error:
             raise MisconfiguredError(f"file {self._path}: {error.strerror}") from error
-
-
-def origin(item: Fetched) -> str:
-    """Where a record lies, as the headers of its copies say it."""
-    one = item.partition
-    return place_of(one.cluster, one.topic, one.number, item.offset)
 
 
 def _container(path: Path, stream: IO[bytes]) -> Iterator[Fetched]:

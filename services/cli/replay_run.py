@@ -455,7 +455,7 @@ def _rebuild(
 ) -> int:
     """Bring a region up from nothing. Its position is its own ledger; the bookmark keeps the ends."""
     from services.parts import Parts  # noqa: PLC0415 - `farside --help` must be quick
-    from services.rebuild import Rebuild  # noqa: PLC0415 - as above
+    from services.region_rebuild import RegionRebuild  # noqa: PLC0415 - as above
 
     if ask(settings.region(asked.region).ports.replicator, "/status") is not None:
         raise MisconfiguredError(
@@ -467,7 +467,7 @@ def _rebuild(
     def source() -> EventSource:
         return _log(settings, asked) if asked.from_file is None else RecordingSource(asked.from_file)
 
-    rebuild = Rebuild(parts_of, asked.at, parts, source, Tempo(pace.rate, pace.speed))
+    rebuild = RegionRebuild(parts_of, asked.at, parts, source, Tempo(pace.rate, pace.speed))
     try:
         if fresh:
             rebuild.check_fresh()

@@ -23,14 +23,15 @@ from pipelines.flows.visible import Visible
 from pipelines.paths import CheckpointId
 from pipelines.ports import EventSource, Fetched, Message
 from schemas.codec import Codec
-from schemas.records import Heartbeat, Metric, Watermark
+from schemas.records import Heartbeat, Watermark
 from services.adapters.bookmark import FileBookmark
 from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.recording import RecordingSource, RecordingTarget
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
 from services.replay_targets import HandlersTarget, TopicTarget, check_topic
-from tests.core.test_replicate import _turn, _World
+from tests.core.test_redrive import _metric
+from tests.core.test_replicate import FORKED_AT_20, _turn, _World
 from tests.manual_clock import ManualClock
 from tests.replaying import places
 from tests.tripwire import Crash, Tripwire
@@ -48,21 +49,6 @@ def world(tmp_path: Path) -> _World:
     ticks = iter(range(1_000, 10_000_000, 1_000))
     found.east = MemoryKafka("east", lambda: next(ticks))
     return found
-
-
-def _metric(seq: int, step: int | None = None) -> Metric:
-    return Metric(
-        event_id=f"gpt/1/r0/metrics/{seq}",
-        run="gpt",
-        region="east",
-        epoch=1,
-        attempt=1,
-        producer="r0",
-        seq=seq,
-        step=seq if step is None else step,
-        time_ms=seq,
-        values={"loss": 1.0},
-    )
 
 
 def _decoding() -> Decoding:
@@ -228,8 +214,6 @@ def test_bytes_that_are_gone_are_copied_again_and_nothing_is_told_twice(world: _
 
 def test_I5_what_is_past_the_fork_stays_refused(world: _World) -> None:
     """The plan says superseded; a replay makes nothing of it visible."""
-    from tests.core.test_replicate import FORKED_AT_20  # noqa: PLC0415 - of this test only
-
     world.view = FORKED_AT_20
     world.commit(30, 1)
     _turn(world, world.replicator())

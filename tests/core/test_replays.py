@@ -19,7 +19,6 @@ from pipelines.core.replays import (
     marked,
     origin_of,
     parse_bound,
-    place_of,
     replay_of,
 )
 from pipelines.core.selection import Facts
@@ -80,8 +79,8 @@ def test_what_would_become_of_an_event(
 
 def test_marks_say_which_replay_and_from_where_and_never_pile_up() -> None:
     """A record that is replayed for the second time has one mark: the newest."""
-    first = marked((("ce_id", b"x"),), "one", place_of("c", "farside.metrics", 0, 7))
-    again = marked(first, "two", place_of("c", "replay.x", 0, 1))
+    first = marked((("ce_id", b"x"),), "one", "c/farside.metrics/0/7")
+    again = marked(first, "two", "c/replay.x/0/1")
     assert (replay_of(again), origin_of(again)) == ("two", "c/replay.x/0/1")
     assert len(again) == len(first) == 3
     assert (replay_of((("ce_id", b"x"),)), origin_of(())) == (None, None)

@@ -15,8 +15,8 @@ from pipelines.core.manifests import objects
 from pipelines.core.retention import SWEPT
 from pipelines.errors import FencedError, RetryableError, UnknownOutcomeError
 from pipelines.flows.envelope import headers_of
+from pipelines.flows.looking import SILENCE_S, scan
 from pipelines.flows.pins import pin
-from pipelines.flows.replay import SILENCE_S, to_end
 from pipelines.flows.replicate import Replicate
 from pipelines.paths import CheckpointId
 from pipelines.ports import EventSource, Fetched, Message
@@ -528,8 +528,8 @@ def test_a_long_log_is_read_to_its_end_however_long_that_takes() -> None:
     """A region must be able to restart after millions of events; what gives nothing for a minute is given up."""
     kafka, clock = MemoryKafka("east"), ManualClock()
     MemoryLog(kafka).publish([Message(paths.METRICS, b"gpt", b"%d" % at) for at in range(20)])
-    found = list(to_end(_SlowSource(kafka, clock, 1), [paths.METRICS], clock))
+    found = list(scan(_SlowSource(kafka, clock, 1), [paths.METRICS], clock))
     assert len(found) == 20
     assert clock.now_s > 2 * SILENCE_S
     with pytest.raises(RetryableError, match="gave nothing for 60 s"):
-        list(to_end(_SlowSource(kafka, clock, 0), [paths.METRICS], clock))
+        list(scan(_SlowSource(kafka, clock, 0), [paths.METRICS], clock))

@@ -165,7 +165,7 @@ TARGET = Point(REPLICATOR, "metrics.log", "transaction", "before", r"metrics")
 @pytest.mark.parametrize(
     ("point", "both"), [(SOURCE, False), (TARGET, False), (TARGET, True)], ids=["source", "target", "both"]
 )
-def test_I14_I15_brokers_killed_in_mid_batch_lose_and_double_nothing(
+def test_I14_I15_brokers_killed_as_a_batch_is_due_lose_and_double_nothing(
     plane: _Plane, point: Point, *, both: bool
 ) -> None:
     """The batch is under way when its broker dies; all are started again on their data."""

@@ -124,8 +124,8 @@ class _Plane:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[_Plane]:
-    """East filled, west empty, and nobody who follows."""
+def two_regions(folder: Path) -> Iterator[tuple[Stack, Settings, Path, Actors]]:
+    """East and west with topics, schemas and the run's first epoch, and nobody at work."""
     with Stack(folder / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
         stack.start()
         config = local_config.write(stack.layout)
@@ -136,12 +136,19 @@ def opened(folder: Path) -> Iterator[_Plane]:
             seen = {"run": "gpt", "epoch": 1, "region": "east", "forks": [[1, 0, -1]]}
             store_of(settings.region(name)).create(paths.epoch_seen("gpt", 1), json.dumps(seen).encode())
         actors = Actors(stack.folder, config, settings.service_ports())
-        found = _Plane(stack, settings, config, actors)
         try:
-            found.fill_east()
-            yield found
+            yield stack, settings, config, actors
         finally:
             actors.stop()
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[_Plane]:
+    """East filled, west empty, and nobody who follows."""
+    with two_regions(folder) as parts:
+        found = _Plane(*parts)
+        found.fill_east()
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -14,26 +14,23 @@ import pytest
 from kafka.admin import KafkaAdminClient
 from typer.testing import CliRunner
 
-from infra.local.layout import LinkShape
 from infra.local.stack import Stack
-from infra.local.tools import Tools
 from pipelines import paths
 from pipelines.flows.envelope import headers_of
-from pipelines.flows.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, Event
-from services import local_config
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
 from services.cli import app
 from services.clients import cluster_of, store_of
 from services.demo.actors import Actors
 from services.parts import signer_of
-from services.settings import HOST, Settings, load
+from services.settings import HOST, Settings
 from tests.brokers import admin_of
 from tests.core.test_rebuild import _intent
 from tests.core.test_replicate import _metric
+from tests.integration.test_events import two_regions
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.waiting import wait_until
 
@@ -121,22 +118,10 @@ class _Plane:
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
     """Once for the tests of this file, in their order."""
-    folder = tmp_path_factory.mktemp("gaps")
-    with Stack(folder / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
-        stack.start()
-        config = local_config.write(stack.layout)
-        settings = load(config, {})
-        for name in ("east", "west"):
-            ensure_topics(cluster_of(settings.region(name)), replication=1)
-            store_schemas(store_of(settings.region(name)))
-            seen = {"run": "gpt", "epoch": 1, "region": "east", "forks": [[1, 0, -1]]}
-            store_of(settings.region(name)).create(paths.epoch_seen("gpt", 1), json.dumps(seen).encode())
-        actors = Actors(stack.folder, config, settings.service_ports())
-        try:
-            actors.service("replicator", "west")
-            yield _Plane(stack, settings, config, actors)
-        finally:
-            actors.stop()
+    with two_regions(tmp_path_factory.mktemp("gaps")) as parts:
+        found = _Plane(*parts)
+        found.actors.service("replicator", "west")
+        yield found
 
 
 def test_I14_I15_a_topic_made_anew_and_a_hole_are_alarms_and_the_checkpoint_is_rebuilt(plane: _Plane) -> None:

@@ -22,7 +22,7 @@ from services.replicator import flow_of
 from services.wrappers.bounded import BoundedSource
 
 
-class Rebuild:
+class RegionRebuild:
     """The lanes of one peer, being brought into one region."""
 
     def __init__(
