@@ -168,7 +168,7 @@ TARGET = Point(REPLICATOR, "metrics.log", "transaction", "before", r"metrics")
 def test_I14_I15_brokers_killed_as_a_batch_is_due_lose_and_double_nothing(
     plane: _Plane, point: Point, *, both: bool
 ) -> None:
-    """The batch is under way when its broker dies; all are started again on their data."""
+    """It dies directly before the batch is sent; all are started again on their data."""
     plane.play("brokers", lambda: plane.broker_dies(point, both=both))
 
 
