@@ -15,8 +15,8 @@ from services.settings import Settings
 
 RETRY_S = 1.0
 TRAINER_LOOKS_S = 0.02  # as `run.start()` does
-# A won epoch is fixed for a launch in the controller's next turn; the agent asks twice at most until it hears of it.
-RELEASE_S = 2 * failover.TURN_S + 2 * (publish.ASK_WAITING_S + publish.TURN_S) + TRAINER_LOOKS_S
+# A launch that waits is fixed in the controller's turn that wins the epoch, and its agent asks once more.
+RELEASE_S = failover.TURN_S + publish.ASK_WAITING_S + publish.TURN_S + TRAINER_LOOKS_S
 
 
 def run(settings: Settings, region: str) -> int:

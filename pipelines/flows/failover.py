@@ -36,6 +36,7 @@ TURN_S = 0.1  # while something is under way
 STALLED_POLLS = 1.5  # whoever has not turned for so long stood still; a little late is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
 LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
+ASKED_LATELY_S = 1.0  # agents with a launch that waits ask several times a second
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
 
 
@@ -90,7 +91,7 @@ class Control:
         self._diagnosis: Diagnosis | None = None
         self._launches: dict[str, Launch] = {}
         self._wanted: dict[str, None] = {}
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, float] = {}  # launches that wait for a region that holds the run, and when they asked
         self._committed_step = -1
         self._operator: Operator | None = None
         self._moves = Moves(region, policy)
@@ -113,6 +114,8 @@ class Control:
             if launch not in self._unknown or lease.holder == self._region:
                 self._wanted[launch] = None
                 self._wake()
+            else:
+                self._unknown[launch] = now_s
             return GrantReply(
                 "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
             )
@@ -236,11 +239,12 @@ class Control:
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
             self._unclaimed = True  # a process of ours that won the epoch may have died before it left the copy
+            self._wanted |= dict.fromkeys(self._waiting())
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
+        self._try("launches", self._serve)  # before what only tells of the new epoch: ranks wait for it
         self._try("claim", self._claim)
         self._try("history", self._note)
-        self._try("launches", self._serve)
         return self._rests_s(decision)
 
     def _rests_s(self, decision: Decision) -> float:
@@ -532,10 +536,15 @@ class Control:
             if known is None and self._may_write():
                 known = self._new_attempt(name)
             if known is None:
-                self._unknown.add(name)
+                self._unknown[name] = self._clock.boottime_s()
             else:
-                self._unknown.discard(name)
+                self._unknown.pop(name, None)
                 self._launches[name] = known
+
+    def _waiting(self) -> list[str]:
+        """Launches whose agents still ask: the time until they would ask again is not theirs to lose."""
+        since_s = self._clock.boottime_s() - ASKED_LATELY_S
+        return [name for name, asked_s in list(self._unknown.items()) if asked_s >= since_s]
 
     def _may_write(self) -> bool:
         held, now_s = self._belief.held, self._clock.boottime_s()

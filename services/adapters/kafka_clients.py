@@ -2,7 +2,8 @@
 
 A consumer or an admin client whose first connection fails raises from its constructor, and leaves a thread with its
 sockets behind. A producer with something undelivered raises from `close`, and its thread goes on for ever. Made anew
-each second of an outage, they would use up a service's files within the hour.
+each second of an outage, they would use up a service's files within the hour. And a broker behind a proxy or a load
+balancer that still accepts for it would be connected to a thousand times a second, without a pause.
 """
 
 from __future__ import annotations
@@ -11,13 +12,33 @@ import contextlib
 from typing import Any
 
 from kafka import errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 CLOSE_S = 1.0
 
 
+class _Patient(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    """Connections whose pause before the next try ends when one has come about, and not when it was accepted only."""
+
+    def reset_backoff(self, node_id: Any) -> None:  # noqa: ANN401 - kafka-python has no types
+        """Called for each connection that was opened; one that was closed before the broker said a word has failed."""
+        connection = self._conns.get(node_id)
+        if connection is not None and connection.connected:
+            super().reset_backoff(node_id)
+        else:
+            self.update_backoff(node_id)
+
+
+def network(**configs: Any) -> Any:  # noqa: ANN401 - kafka-python has no types
+    """What a client of kafka-python talks through."""
+    selector = NetworkSelector(**configs)
+    return KafkaNetClient(net=selector, manager=_Patient(selector, **configs))
+
+
 def made(kind: Any, **configs: Any) -> Any:  # noqa: ANN401 - kafka-python has no types
     """A client of a kind; if that fails, everything that it had started is ended."""
-    network = kind.DEFAULT_CONFIG["kafka_client"]
     started: list[Any] = []
 
     def noted(**more: Any) -> Any:  # noqa: ANN401 - kafka-python has no types

@@ -17,7 +17,7 @@ from pipelines import paths
 from pipelines.errors import RetryableError
 from pipelines.ports import Message, Partition
 from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
-from services.adapters.kafka_clients import made, thrown_away
+from services.adapters.kafka_clients import made, network, thrown_away
 from services.adapters.kafka_cluster import KafkaCluster
 from tests.brokers import admin_of
 from tests.waiting import wait_until
@@ -61,6 +61,26 @@ def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest
         "files and threads to be given back",
     )
     assert threading.active_count() <= before[1]
+
+
+def test_a_broker_whose_proxy_hangs_up_is_tried_again_after_a_pause() -> None:
+    """What accepts for a dead broker and closes at once must not be connected to in a loop that takes a whole core."""
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen(64)
+        client = network(bootstrap_servers=f"127.0.0.1:{proxy.getsockname()[1]}")
+        node = client.cluster.bootstrap_brokers()[0].node_id
+        try:
+            client.maybe_connect(node)
+            connection = client._manager._conns[node]
+            proxy.settimeout(10.0)
+            client.poll(timeout_ms=100)
+            proxy.accept()[0].close()
+            client.poll(timeout_ms=10_000, future=connection.init_future)
+            assert connection.init_future.failed()
+            wait_until(lambda: client.poll(timeout_ms=10) or client.connection_delay(node) > 0, 10.0, "a pause")
+        finally:
+            client.close()
 
 
 @pytest.mark.servers
