@@ -75,7 +75,8 @@ def flow_of(
     """The flow of one lane of a peer, which it reads from `source`; `closing` gets what is to be closed."""
     own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
     log = KafkaLog(parts.kafka, paths.transactional_id(parts.region, peer, lane))
-    transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=parts.store())
+    copies = wrap(f"{lane}.copies", parts.store())
+    transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=copies)
     closing += [own.close, letters.close, log.close, transfers.close]
     return Replicate(
         region=parts.region,

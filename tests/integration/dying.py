@@ -8,13 +8,14 @@ it there has seen the service catch up first.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -34,10 +35,10 @@ class Point:
         service: whose.
         port: the name under which the service offers its port to be wrapped.
         method: of the port.
-        when: before the call, after it (only if it gave something, where `gave`), or inside: see `_die_inside`.
+        when: before the call, after it (only if it gave something, where `gave`), or inside: see `_inside`.
         about: a pattern that the call's subject (key, topics) must match.
         call: of such calls, the n-th.
-        kills: another process that dies in place of this one, as a broker in the middle of a batch; 0: this one.
+        kills: other processes that die in place of this one, as a broker in the middle of a batch.
     """
 
     service: str
@@ -47,7 +48,7 @@ class Point:
     about: str = ""
     gave: bool = False
     call: int = 1
-    kills: int = 0
+    kills: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -102,7 +103,8 @@ class DyingPort:
             if point is not None and dies and point.when == "before":
                 self._die(point)
             if point is not None and dies and point.when == "inside":
-                _die_inside(self._port, args[0])
+                with self._inside(point):
+                    return found(*args, **more)
             gave = found(*args, **more)
             if point is not None and dies and point.when == "after" and (gave or not point.gave):
                 self._die(point)
@@ -111,32 +113,53 @@ class DyingPort:
         return called
 
     def _die(self, point: Point) -> None:
-        self._path.unlink()  # once
-        if point.kills:
-            os.kill(point.kills, signal.SIGKILL)
-        else:
-            _die()
+        try:
+            self._path.unlink()  # once
+        except FileNotFoundError:
+            return  # it was taken away in this moment
+        for process in point.kills:
+            os.kill(process, signal.SIGKILL)
+        if not point.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise SystemExit(1)  # not reached
+
+    @contextlib.contextmanager
+    def _inside(self, point: Point) -> Iterator[None]:
+        """Somebody dies in the middle of the one call that is made meanwhile.
+
+        Of a publish: when its records lie in the producer and are about to be sent. Of a transaction: when the broker
+        has acknowledged its records, before the commit. Of an advance: when the old segments are gone, before the
+        position is replaced.
+        """
+        owner, name = _MIDDLE[point.method](self._port)
+        real = getattr(owner, name)
+
+        def dies(*args: Any, **more: Any) -> Any:  # noqa: ANN401 - as the real one's
+            self._die(point)
+            return real(*args, **more)
+
+        setattr(owner, name, dies)
+        try:
+            yield
+        finally:
+            setattr(owner, name, real)
 
     def _point(self, method: str, args: Sequence[Any]) -> Point | None:
         """The point that this call may be, if one is laid down."""
         try:
-            point = Point(**json.loads(self._path.read_text(encoding="utf-8")))
+            said = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        point = Point(**{**said, "kills": tuple(said["kills"])})
         here = (point.port, point.method) == (self._name, method)
         return point if here and re.search(point.about, subject(args)) else None
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise SystemExit(1)  # not reached
-
-
-def _die_inside(log: Any, messages: Sequence[Message]) -> None:  # noqa: ANN401 - a KafkaLog
-    """Between the records of a transaction, which the broker has acknowledged, and its commit."""
-    log._ready().begin_transaction()
-    log._send(messages)
-    _die()
+_MIDDLE: dict[str, Callable[[Any], tuple[Any, str]]] = {
+    "publish": lambda log: (log._ready(), "flush"),
+    "transaction": lambda log: (log._ready(), "commit_transaction"),
+    "advance": lambda spool: (spool, "_replace"),
+}
 
 
 def main() -> int:

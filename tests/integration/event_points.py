@@ -17,6 +17,10 @@ def _both(service: str, port: str, method: str, about: str = "") -> tuple[Point,
     )
 
 
+START = (  # of a launch: its trainer is started anew for it
+    *_both(AGENT, "store", "create", r"/starts/"),
+    *_both(AGENT, "spool", "grant"),
+)
 RETIRE = (
     Point(AGENT, "spool", "retire", "before"),
     Point(AGENT, "spool", "retire", "after", gave=True),  # the log of a trainer that is gone was removed
@@ -27,16 +31,19 @@ AGENT_POINTS = (
     *_both(AGENT, "log", "publish", r"metrics"),
     *_both(AGENT, "log", "publish", r"checkpoints"),
     *_both(AGENT, "spool", "advance"),
+    Point(AGENT, "spool", "advance", "inside"),
     *_both(AGENT, "spool", "release"),
     *_both(AGENT, "store", "create", r"/intent$"),
     *_both(AGENT, "store", "create", r"/chunk-"),
     *_both(AGENT, "store", "create", r"/state$"),
     *_both(AGENT, "store", "create", r"/receipts/"),
     *_both(AGENT, "store", "create", r"/manifest$"),
+    *START,
     *RETIRE,
 )
 REPLICATOR_POINTS = (
     *_both(REPLICATOR, "checkpoints.transfers", "start"),
+    *_both(REPLICATOR, "checkpoints.copies", "create", r"/chunk-"),
     Point(REPLICATOR, "checkpoints.transfers", "finished", "after", gave=True),
     *_both(REPLICATOR, "checkpoints.store", "create", r"/manifest$"),
     Point(REPLICATOR, "checkpoints.log", "transaction", "before", r"checkpoints"),
@@ -58,7 +65,7 @@ SHORT: tuple[tuple[Point, ...], ...] = (
     _named("agent-after-log-publish-metrics", "replicator-before-checkpoints.store-create-manifest"),
     _named("agent-after-log-publish-checkpoints", "replicator-after-checkpoints.store-create-manifest"),
     _named("agent-before-spool-advance", "replicator-before-checkpoints.log-transaction-checkpoints"),
-    _named("agent-after-spool-advance", "replicator-inside-checkpoints.log-transaction-checkpoints"),
+    _named("agent-inside-spool-advance", "replicator-inside-checkpoints.log-transaction-checkpoints"),
     _named("agent-before-store-create-manifest", "replicator-after-checkpoints.log-transaction-checkpoints"),
     _named("agent-after-store-create-manifest", "replicator-inside-metrics.log-transaction-metrics"),
 )
