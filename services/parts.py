@@ -83,7 +83,7 @@ class Parts:
         """What this service can reach of the other regions, through clients of its own."""
         probes: dict[str, dict[str, Probe]] = {}
         for peer in self.peers():
-            link, source = self.link(peer), KafkaSource(self.peer_kafka(peer))
+            link, source = self.link(peer), KafkaSource(self.peer_kafka(peer), int(PROBE_TIMEOUT_S * 1000))
             store = S3ObjectStore(
                 client_of(link.s3, link.credentials_file, attempts=1, timeout_s=PROBE_TIMEOUT_S), link.bucket
             )

@@ -109,12 +109,19 @@ class KafkaLog:
 
 
 class KafkaSource:
-    """Implements EventSource: assigned partitions, read_committed, no auto-commit, no reset policy."""
+    """Implements EventSource: assigned partitions, read_committed, no auto-commit, no reset policy.
 
-    def __init__(self, cluster: KafkaCluster) -> None:
+    Args:
+        cluster: whose log.
+        answer_ms: how long it may take to say which partitions there are.
+    """
+
+    def __init__(self, cluster: KafkaCluster, answer_ms: int = DELIVERY_MS) -> None:
         self._cluster = cluster
+        self._answer_ms = answer_ms
         self._consumer: Any = None
         self._looking: Any = None  # asks for bounds only
+        self._admin: Any = None
         self._assigned: dict[Any, Partition] = {}
         self._positions: dict[Any, int] = {}
         self._paused: set[Any] = set()
@@ -122,10 +129,14 @@ class KafkaSource:
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of these topics as they are now."""
         try:
-            with contextlib.closing(made(KafkaAdminClient, **self._cluster.options(), **COMMON)) as admin:
-                cluster = str(admin.describe_cluster()["cluster_id"])
-                found = admin.describe_topics(list(topics))
+            # Kept: to make one costs more than to ask, and whoever follows a log asks again and again.
+            admin = self._admin = self._admin or made(
+                KafkaAdminClient, request_timeout_ms=self._answer_ms, **self._cluster.options(), **COMMON
+            )
+            cluster = str(admin.describe_cluster()["cluster_id"])
+            found = admin.describe_topics(list(topics))
         except errors.KafkaError as error:
+            self._drop_admin()
             raise told(self._cluster, error, _reading(topics)) from error
         refused = [topic["name"] for topic in found if topic["error_code"] == _REFUSED.errno]
         if refused:  # it must not look like a topic that is not there yet
@@ -210,12 +221,18 @@ class KafkaSource:
             self._consumer.resume(*places)
 
     def close(self) -> None:
-        """Drop the consumer; the next call makes another, at the same positions."""
+        """Drop the clients; the next call makes others, and reads on at the same positions."""
+        self._drop_admin()
         open_ones = [one for one in (self._consumer, self._looking) if one is not None]
         self._consumer = self._looking = None
         for consumer in open_ones:
             with contextlib.suppress(errors.KafkaError):  # it is being thrown away
                 consumer.close(autocommit=False)
+
+    def _drop_admin(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()
 
     def _lost(self, error: errors.KafkaError, *partitions: Partition) -> FarsideError:
         self.close()

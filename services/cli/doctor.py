@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -83,8 +84,8 @@ def _region(name: str, region: RegionSettings) -> list[Finding]:
     from services.clients import cluster_of, store_of  # noqa: PLC0415 - as above
 
     def kafka() -> str:
-        source = KafkaSource(cluster_of(region))
-        missing = set(paths.TOPICS) - {one.topic for one in source.partitions(paths.TOPICS)}
+        with contextlib.closing(KafkaSource(cluster_of(region))) as source:
+            missing = set(paths.TOPICS) - {one.topic for one in source.partitions(paths.TOPICS)}
         return f"{region.kafka} answers{_in_clear(region)}" + (
             f"; not made yet: {', '.join(sorted(missing))}" if missing else ""
         )
@@ -155,7 +156,8 @@ def _refused(cluster: KafkaCluster, transactional_prefix: str, *, reads: bool = 
     from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
     from services.adapters.kafka_access import GUIDE, allowed  # noqa: PLC0415 - as above
 
-    there = not reads or bool(KafkaSource(cluster).partitions([paths.HEARTBEATS]))
+    with contextlib.closing(KafkaSource(cluster)) as source:
+        there = not reads or bool(source.partitions([paths.HEARTBEATS]))
     may = allowed(cluster, paths.HEARTBEATS, f"{transactional_prefix}doctor", there=there)
     if may:
         raise MisconfiguredError(f"{cluster.who} may {may}: {GUIDE}")

@@ -84,6 +84,31 @@ def test_a_broker_whose_proxy_hangs_up_is_tried_again_after_a_pause() -> None:
 
 
 @pytest.mark.servers
+def test_a_source_that_is_asked_again_keeps_its_client_until_that_fails(stack: Stack) -> None:
+    """Who follows a log asks every few seconds; a broker that was away meanwhile is asked by another client."""
+    cluster = admin_of(stack, "east")
+    ensure_topics(cluster, replication=1)
+    before = threading.active_count()
+    source = KafkaSource(cluster, answer_ms=2_000)
+    try:
+        found = source.partitions([paths.HEARTBEATS])
+        threads, client = threading.active_count(), source._admin
+        assert source.partitions([paths.HEARTBEATS]) == found
+        assert (threading.active_count(), source._admin) == (threads, client)
+        stack.freeze("kafka-east")
+        try:
+            with pytest.raises(RetryableError):
+                source.partitions([paths.HEARTBEATS])
+        finally:
+            stack.thaw("kafka-east")
+        assert source.partitions([paths.HEARTBEATS]) == found
+        assert threading.active_count() <= threads
+    finally:
+        source.close()
+    wait_until(lambda: threading.active_count() <= before, 10.0, "the client's thread to end")
+
+
+@pytest.mark.servers
 def test_a_producer_whose_broker_fell_silent_is_thrown_away_whole(
     stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
