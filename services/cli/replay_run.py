@@ -20,7 +20,7 @@ import typer
 from pipelines import paths
 from pipelines.core.replays import EARLIEST, LATEST, Bound, Fate, Tempo, parse_bound
 from pipelines.core.selection import Selection
-from pipelines.errors import MisconfiguredError, RetryableError
+from pipelines.errors import FencedError, MisconfiguredError, RetryableError
 from pipelines.flows import replay
 from pipelines.flows.copying import whole
 from pipelines.flows.lineages import Lineages
@@ -464,24 +464,31 @@ def _rebuild(
     parts_of = Parts(settings, asked.region, "replicator")
     parts_of.prepare()
 
-    def source() -> EventSource:
-        return _log(settings, asked) if asked.from_file is None else RecordingSource(asked.from_file)
+    with contextlib.ExitStack() as open_ones:
 
-    rebuild = RegionRebuild(parts_of, asked.at, parts, source, Tempo(pace.rate, pace.speed))
-    try:
+        def source() -> EventSource:
+            if asked.from_file is not None:
+                return RecordingSource(asked.from_file)
+            return open_ones.enter_context(contextlib.closing(_log(settings, asked)))
+
+        rebuild = RegionRebuild(parts_of, asked.at, parts, source, Tempo(pace.rate, pace.speed))
+        open_ones.callback(rebuild.close)
         if fresh:
             rebuild.check_fresh()
             bookmark.write(mark)
-        ended = _until_done(
-            step=rebuild.step,
-            done=lambda: rebuild.done,
-            told=lambda: (rebuild.given, rebuild.waits()),
-            total=sum(one.end - one.begin for one in parts),
-            pace=pace,
-            clock=SystemClock(),
-        )
+        try:
+            ended = _until_done(
+                step=rebuild.step,
+                done=lambda: rebuild.done,
+                told=lambda: (rebuild.given, rebuild.waits()),
+                total=sum(one.end - one.begin for one in parts),
+                pace=pace,
+                clock=SystemClock(),
+            )
+        except FencedError as error:
+            raise RetryableError(
+                f"the replicator of {asked.region} was started meanwhile, and goes on with this by itself ({error})"
+            ) from error
         bookmark.write(dataclasses.replace(mark, counts=rebuild.counts(), done=not ended))
         _show_end(asked, mark.replay_id, Counter(rebuild.counts()), ended, plain=plain)
-    finally:
-        rebuild.close()
     return STOPPED if ended == _PAUSED else FAILED if ended else 0

@@ -54,3 +54,24 @@ def test_I15_a_rebuild_that_is_killed_goes_on_and_the_regions_replicator_goes_on
     (report,) = plane.lines("events", "audit", "--run", "gpt")
     assert report["unaccounted"] == []
     assert len(plane.lines(*listed)) == 4
+
+
+def test_I2_a_rebuild_ends_when_the_regions_replicator_is_started_and_leaves_the_rest_to_it(plane: _Plane) -> None:
+    """Both write under one transactional id: whoever came first is fenced, and says so in one line."""
+    into = ("replay", "--at", "east", "--into", "west")
+    command = [sys.executable, "-m", "services.cli", *into, "--execute", "--rate", "0.5", "--config", str(plane.config)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "400"}
+    )
+    listed = ("events", "list", "--at", "west", "--lane", "metrics")
+    try:
+        wait_until(lambda: bool(plane.lines(*listed)), DEADLINE_S, "the first metric in west")
+        plane.actors.service("replicator", "west")
+        _, said = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "the replicator of west was started meanwhile, and goes on with this by itself" in said
+    wait_until(lambda: len(plane.lines(*listed)) == 4, DEADLINE_S, "the rest, from the replicator")
