@@ -2,8 +2,8 @@
 
 A consumer or an admin client whose first connection fails raises from its constructor, and leaves a thread with its
 sockets behind. A producer with something undelivered raises from `close`, and its thread goes on for ever. Made anew
-each second of an outage, they would use up a service's files within the hour. And a broker behind a proxy or a load
-balancer that still accepts for it would be connected to a thousand times a second, without a pause.
+each second of an outage, they would use up a service's files within the hour. And a dead broker whose proxy or load
+balancer still accepts would be connected to without a pause, which takes a core.
 """
 
 from __future__ import annotations
