@@ -24,7 +24,7 @@ check: lint
 
 test: lint
 	$(RUN)/pytest tests -m "not servers and not torch" -n 2
-	$(RUN)/pytest tests -m "(servers or torch) and not aimed"
+	$(RUN)/pytest tests -m "servers or torch"
 
 up down: bootstrap
 	@$(BIN)/farside $@

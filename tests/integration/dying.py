@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from pipelines.ports import CopyJob, Message
 from services.settings import load
+from services.wrappers.watched import WatchedLog
 
 P = TypeVar("P")
 FOLDER = "FARSIDE_FAULT_POINTS"
@@ -155,9 +156,15 @@ class DyingPort:
         return point if here and re.search(point.about, subject(args)) else None
 
 
+def _producer(log: Any) -> Any:  # noqa: ANN401 - of kafka-python
+    """What a log sends through now; a watched one has a log within."""
+    within: Any = log._client.log if isinstance(log, WatchedLog) and log._client is not None else log
+    return within._ready()
+
+
 _MIDDLE: dict[str, Callable[[Any], tuple[Any, str]]] = {
-    "publish": lambda log: (log._ready(), "flush"),
-    "transaction": lambda log: (log._ready(), "commit_transaction"),
+    "publish": lambda log: (_producer(log), "flush"),
+    "transaction": lambda log: (_producer(log), "commit_transaction"),
     "advance": lambda spool: (spool, "_replace"),
 }
 
