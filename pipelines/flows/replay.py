@@ -249,20 +249,24 @@ class Row:
 
 @dataclass(slots=True)
 class Handlers:
-    """What a region knows, to tell beforehand what its handlers would do."""
+    """What a region knows, to tell beforehand what its handlers would do; a lineage as it was at the first look."""
 
     peer: str
     ledger: Ledger
     known: Callable[[tuple[str, int, str, str]], Known]
     lineage: Callable[[str], LineageView | None]
     whole: Callable[[Checkpoint], bool]
+    _views: dict[str, LineageView | None] = field(default_factory=dict)
 
     def fate(self, seen: Seen, facts: Facts) -> Fate:
         """What would become of a record."""
         identity = identity_of(facts)
         if identity is None:
             return Fate.UNDECODABLE if seen.record is None else Fate.OTHER
-        found = fate(facts, self.peer, self.ledger, self.known(identity[0]), self.lineage(identity[0][0]))
+        run = identity[0][0]
+        if run not in self._views:
+            self._views[run] = self.lineage(run)
+        found = fate(facts, self.peer, self.ledger, self.known(identity[0]), self._views[run])
         if found is Fate.DONE and isinstance(seen.record, Checkpoint) and not self.whole(seen.record):
             return Fate.DAMAGED
         return found

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import paths
+from pipelines.core.lineage import LineageView
 from pipelines.core.replays import EARLIEST, LATEST, Bound, Edge, Fate, Tempo, marked, origin_of, replay_of
 from pipelines.core.selection import Selection, parse
 from pipelines.errors import MisconfiguredError
@@ -132,7 +133,14 @@ def test_an_offset_counts_in_one_lane_and_must_be_in_it(world: _World) -> None:
         found(4)
 
 
-def _planned(world: _World, lane: str = "checkpoints") -> Row:
+def _planned(world: _World, lane: str = "checkpoints", asked: list[str] | None = None) -> Row:
+    """The only row of a plan; the runs whose lineage was asked for go to `asked`."""
+    asked = [] if asked is None else asked
+
+    def lineage(run: str) -> LineageView | None:
+        asked.append(run)
+        return world.view
+
     own = MemorySource(world.west)
     visible = Visible(lane, own, Codec(), SystemClock())
     assert visible.read_on()
@@ -140,13 +148,20 @@ def _planned(world: _World, lane: str = "checkpoints") -> Row:
         peer="east",
         ledger=replay.read_ledger(MemorySource(world.west), Codec(), SystemClock()),
         known=visible.known,
-        lineage=lambda _run: world.view,
+        lineage=lineage,
         whole=lambda event: whole(event, world.west_store, CODEC, world.signer.verify),
     )
     source = MemorySource(world.east)
     parts = replay.stretches(source, [paths.topic(lane)], Selection(), EARLIEST, LATEST, _decoding())
     (row,) = replay.plan(source, parts, Selection(), _decoding(), handlers)
     return row
+
+
+def test_a_plan_asks_the_store_for_a_runs_lineage_once(world: _World) -> None:
+    """And not for each of a million records."""
+    asked: list[str] = []
+    assert _planned(_filled(world), "metrics", asked).records == 3
+    assert asked == ["gpt"]
 
 
 def _replayed(world: _World, lane: str = "checkpoints") -> Counter[str]:
