@@ -368,6 +368,18 @@ class Poster(Protocol):
         """As `post`, to somebody who may object: why not, or "" for no objection."""
 
 
+class SchemaRegistry(Protocol):
+    """Where a company keeps the schemas of all its topics, each under a number of the registry's own."""
+
+    def register(self, subject: str, schema: str) -> int:
+        """The id of a schema (JSON text) under a subject; it is registered if it was not. Idempotent.
+
+        Raises:
+            RetryableError: the registry does not answer, or is overloaded.
+            MisconfiguredError: it refuses the user or the schema, or is no registry.
+        """
+
+
 class Journal(Protocol):
     """Where flows say what they did: structured log, metrics and timeline read the same words."""
 

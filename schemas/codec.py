@@ -89,7 +89,12 @@ def _fingerprint_of(text: str) -> str:
 
 
 def all_schemas() -> dict[str, str]:
-    """Every schema that this version can read, as text, by its fingerprint."""
+    """Every schema that this version can read, as text, by its fingerprint; the oldest release first."""
+    return dict(_texts())
+
+
+@functools.cache
+def _texts() -> Mapping[str, str]:
     today = {fingerprint(cls): schema_text(cls) for cls in record_types().values()}
     return {_fingerprint_of(text): text for _, text in released_texts()} | today
 
@@ -104,6 +109,13 @@ def _named_fingerprint(name: str) -> str:
     return _fingerprint_of(_text(name))
 
 
+def writer_of(value: bytes) -> str:
+    """The fingerprint of the schema that some bytes were written with; DecodeError if they name none."""
+    if len(value) < HEADER_BYTES or value[:2] != MARKER:
+        raise DecodeError("not Avro single-object encoding: it does not begin with c3 01", value)
+    return value[2:HEADER_BYTES].hex()
+
+
 class Codec:
     """Encodes and decodes records; knows our own schemas, the released ones, and those that `learn` was told.
 
@@ -116,12 +128,18 @@ class Codec:
             self._writers[fingerprint(cls)] = _schema(cls)
         for name, writer in _released().items():
             self._writers.setdefault(name, writer)
+        self._learnt: dict[str, str] = {}
 
     def learn(self, text: str) -> str:
         """Remember a writer's schema (JSON text); returns its fingerprint."""
         name = _fingerprint_of(text)
         self._writers.setdefault(name, fastavro.parse_schema(json.loads(text)))
+        self._learnt.setdefault(name, text)
         return name
+
+    def text_of(self, name: str) -> str:
+        """The JSON text of a writer's schema that is known here, by its fingerprint; KeyError if it is not."""
+        return _texts()[name] if name in _texts() else self._learnt[name]
 
     def encode(self, record: records.Record) -> bytes:
         """One record as single-object bytes."""
@@ -138,9 +156,7 @@ class Codec:
             UnknownSchemaError: the writer's schema has to be fetched first.
             DecodeError: the bytes are not ours, are torn, or carry more than the record.
         """
-        if len(value) < HEADER_BYTES or value[:2] != MARKER:
-            raise DecodeError("not Avro single-object encoding: it does not begin with c3 01", value)
-        name = value[2:HEADER_BYTES].hex()
+        name = writer_of(value)
         writer = self._writers.get(name)
         if writer is None:
             raise UnknownSchemaError(name, value)

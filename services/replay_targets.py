@@ -11,9 +11,11 @@ from pipelines import paths
 from pipelines.core.numbers import Numbers
 from pipelines.core.replays import marked, origin_of, replay_of
 from pipelines.errors import MisconfiguredError, RetryableError
-from pipelines.flows.looking import scan
+from pipelines.flows.looking import Decoding, scan
 from pipelines.flows.replays import origin
-from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message, Partition
+from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message, Partition, SchemaRegistry
+from schemas import confluent
+from schemas.codec import writer_of
 
 Ask = Callable[[dict[str, object]], dict[str, Any] | None]
 
@@ -70,17 +72,64 @@ class HandlersTarget:
         return self._waits
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A value that a wire format cannot carry, and why."""
+
+    reason: str
+
+
+Wire = Callable[[bytes], bytes | LeftOut]
+
+
+def as_it_is(value: bytes) -> bytes:
+    """Single-object encoding: also what cannot be decoded is carried."""
+    return value
+
+
+@dataclass(slots=True)
+class ConfluentWire:
+    """A value in Confluent's wire format. Each writer's schema is registered at its first value, under its own name.
+
+    What cannot be decoded is left out: whoever reads with a registry stops at the first value that is no record.
+    """
+
+    decoding: Decoding
+    registry: SchemaRegistry
+    _ids: dict[str, int] = field(default_factory=dict)  # by fingerprint
+
+    def __call__(self, value: bytes) -> bytes | LeftOut:
+        """The value with the registry's id of its schema; errors as of `SchemaRegistry.register`."""
+        record, problem = self.decoding.read(value)
+        if record is None:
+            return LeftOut(problem)
+        return confluent.framed(value, self._id_of(writer_of(value)))
+
+    def _id_of(self, fingerprint: str) -> int:
+        if fingerprint not in self._ids:
+            text = self.decoding.codec.text_of(fingerprint)
+            self._ids[fingerprint] = self.registry.register(confluent.subject_of(text), text)
+        return self._ids[fingerprint]
+
+
+def _quiet(_what: str) -> None:
+    """For a wire format that leaves nothing out."""
+
+
 @dataclass(slots=True)
 class TopicTarget:
-    """Implements ReplayTarget: the same bytes under another topic's name, each record marked with where it came from.
+    """Implements ReplayTarget: the records under another topic's name, each marked with where it came from.
 
-    One that goes on after a kill reads its topic first, so that what is there is not put there twice.
+    One that goes on after a kill reads its topic first, so that what is there is not put there twice. `say` is told of
+    each record that the wire format leaves out.
     """
 
     topic: str
     log: EventLog
     replay_id: str
     there: dict[str, Numbers] = field(default_factory=dict)  # by the original's partition
+    wire: Wire = as_it_is
+    say: Callable[[str], None] = _quiet
 
     def look(self, source: EventSource, clock: Clock) -> None:
         """Learn what this replay has put there already."""
@@ -92,14 +141,19 @@ class TopicTarget:
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
         """Publish these, apart from those that are there."""
-        wanted = [item for item in records if not self._has(item)]
+        wanted = [(item, self.wire(item.value)) for item in records if not self._has(item)]
         self.log.publish(
             [
-                Message(self.topic, item.key, item.value, marked(item.headers, self.replay_id, origin(item)))
-                for item in wanted
+                Message(self.topic, item.key, value, marked(item.headers, self.replay_id, origin(item)))
+                for item, value in wanted
+                if isinstance(value, bytes)
             ]
         )
-        return Counter({"published": len(wanted), "there": len(records) - len(wanted)})
+        left_out = [(item, value.reason) for item, value in wanted if isinstance(value, LeftOut)]
+        for item, reason in left_out:
+            self.say(f"{origin(item)} is left out: {reason}")
+        counts = Counter({"published": len(wanted) - len(left_out), "there": len(records) - len(wanted)})
+        return counts if not left_out else Counter({**counts, "left_out": len(left_out)})
 
     def mark(self) -> int:
         """What was published says so itself."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from pipelines.core.lease import Held
 from pipelines.core.manifests import objects
 from pipelines.core.retention import Listed
-from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, PoolHealth
 from schemas.codec import Codec, digest
 from schemas.records import Lease, LeaseGroup, Manifest
@@ -325,6 +325,28 @@ class MemoryGrants:
         if run not in self._controls:
             raise RetryableError(f"run {run!r} is not served here")
         return self._controls[run].grant(launch, committed_step)
+
+
+class MemorySchemaRegistry:
+    """Implements SchemaRegistry: one number a schema, whatever the subject. It judges no compatibility."""
+
+    def __init__(self) -> None:
+        self.subjects: dict[str, list[int]] = {}
+        self.schemas: list[str] = []
+
+    def register(self, subject: str, schema: str) -> int:
+        """The id of a schema under a subject; MisconfiguredError if it is none."""
+        try:
+            Codec().learn(schema)
+        except Exception as error:  # fastavro raises many kinds on a text that is no schema; all mean the same here
+            raise MisconfiguredError(f"{subject}: no Avro schema: {error}") from error
+        if schema not in self.schemas:
+            self.schemas.append(schema)
+        found = self.schemas.index(schema) + 1
+        versions = self.subjects.setdefault(subject, [])
+        if found not in versions:
+            versions.append(found)
+        return found
 
 
 class MemoryStandbyPool:

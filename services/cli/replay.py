@@ -12,6 +12,7 @@ from pipelines.core.selection import Selection
 from services.cli.ask import Json
 from services.cli.fail import misconfigured_exits
 from services.cli.filters import filtered
+from services.cli.registry import Credentials, Url, Wire, Wiring
 from services.cli.serve import Config
 
 
@@ -36,6 +37,11 @@ def replay(
     from_file: Annotated[
         Path | None, typer.Option("--from-file", help="A file that a replay recorded, instead of a log.")
     ] = None,
+    wire: Annotated[
+        Wire, typer.Option(help="A topic's values: the same bytes, or Confluent's wire format (with --registry).")
+    ] = Wire.AVRO,
+    registry: Annotated[str | None, Url] = None,
+    registry_credentials: Credentials = None,
     rate: Annotated[float, typer.Option(min=0, help="Events a second, at most; 0: as fast as it goes.")] = 0.0,
     speed: Annotated[float, typer.Option(min=0, help="Times as fast as they came; 0: as fast as it goes.")] = 0.0,
     patience_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds without an answer until it ends.")] = 60.0,
@@ -50,16 +56,20 @@ def replay(
     reach no handler: a replay gives nobody authority. Ctrl-C pauses; a replay that was stopped or killed goes on where
     it was when the same command is given again.
 
-    Exit codes: 0 planned, or all delivered; 1 something does not answer, or could not be done; 2 misconfigured, or not
-    replayable; 3 stopped before the end.
+    In Confluent's wire format the registry is given each schema at its first record, under the record's full name
+    (RecordNameStrategy). What cannot be decoded is left out of the topic, each with its reason on stderr.
+
+    Exit codes: 0 planned, or all delivered; 1 something does not answer, could not be done, or was left out;
+    2 misconfigured, or not replayable; 3 stopped before the end.
     """
     from services.cli import replay_run  # noqa: PLC0415 - `farside --help` must be quick
     from services.settings import load  # noqa: PLC0415 - as above
 
     with misconfigured_exits():
         settings = load(config)
+        wiring = Wiring(wire, registry, registry_credentials)
         asked = replay_run.parse(
-            settings, chosen, begin=begin, until=until, at=at, to=to, into=into, from_file=from_file
+            settings, chosen, begin=begin, until=until, at=at, to=to, into=into, from_file=from_file, wiring=wiring
         )
         pace = replay_run.Pace(rate, speed, patience_s)
         code = replay_run.run(settings, asked, pace, execute=execute, again=again, plain=as_json)

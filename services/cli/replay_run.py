@@ -36,8 +36,9 @@ from services.cli.ask import ask
 from services.cli.events_view import as_json, clean, console, when
 from services.cli.fail import FAILED
 from services.cli.logs import decoding_of, progress, reader
+from services.cli.registry import Wiring
 from services.clients import cluster_of, store_of
-from services.replay_targets import HandlersTarget, TopicTarget, check_topic
+from services.replay_targets import ConfluentWire, HandlersTarget, TopicTarget, as_it_is, check_topic
 
 if TYPE_CHECKING:
     from pipelines.flows.looking import Decoding, Seen
@@ -62,6 +63,7 @@ class Asked:
     name: str  # the topic, or the file
     from_file: Path | None
     typed: tuple[str, str]  # the bounds
+    wiring: Wiring
 
     @property
     def key(self) -> str:
@@ -69,12 +71,16 @@ class Asked:
         chosen = [(one.name, getattr(self.chosen, one.name)) for one in dataclasses.fields(self.chosen)]
         plain = [(name, sorted(value) if isinstance(value, frozenset) else value) for name, value in chosen]
         request = repr((plain, self.typed, self.at, self.kind, self.region, self.name, self.from_file))
+        if self.wiring.is_confluent:
+            request += repr(self.wiring.url)
         return hashlib.sha256(request.encode()).hexdigest()[:16]
 
     @property
     def where(self) -> str:
         """Into what, for people."""
         into = f"the handlers of {self.region}" if self.kind == HANDLERS else f"topic {self.name} of {self.region}"
+        if self.wiring.is_confluent:
+            into += f" in Confluent's wire format, schemas at {self.wiring.url}"
         return {FILE: f"file {self.name}", INTO: f"{self.region}, from nothing"}.get(self.kind, into)
 
 
@@ -97,6 +103,7 @@ def parse(
     to: str,
     into: str | None,
     from_file: Path | None,
+    wiring: Wiring,
 ) -> Asked:
     """What was typed, checked; MisconfiguredError says what is wrong."""
     now_ms = SystemClock().wall_ms()
@@ -119,7 +126,8 @@ def parse(
             "--from-file goes to a topic, a file, or --into a fresh region: live handlers take nothing that the log "
             "of their peer does not hold"
         )
-    return Asked(chosen, bounds[0], bounds[1], at, kind, region, name, from_file, (begin, until))
+    wiring.check(into_topic=kind == TOPIC)
+    return Asked(chosen, bounds[0], bounds[1], at, kind, region, name, from_file, (begin, until), wiring)
 
 
 def _bound(name: str, text: str, now_ms: int) -> Bound:
@@ -306,9 +314,14 @@ def _target_of(settings: Settings, asked: Asked, mark: Mark, decoding: Decoding)
         cluster = cluster_of(here, here.operator_kafka_credentials_file)
         ensure_topic(cluster, asked.name, here.replication)
         with contextlib.closing(KafkaLog(cluster)) as log, contextlib.closing(KafkaSource(cluster)) as there:
-            topic = TopicTarget(asked.name, log, mark.replay_id)
+            wire = ConfluentWire(decoding, asked.wiring.registry()) if asked.wiring.is_confluent else as_it_is
+            topic = TopicTarget(asked.name, log, mark.replay_id, wire=wire, say=_say_left_out)
             topic.look(there, SystemClock())
             yield topic
+
+
+def _say_left_out(what: str) -> None:
+    typer.echo(f"farside: {clean(what)}", err=True)
 
 
 def _meaning(seen: Seen) -> dict[str, object]:
@@ -383,7 +396,7 @@ def _turn(drive: Drive, asked: Asked, parts: Sequence[Stretch], mark: Mark, pace
     _show_end(asked, mark.replay_id, drive.counts, ended, plain=plain)
     if ended:
         return STOPPED if ended == _PAUSED else FAILED
-    return FAILED if drive.counts["failed"] else 0
+    return FAILED if drive.counts["failed"] or drive.counts["left_out"] else 0
 
 
 _PAUSED = "stopped by you"

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from services.cli.ask import Json
-from services.cli.fail import MISCONFIGURED
+from services.cli.fail import MISCONFIGURED, misconfigured_exits
+from services.cli.registry import Credentials, Url, registry_of
 
 app = typer.Typer(
     help="The Avro schemas of the events, for anybody's reader.", no_args_is_help=True, add_completion=False
@@ -84,3 +85,33 @@ def export(
         typer.echo(json.dumps(index))
     else:
         typer.echo(f"{len(index)} schemas, index.json and README.md in {to}")
+
+
+@app.command()
+def register(
+    registry: Annotated[str, Url],
+    registry_credentials: Credentials = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Register every schema that this version reads at a schema registry, each under its record's full name.
+
+    That is Confluent's RecordNameStrategy. What is registered already keeps its id. `farside replay --wire confluent`
+    does the same by itself for the schemas that it meets.
+
+    Exit codes: 0 all are registered, 1 the registry does not answer, 2 it refuses, or is misconfigured.
+    """
+    from schemas.codec import all_schemas  # noqa: PLC0415 - `farside --help` must be quick
+    from schemas.confluent import subject_of  # noqa: PLC0415 - as above
+
+    found = []
+    with misconfigured_exits():
+        asked = registry_of(registry, registry_credentials)
+        for name, text in all_schemas().items():
+            subject = subject_of(text)
+            found.append({"subject": subject, "fingerprint": name, "id": asked.register(subject, text)})
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        for one in found:
+            typer.echo(f"{one['subject']:<26} {one['fingerprint']} {one['id']:>6}")
