@@ -117,6 +117,17 @@ def _kafka(folder: Path) -> None:
     _run("Maven", ["mvn", "-q", "-B", "-f", str(pom), *goal])
 
 
+def _registry(folder: Path) -> None:
+    goal = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0:copy"
+    _run("Maven", ["mvn", "-q", "-B", goal, f"-Dartifact={tools.REGISTRY_ARTIFACT}", f"-DoutputDirectory={folder}"])
+    (archive,) = folder.iterdir()
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != tools.REGISTRY_SHA256:
+        raise SetupError(f"{archive.name} is not the pinned one: its SHA-256 is {found}, not {tools.REGISTRY_SHA256}")
+    shutil.unpack_archive(archive, folder)
+    archive.unlink()
+
+
 def _go(cache: Path, say: Say) -> str:
     found = shutil.which("go")
     if found is not None:
@@ -175,6 +186,7 @@ def _all(cache: Path, say: Say) -> None:
         _once(uv, "uv", say, _pip_target(REQUIREMENTS / "uv.txt"))
         _environment(uv / "bin" / "uv", cache, say)
         _once(tools.kafka_folder(cache), "Kafka's jars (with Maven)", say, _kafka)
+        _once(tools.registry_folder(cache), "the tests' schema registry (with Maven)", say, _registry)
     finally:
         beside.join()
     if failures:

@@ -86,7 +86,7 @@ def build(layout: Layout, tools: Tools) -> dict[str, Server]:
     return {server.name: server for server in built}
 
 
-def _plain_env() -> dict[str, str]:
+def plain_env() -> dict[str, str]:
     """The environment without what would quietly configure a server (VGW_..., JAVA_TOOL_OPTIONS and the like)."""
     return {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR", "JAVA_HOME"}}
 
@@ -107,7 +107,7 @@ def _kafka(layout: Layout, tools: Tools, region: str, admin: Mapping[str, str], 
     return Server(
         name=name,
         argv=[*java, "kafka.Kafka", str(properties)],
-        env=_plain_env(),
+        env=plain_env(),
         ports=(port, layout.ports[f"{name}/controller"]),
         ready=lambda: kafka_answers(port),
         format_argv=None if formatted else form,
@@ -200,7 +200,7 @@ def _store(layout: Layout, tools: Tools, place: str, keys: Mapping[str, str], pl
     return Server(
         name=name,
         argv=[str(tools.versitygw), *options, "posix", str(data)],
-        env={**_plain_env(), "ROOT_ACCESS_KEY_ID": keys["access_key"], "ROOT_SECRET_ACCESS_KEY": keys["secret_key"]},
+        env={**plain_env(), "ROOT_ACCESS_KEY_ID": keys["access_key"], "ROOT_SECRET_ACCESS_KEY": keys["secret_key"]},
         ports=(port,),
         ready=lambda: http_answers(f"http://{HOST}:{port}{_HEALTH}"),
     )
@@ -211,7 +211,7 @@ def _links(layout: Layout, tools: Tools) -> Server:
     return Server(
         name=LINKS,
         argv=[str(tools.toxiproxy), "-host", HOST, "-port", str(port), "-proxy-metrics"],
-        env={**_plain_env(), "LOG_LEVEL": "warn"},
+        env={**plain_env(), "LOG_LEVEL": "warn"},
         ports=(port, *(proxy.listen_port for proxy in layout.proxies())),
         ready=lambda: http_answers(f"http://{HOST}:{port}/version"),
     )

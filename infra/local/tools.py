@@ -11,6 +11,9 @@ from infra.local.errors import ToolsMissing
 
 KAFKA_VERSION = "4.3.1"
 UV_VERSION = "0.13.9"
+REGISTRY_VERSION = "2.6.13.Final"  # 3.3.3 needs Java 21
+REGISTRY_ARTIFACT = f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all"
+REGISTRY_SHA256 = "3cda1b34aa020fb4ac4dd6a66018d757e81e437f97e20a1f92d366b70091c6ba"
 _HERE = Path(__file__).resolve().parent
 
 
@@ -39,6 +42,23 @@ def gotools_folder(cache: Path) -> Path:
     """Where versitygw and toxiproxy are: the name carries the digest of what pins them."""
     module = _HERE / "gotools"
     return cache / f"gotools-{digest_of(module / 'go.mod', module / 'go.sum')}"
+
+
+def registry_folder(cache: Path) -> Path:
+    """Where the schema registry is that tests register at: the name carries the version and the archive's digest."""
+    return cache / f"registry-{REGISTRY_VERSION}-{REGISTRY_SHA256[:12]}"
+
+
+def registry_jar(cache: Path | None = None) -> Path:
+    """What the schema registry is started from; it is no part of the stack, so only who wants one asks for it.
+
+    Raises:
+        ToolsMissing: The bootstrap has not put it into the cache.
+    """
+    jar = registry_folder(cache or cache_folder()) / f"apicurio-registry-app-{REGISTRY_VERSION}-runner.jar"
+    if not jar.exists():
+        raise ToolsMissing(f"not found: {jar}; run `make bootstrap`")
+    return jar
 
 
 @dataclass(frozen=True, slots=True)
