@@ -151,7 +151,7 @@ class TopicTarget:
         )
         left_out = [(item, value.reason) for item, value in wanted if isinstance(value, LeftOut)]
         for item, reason in left_out:
-            self.say(f"{origin(item)} is left out: {reason}")
+            self.say(f"{item.partition.topic}/{item.partition.number}/{item.offset} is left out: {reason}")
         counts = Counter({"published": len(wanted) - len(left_out), "there": len(records) - len(wanted)})
         return counts if not left_out else Counter({**counts, "left_out": len(left_out)})
 

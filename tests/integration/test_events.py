@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 from kafka.admin import KafkaAdminClient
 from typer.testing import CliRunner, Result
 
-from infra.local import tools
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
@@ -40,6 +37,7 @@ from services.demo.actors import Actors
 from services.parts import signer_of
 from services.settings import Settings, load
 from tests.brokers import admin_of
+from tests.integration.foreign import clean_environment, read
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.waiting import wait_until
 
@@ -48,8 +46,6 @@ CODEC = Codec()
 DEADLINE_S = 60.0
 OWN = CheckpointId("gpt", 1, 1, 10)
 CHUNK, STATE = b"the chunk", b"the state"
-READER = Path(__file__).parent / "foreign_reader.py"
-REQUIREMENTS = Path(__file__).parents[2] / "infra" / "local" / "requirements" / "reader.txt"
 
 
 def _common(seq: int, lane: str) -> dict[str, Any]:
@@ -280,16 +276,7 @@ def _sweeper(plane: _Plane) -> Path:
 @pytest.fixture(scope="module")
 def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has fastavro and confluent-kafka, and nothing of ours."""
-    folder = tmp_path_factory.mktemp("reader") / "venv"
-    cache = tools.cache_folder()
-    uv = cache / f"uv-{tools.UV_VERSION}" / "bin" / "uv"
-    environment = os.environ | {"UV_CACHE_DIR": str(cache / "uv-cache"), "VIRTUAL_ENV": str(folder)}
-    for args in (
-        ["venv", "--quiet", "--python", sys.executable, str(folder)],
-        ["pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS)],
-    ):
-        subprocess.run([str(uv), *args], env=environment, check=True)
-    return folder / "bin" / "python"
+    return clean_environment(tmp_path_factory.mktemp("reader") / "venv")
 
 
 def test_somebody_elses_reader_gets_the_same_values_from_the_exported_schemas_alone(
@@ -316,27 +303,10 @@ def test_somebody_elses_reader_gets_the_same_values_from_the_exported_schemas_al
         source.close()
         assert len(torn) == (1 if name == "east" else 0)
         readable = [one for one in topics if not any(item.partition.topic == one for item in torn)]
-        assert looks.user is not None
-        login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": looks.user.mechanism}
-        login |= {"sasl.username": looks.user.username, "sasl.password": looks.user.password}
-        settings = tmp_path / f"reader-{name}.json"
-        settings.write_text(json.dumps({"bootstrap.servers": looks.bootstrap, **login}), encoding="utf-8")
-        argv = [str(clean_python), "-I", str(READER), str(tmp_path / "out"), str(settings), *readable]
-        told = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert told.returncode == 0, told.stderr
-        theirs = [json.loads(line) for line in told.stdout.splitlines()]
-        found = [(one["topic"], one["offset"], one["key"], _finite(one["record"])) for one in theirs]
+        theirs = read(clean_python, str(tmp_path / "out"), looks, readable, tmp_path)
+        found = [(one["topic"], one["offset"], one["key"], one["record"]) for one in theirs]
         assert len(found) >= 2
         assert sorted(found, key=str) == sorted((one for one in ours if one[0] in readable), key=str)
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values
-    """Python's JSON knows Infinity; ours writes a string."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return str(value) if value == float("inf") else value
 
 
 def test_a_schema_that_is_newer_than_the_operators_command_is_fetched_from_the_regions_store(plane: _Plane) -> None:

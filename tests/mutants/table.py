@@ -513,6 +513,13 @@ MUTANTS = (
         ("tests/core/test_replay.py",),
     ),
     Mutant(
+        "what a wire format leaves out is not told",
+        "services/replay_targets.py",
+        "self.say(f",
+        "str(f",
+        ("tests/core/test_confluent.py",),
+    ),
+    Mutant(
         "a replayed heartbeat is a sign of life",
         "pipelines/flows/listen.py",
         "if replay_of(item.headers) is not None:",
