@@ -4,11 +4,14 @@ BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 
-.PHONY: demo bootstrap test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults event-faults fuzz clean
+.PHONY: demo bootstrap test-tools test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults event-faults fuzz clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
 	@$(PYTHON) infra/local/bootstrap.py
+
+test-tools: bootstrap
+	@$(PYTHON) infra/local/bootstrap.py --tests
 
 demo: bootstrap
 	@$(BIN)/farside demo $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(REPORT),--report $(REPORT)) $(if $(STORY),--story $(STORY))
@@ -22,7 +25,7 @@ lint: bootstrap
 check: lint
 	$(RUN)/pytest tests/core tests/test_tidy.py tests/simulation -m "not full" -n 2
 
-test: lint
+test: lint test-tools
 	$(RUN)/pytest tests -m "not servers and not torch" -n 2
 	$(RUN)/pytest tests -m "servers or torch"
 

@@ -168,7 +168,7 @@ def _environment(uv: Path, cache: Path, say: Say) -> None:
     say(f"Python packages: done in {time.monotonic() - began:.0f} s")
 
 
-def _all(cache: Path, say: Say) -> None:
+def _all(cache: Path, say: Say, *, for_tests: bool) -> None:
     """Everything; the Go build, which is long and needs the processor, goes on beside the downloads."""
     failures: list[SetupError] = []
 
@@ -186,7 +186,8 @@ def _all(cache: Path, say: Say) -> None:
         _once(uv, "uv", say, _pip_target(REQUIREMENTS / "uv.txt"))
         _environment(uv / "bin" / "uv", cache, say)
         _once(tools.kafka_folder(cache), "Kafka's jars (with Maven)", say, _kafka)
-        _once(tools.registry_folder(cache), "the tests' schema registry (with Maven)", say, _registry)
+        if for_tests:
+            _once(tools.registry_folder(cache), "the tests' schema registry (with Maven)", say, _registry)
     finally:
         beside.join()
     if failures:
@@ -194,7 +195,8 @@ def _all(cache: Path, say: Say) -> None:
 
 
 def main() -> int:
-    """Set up; exit code 0 done, 1 a step failed, 2 something is missing on this machine."""
+    """Set up, with `--tests` also for them; exit code 0 done, 1 a step failed, 2 something is missing on this machine."""
+    for_tests = "--tests" in sys.argv[1:]
     lacks = missing_prerequisites(sys.version_info[:3], _java_version(), shutil.which("mvn"))
     if lacks:
         print("farside needs, and this machine lacks:", file=sys.stderr)
@@ -206,7 +208,7 @@ def main() -> int:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            _all(cache, lambda text: print(f"[setup] {text}", flush=True))
+            _all(cache, lambda text: print(f"[setup] {text}", flush=True), for_tests=for_tests)
         except SetupError as error:
             print(f"[setup] {error}", file=sys.stderr)
             return 1

@@ -53,11 +53,11 @@ def registry_jar(cache: Path | None = None) -> Path:
     """What the schema registry is started from; it is no part of the stack, so only who wants one asks for it.
 
     Raises:
-        ToolsMissing: The bootstrap has not put it into the cache.
+        ToolsMissing: The bootstrap for tests has not put it into the cache.
     """
     jar = registry_folder(cache or cache_folder()) / f"apicurio-registry-app-{REGISTRY_VERSION}-runner.jar"
     if not jar.exists():
-        raise ToolsMissing(f"not found: {jar}; run `make bootstrap`")
+        raise ToolsMissing(f"not found: {jar}; run `make test-tools`")
     return jar
 
 
