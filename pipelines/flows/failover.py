@@ -242,9 +242,11 @@ class Control:
             self._wanted |= dict.fromkeys(self._waiting())
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
-        self._try("launches", self._serve)  # before what only tells of the new epoch: ranks wait for it
         self._try("claim", self._claim)
-        self._try("history", self._note)
+        self._try(
+            "history", self._note
+        )  # before a launch takes the record's place: whoever comes after us sees only that
+        self._try("launches", self._serve)
         return self._rests_s(decision)
 
     def _rests_s(self, decision: Decision) -> float:
