@@ -195,7 +195,7 @@ def _all(cache: Path, say: Say, *, for_tests: bool) -> None:
 
 
 def main() -> int:
-    """Set up, with `--tests` also for them; exit code 0 done, 1 a step failed, 2 something is missing on this machine."""
+    """Set up (`--tests`: for them too); exit code 0 done, 1 a step failed, 2 something is missing on this machine."""
     for_tests = "--tests" in sys.argv[1:]
     lacks = missing_prerequisites(sys.version_info[:3], _java_version(), shutil.which("mvn"))
     if lacks:
