@@ -243,9 +243,7 @@ class Control:
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
         self._try("claim", self._claim)
-        self._try(
-            "history", self._note
-        )  # before a launch takes the record's place: whoever comes after us sees only that
+        self._try("history", self._note)  # before a launch takes the record's place: who comes after us sees only that
         self._try("launches", self._serve)
         return self._rests_s(decision)
 
