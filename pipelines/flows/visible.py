@@ -31,11 +31,13 @@ class Visible:
         self._numbers: dict[Stream, Numbers] = {}
         self._dead: dict[Stream, Numbers] = {}
         self._at: dict[Partition, int] = {}
+        self._reading: Partition | None = None  # left in the middle, with what is fetched of it
 
     def forget(self) -> None:
         """The log may be other than we think: it is read again from its beginning."""
         self.marks = {}
         self._numbers, self._dead, self._at = {}, {}, {}
+        self._reading = None
 
     def read_on(self) -> bool:
         """Read what has come since; False if it takes longer than a turn may.
@@ -49,17 +51,19 @@ class Visible:
             at = self._at.setdefault(partition, first)
             if at >= end:
                 continue
-            self._own.seek(partition, max(at, first))
-            self._own.resume([partition])
+            if partition != self._reading:  # to seek throws away what is fetched
+                self._own.seek(partition, max(at, first))
+                self._own.resume([partition])
+                self._reading = partition
             while (position := self._own.position(partition)) < end:
                 if self._clock.boottime_s() > deadline_s:
                     self._at[partition] = position
-                    self._own.pause([partition])
                     return False
                 for item in self._own.poll(POLL_S):
                     self._learn(item)
             self._at[partition] = self._own.position(partition)
             self._own.pause([partition])
+            self._reading = None
         return True
 
     def known(self, stream: Stream) -> Known:

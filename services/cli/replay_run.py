@@ -223,16 +223,16 @@ def _plan(
     if asked.kind not in {HANDLERS, INTO}:
         return replay.plan(source, parts, asked.chosen, decoding, on_progress=progress())
     here = settings.region(asked.region)
-    own = reader(here)
     codec, clock, store = Codec(), SystemClock(), store_of(here)
-    try:
+    with contextlib.closing(reader(here)) as own:
         ledger = replay.read_ledger(own, codec, clock)
-        lanes = {one.lane: Visible(one.lane, own, codec, clock) for one in parts}
-        for one in lanes.values():
-            while not one.read_on():
+    with contextlib.ExitStack() as open_ones:
+        lanes: dict[str, Visible] = {}
+        for lane in {one.lane for one in parts}:
+            own = open_ones.enter_context(contextlib.closing(reader(here)))
+            lanes[lane] = Visible(lane, own, codec, clock)
+            while not lanes[lane].read_on():
                 pass
-    finally:
-        own.close()
     handlers = Handlers(
         peer=asked.at,
         ledger=ledger,

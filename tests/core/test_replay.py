@@ -14,7 +14,7 @@ from pipelines.core.lineage import LineageView
 from pipelines.core.replays import EARLIEST, LATEST, Bound, Edge, Fate, Tempo, marked, origin_of, replay_of
 from pipelines.core.selection import Selection, parse
 from pipelines.errors import MisconfiguredError
-from pipelines.flows import replay
+from pipelines.flows import replay, visible
 from pipelines.flows.copying import whole
 from pipelines.flows.listen import Ear, Listen
 from pipelines.flows.looking import Decoding
@@ -22,7 +22,7 @@ from pipelines.flows.publish import headers_of
 from pipelines.flows.replay import Drive, Handlers, Mark, Merged, Row, Stretch, check_lane
 from pipelines.flows.visible import Visible
 from pipelines.paths import CheckpointId
-from pipelines.ports import EventSource, Fetched, Message
+from pipelines.ports import EventSource, Fetched, Message, Partition
 from schemas.codec import Codec
 from schemas.records import Heartbeat, Watermark
 from services.adapters.bookmark import FileBookmark
@@ -142,12 +142,12 @@ def _planned(world: _World, lane: str = "checkpoints", asked: list[str] | None =
         return world.view
 
     own = MemorySource(world.west)
-    visible = Visible(lane, own, Codec(), SystemClock())
-    assert visible.read_on()
+    reading = Visible(lane, own, Codec(), SystemClock())
+    assert reading.read_on()
     handlers = Handlers(
         peer="east",
         ledger=replay.read_ledger(MemorySource(world.west), Codec(), SystemClock()),
-        known=visible.known,
+        known=reading.known,
         lineage=lineage,
         whole=lambda event: whole(event, world.west_store, CODEC, world.signer.verify),
     )
@@ -155,6 +155,38 @@ def _planned(world: _World, lane: str = "checkpoints", asked: list[str] | None =
     parts = replay.stretches(source, [paths.topic(lane)], Selection(), EARLIEST, LATEST, _decoding())
     (row,) = replay.plan(source, parts, Selection(), _decoding(), handlers)
     return row
+
+
+class _SlowSource(MemorySource):
+    """One record a poll, and each takes longer than a turn may."""
+
+    def __init__(self, kafka: MemoryKafka, clock: ManualClock) -> None:
+        super().__init__(kafka)
+        self._clock = clock
+        self.seeks = 0
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Implements EventSource."""
+        self.seeks += 1
+        super().seek(partition, offset)
+
+    def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
+        """Implements EventSource."""
+        self._clock.now_s += 2 * visible.READ_S
+        return super().poll(timeout_s, min(most, 1))
+
+
+def test_a_log_that_is_read_in_several_turns_is_sought_once(world: _World) -> None:
+    """To seek throws away what is fetched: a long log would be fetched again in each turn."""
+    clock = ManualClock()
+    source = _SlowSource(_filled(world).east, clock)
+    reading = Visible("metrics", source, Codec(), clock)
+    turns = 1
+    while not reading.read_on():
+        turns += 1
+    assert turns >= 3
+    assert source.seeks == 1
+    assert [len(one) for one in reading._numbers.values()] == [3]
 
 
 def test_a_plan_asks_the_store_for_a_runs_lineage_once(world: _World) -> None:
