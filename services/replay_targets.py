@@ -153,7 +153,9 @@ class TopicTarget:
         for item, reason in left_out:
             self.say(f"{item.partition.topic}/{item.partition.number}/{item.offset} is left out: {reason}")
         counts = Counter({"published": len(wanted) - len(left_out), "there": len(records) - len(wanted)})
-        return counts if not left_out else Counter({**counts, "left_out": len(left_out)})
+        if left_out:
+            counts["left_out"] = len(left_out)
+        return counts
 
     def mark(self) -> int:
         """What was published says so itself."""

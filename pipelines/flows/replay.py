@@ -7,6 +7,7 @@ Heartbeats and control reach no handler: an old sign of life is none (6.11, I10)
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -256,17 +257,16 @@ class Handlers:
     known: Callable[[tuple[str, int, str, str]], Known]
     lineage: Callable[[str], LineageView | None]
     whole: Callable[[Checkpoint], bool]
-    _views: dict[str, LineageView | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lineage = functools.cache(self.lineage)
 
     def fate(self, seen: Seen, facts: Facts) -> Fate:
         """What would become of a record."""
         identity = identity_of(facts)
         if identity is None:
             return Fate.UNDECODABLE if seen.record is None else Fate.OTHER
-        run = identity[0][0]
-        if run not in self._views:
-            self._views[run] = self.lineage(run)
-        found = fate(facts, self.peer, self.ledger, self.known(identity[0]), self._views[run])
+        found = fate(facts, self.peer, self.ledger, self.known(identity[0]), self.lineage(identity[0][0]))
         if found is Fate.DONE and isinstance(seen.record, Checkpoint) and not self.whole(seen.record):
             return Fate.DAMAGED
         return found

@@ -91,7 +91,6 @@ class Replays:
         self._lineage, self._codec = lineage, codec
         self._clock, self._journal = clock, journal
         self._wishes = Wishes[Places, _Asked](KEPT_MAX)
-        self._views: dict[str, LineageView | None] = {}  # of this turn; what is published looks again
 
     def ask(self, places: Places) -> dict[str, object]:
         """Note a wish, or say what has become of it."""
@@ -106,7 +105,6 @@ class Replays:
         waiting = self._wishes.waiting()
         if not waiting:
             return
-        self._views.clear()
         if not self._visible.read_on():
             for one in waiting:
                 one.why = "this region's log is being read, to see what is visible already"
@@ -141,12 +139,6 @@ class Replays:
         )
         return ledger
 
-    def _view_of(self, run: str) -> LineageView | None:
-        """One question to the store a turn, however many records are looked at."""
-        if run not in self._views:
-            self._views[run] = self._lineage(run)
-        return self._views[run]
-
     def _one(
         self, item: Fetched, asked: _Asked, ledger: Ledger, judge: Judge, commit: Commit
     ) -> tuple[str | None, Ledger]:
@@ -157,7 +149,7 @@ class Replays:
         facts = facts_of(event, item.headers)
         identity = identity_of(facts)
         known = Known() if identity is None else self._visible.known(identity[0])
-        found = fate(facts, self._peer, ledger, known, self._view_of(facts.run or ""))
+        found = fate(facts, self._peer, ledger, known, self._lineage(facts.run or ""))
         if found is Fate.DONE and isinstance(event, Checkpoint) and (asked.repairing or not self._whole(event)):
             found, asked.repairing = Fate.DAMAGED, True
         if found not in {Fate.MISSED, Fate.DAMAGED} or identity is None:

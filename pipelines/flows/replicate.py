@@ -177,7 +177,7 @@ class Replicate:
             again=again,
             visible=self._visible,
             whole=self._copying.whole,
-            lineage=self._lineage,
+            lineage=self._view_of,
             codec=self._codec,
             clock=self._clock,
             journal=self._journal,

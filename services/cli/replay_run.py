@@ -226,10 +226,9 @@ def _plan(
     codec, clock, store = Codec(), SystemClock(), store_of(here)
     with contextlib.closing(reader(here)) as own:
         ledger = replay.read_ledger(own, codec, clock)
-    with contextlib.ExitStack() as open_ones:
-        lanes: dict[str, Visible] = {}
-        for lane in {one.lane for one in parts}:
-            own = open_ones.enter_context(contextlib.closing(reader(here)))
+    lanes: dict[str, Visible] = {}
+    for lane in {one.lane for one in parts}:
+        with contextlib.closing(reader(here)) as own:
             lanes[lane] = Visible(lane, own, codec, clock)
             while not lanes[lane].read_on():
                 pass
