@@ -252,28 +252,33 @@ class Credentials(NamedTuple):
     secret_key: str
 
 
-def credentials(path: Path) -> Credentials:
-    """`access_key` and `secret_key` from a JSON file; MisconfiguredError, which never shows what is in it."""
+def secrets_of(path: Path, what: str, *names: str) -> dict[str, str]:
+    """A JSON file of texts, with these names among them; MisconfiguredError, which never shows what is in it.
+
+    Args:
+        path: the file.
+        what: whose it is, for an error's text.
+        names: what must be there.
+    """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        return Credentials(str(plain["access_key"]), str(plain["secret_key"]))
+        return {name: str(plain[name]) for name in {**dict.fromkeys(names), **plain}}
     except OSError as error:
-        raise MisconfiguredError(f"credentials file {path}: {error.strerror}") from error
+        raise MisconfiguredError(f"{what} {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
-        raise MisconfiguredError(f"credentials file {path} is no JSON object with access_key and secret_key") from None
+        raise MisconfiguredError(f"{what} {path} is no JSON object with {' and '.join(names)}") from None
+
+
+def credentials(path: Path) -> Credentials:
+    """`access_key` and `secret_key` from a JSON file; errors as of `secrets_of`."""
+    found = secrets_of(path, "credentials file", "access_key", "secret_key")
+    return Credentials(found["access_key"], found["secret_key"])
 
 
 def kafka_user(path: Path) -> KafkaUser:
-    """`username`, `password` and `mechanism` (else SCRAM-SHA-512) from a JSON file; MisconfiguredError without them."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        found = KafkaUser(str(plain["username"]), str(plain["password"]), str(plain.get("mechanism", MECHANISMS[0])))
-    except OSError as error:
-        raise MisconfiguredError(f"Kafka credentials file {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise MisconfiguredError(
-            f"Kafka credentials file {path} is no JSON object with username and password"
-        ) from None
+    """`username`, `password` and `mechanism` (else SCRAM-SHA-512) from a JSON file; errors as of `secrets_of`."""
+    plain = secrets_of(path, "Kafka credentials file", "username", "password")
+    found = KafkaUser(plain["username"], plain["password"], plain.get("mechanism", MECHANISMS[0]))
     if found.mechanism not in MECHANISMS:
         raise MisconfiguredError(f"Kafka credentials file {path}: mechanism is one of {', '.join(MECHANISMS)}")
     return found

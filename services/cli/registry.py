@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,18 +80,12 @@ def registry_of(url: str, credentials: Path | None, environment: Mapping[str, st
 def user_of(path: Path | None, environment: Mapping[str, str]) -> RegistryUser | None:
     """The user that a file names, or else the environment; None if neither does. No error shows what is in them."""
     from services.adapters.schema_registry import RegistryUser  # noqa: PLC0415 - as above
+    from services.settings import secrets_of  # noqa: PLC0415 - as above
 
     if path is None:
         username, password = environment.get(USERNAME), environment.get(PASSWORD)
         if (username is None) != (password is None):
             raise MisconfiguredError(f"of {USERNAME} and {PASSWORD} only one is set: set both, or none")
         return None if username is None or password is None else RegistryUser(username, password)
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return RegistryUser(str(plain["username"]), str(plain["password"]))
-    except OSError as error:
-        raise MisconfiguredError(f"registry credentials file {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        raise MisconfiguredError(
-            f"registry credentials file {path} is no JSON object with username and password"
-        ) from None
+    found = secrets_of(path, "registry credentials file", "username", "password")
+    return RegistryUser(found["username"], found["password"])
