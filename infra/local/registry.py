@@ -3,18 +3,16 @@
 It is no part of the local stack: nothing of Farside needs one unless an operator asks for it.
 """
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.local.errors import StackError
 from infra.local.ports import HOST, PortClaims
-from infra.local.processes import spawn, tail, wait_for
+from infra.local.processes import kill_families, spawn, tail, wait_for
 from infra.local.servers import http_answers, plain_env
 
 READY_S = 120.0
-END_S = 10.0
 API = "/apis/ccompat/v7"
 _HEAP = ["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
@@ -46,7 +44,7 @@ def registry(folder: Path, java: Path, jar: Path) -> Iterator[str]:
                 raise StackError(f"the schema registry did not come up; the end of {log}:\n{tail(log)}")
             yield root
         finally:
-            _end(child)
+            kill_families([child])
     finally:
         claims.release()
 
@@ -61,12 +59,3 @@ def _settings(port: int) -> list[str]:
         "quarkus.datasource.jdbc.max-size": 8,
     }
     return [f"-D{name}={value}" for name, value in found.items()]
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.terminate()
-    try:
-        child.wait(END_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

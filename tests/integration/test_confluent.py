@@ -23,7 +23,7 @@ from services.adapters.kafka import KafkaLog, KafkaSource
 from services.adapters.system_clock import SystemClock
 from services.cli.events_view import plain
 from services.clients import cluster_of, store_of
-from tests.integration.foreign import clean_environment, read
+from tests.integration.foreign import read
 from tests.integration.test_events import CODEC, _common, _message, _metric, _Plane, opened
 
 pytestmark = pytest.mark.servers
@@ -79,12 +79,6 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
         log.publish([_message(one) for one in _more()])
         log.close()
         yield found
-
-
-@pytest.fixture(scope="module")
-def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has confluent-kafka, and nothing of ours."""
-    return clean_environment(tmp_path_factory.mktemp("reader") / "venv")
 
 
 def _log_of_east(plane: _Plane) -> dict[str, tuple[Fetched, Any]]:

@@ -92,14 +92,11 @@ class _Plane:
             pair.kill(f"{TRAINER}-{self.where(AGENT)}")
             pair.start(TRAINER, self.where(AGENT))
 
-        def died(point: Point, region: str) -> bool:
-            code = pair.actors.ended(f"{point.service}-{region}")
-            assert code in {None, -signal.SIGKILL}, f"{point.service} in {region} ended with {code} by itself"
-            return code is not None
-
         def over() -> bool:
             for point, region in list(left.items()):
-                if died(point, region):
+                code = pair.actors.ended(f"{point.service}-{region}")
+                assert code in {None, -signal.SIGKILL}, f"{point.service} in {region} ended with {code} by itself"
+                if code is not None:
                     del left[point]
                     pair.start(point.service, region)
             return not left

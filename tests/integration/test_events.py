@@ -37,7 +37,7 @@ from services.demo.actors import Actors
 from services.parts import signer_of
 from services.settings import Settings, load
 from tests.brokers import admin_of
-from tests.integration.foreign import clean_environment, read
+from tests.integration.foreign import read
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.waiting import wait_until
 
@@ -271,12 +271,6 @@ def _sweeper(plane: _Plane) -> Path:
     found = plane.settings.region("west").sweeper_credentials_file
     assert found is not None
     return found
-
-
-@pytest.fixture(scope="module")
-def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has fastavro and confluent-kafka, and nothing of ours."""
-    return clean_environment(tmp_path_factory.mktemp("reader") / "venv")
 
 
 def test_somebody_elses_reader_gets_the_same_values_from_the_exported_schemas_alone(
