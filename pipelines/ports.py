@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.core.lease import Held
-from pipelines.core.resume import StartRequest
+from pipelines.core.resume_mode import StartRequest
 from pipelines.core.retention import Listed
 from pipelines.paths import CheckpointId
 from schemas.records import Lease, LeaseGroup, Manifest

@@ -1,6 +1,6 @@
 """The records that cross a boundary, as frozen dataclasses.
 
-The Avro schemas under `schemas/events` and `schemas/manifest` are the source of truth; `tests/core/test_schemas.py`
+The Avro schemas under `schemas/events` and `schemas/manifest` are the source of truth; `tests/core/log/test_schemas.py`
 proves that these classes match them field by field. Steps are optimizer steps, times are milliseconds since the Unix
 epoch and for people only, digests are lower-case hexadecimal SHA-256.
 """

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.core.metric_batches import BatchPolicy
-from pipelines.flows.publish import Publish
-from pipelines.flows.vigil import Vigil
+from pipelines.flows.agent.grant_renewal import GrantRenewal
+from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply
 from schemas.codec import Codec
 from services.adapters.arena import Arena, fetch_index_folder
-from services.adapters.grants_http import HttpGrants
-from services.adapters.kafka import KafkaLog
+from services.adapters.http.grants import HttpGrants
+from services.adapters.kafka.log import KafkaLog
 from services.adapters.spool import NodeSpool
-from services.parts import Parts
+from services.runtime.wiring import Wiring
 from services.settings import HOST, Settings
 from services.wrappers.unwrapped import Wrap, unwrapped
 from services.wrappers.watched import WatchedLog, endpoints
@@ -23,7 +23,7 @@ from services.wrappers.watched import WatchedLog, endpoints
 
 def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one node until told to stop; the exit code. `wrap` is given the ports spool, store and log."""
-    parts = Parts(settings, region, "agent")
+    parts = Wiring(settings, region, "agent")
     parts.prepare()
     here, store = parts.here, parts.store()
     spool = NodeSpool(here.node_dir, parts.journal, keep_s=settings.publish.keep_logs_s)
@@ -44,14 +44,14 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
         journal=parts.journal,
     )
     controller = f"http://{HOST}:{here.ports.controller}"
-    vigil = Vigil(
+    grant_renewal = GrantRenewal(
         node=here.node,
         spool=NodeSpool(here.node_dir),
         grants=HttpGrants(controller),
         clock=parts.clock,
         journal=parts.journal,
     )
-    flow = Publish(
+    flow = Publisher(
         region=region,
         node=here.node,
         spool=wrap("spool", spool),
@@ -70,6 +70,6 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     )
 
     def status() -> dict[str, object]:
-        return flow.status() | vigil.status() | log.status()
+        return flow.status() | grant_renewal.status() | log.status()
 
-    return parts.serve({"publish": flow.step, "vigil": vigil.step}, status=status, close=[log.close])
+    return parts.serve({"publish": flow.turn, "grant_renewal": grant_renewal.turn}, status=status, close=[log.close])

@@ -7,25 +7,25 @@ from collections.abc import Callable
 from prometheus_client import Gauge
 from pydantic import SecretStr
 
-from pipelines.core.decide import FailoverPolicy, policy_of
+from pipelines.core.failover_decision import FailoverPolicy, policy_of
 from pipelines.core.lease import NEVER_S
-from pipelines.flows.attest import Attest
-from pipelines.flows.drills import Drills
-from pipelines.flows.failover import Control
-from pipelines.flows.hook import Hook
-from pipelines.flows.listen import Ear, Listen
-from pipelines.flows.notify import Notify
+from pipelines.flows.authority.approval_hook import ApprovalHook
+from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.drill_history import DrillHistory
+from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
+from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.authority.webhooks import Webhooks
 from schemas.codec import Codec
-from services.adapters.kafka import KafkaLog, KafkaSource
-from services.adapters.lease_s3 import S3LeaseStore
-from services.adapters.poster import HttpPoster
-from services.adapters.s3 import S3ObjectStore
-from services.authority_routes import AuthorityRoutes
-from services.clients import client_of
-from services.crew import Crew, Flow
-from services.parts import Parts
+from services.adapters.http.poster import HttpPoster
+from services.adapters.kafka.log import KafkaLog, KafkaSource
+from services.adapters.s3.lease_store import S3LeaseStore
+from services.adapters.s3.object_store import S3ObjectStore
+from services.http.authority_routes import AuthorityRoutes
+from services.runtime.clients import client_of
+from services.runtime.scheduler import Flow, Scheduler
+from services.runtime.wiring import Wiring
 from services.settings import RunSettings, Settings
-from services.wrappers.grouped import GATHERS_S_MAX, GroupedLeases
+from services.wrappers.grouped_leases import GATHERS_S_MAX, GroupedLeases
 from services.wrappers.witness import Witness
 
 LEASE_TIMEOUT_S = 2.0
@@ -40,7 +40,7 @@ NOTICE_THREADS_MAX = 8
 
 def run(settings: Settings, region: str) -> int:
     """Serve one region until told to stop; the exit code."""
-    parts = Parts(settings, region, "controller")
+    parts = Wiring(settings, region, "controller")
     parts.prepare()
     controller = _Controller(parts)
     registry = parts.registry
@@ -65,30 +65,30 @@ def run(settings: Settings, region: str) -> int:
         status=status,
         close=controller.closing,
         routes=AuthorityRoutes(controller.controls).routes(),
-        crews=(controller.leases, controller.notices),
+        schedulers=(controller.leases, controller.notices),
     )
 
 
 class _Controller:
     """What all runs of a region share, and each run's own flows."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Wiring) -> None:
         self.parts = parts
         runs = parts.settings.runs
         grouped = len(parts.settings.groups())
         threads = min(len(runs) - grouped, LEASE_THREADS_MAX) + min(grouped, GROUPED_THREADS_MAX)
-        self.leases = Crew(parts.clock, threads)
-        self.notices = Crew(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
+        self.leases = Scheduler(parts.clock, threads)
+        self.notices = Scheduler(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
         self.closing: list[Callable[[], None]] = []
         self.flows: dict[str, Flow] = {}
         self._codec = Codec()  # shared: nobody here makes it learn
         self._store, self._witness = self._stores()
         log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
-        self._sight = parts.sight("controller", log, self.closing, self._nodes_at_s)
-        self.flows["sight"] = self._sight.step
-        self._attest = self._attested()
-        self._listeners = {name: self._listen(name) for name in runs}
+        self._reachability = parts.reachability("controller", log, self.closing, self._nodes_at_s)
+        self.flows["reachability"] = self._reachability.turn
+        self._self_evidence = self._attested()
+        self._peer_states = {name: self._listen(name) for name in runs}
         for other in parts.settings.regions:
             self._hear(other)
         self.drills = {name: self._drills(name, wanted) for name, wanted in runs.items()}
@@ -123,13 +123,13 @@ class _Controller:
 
     def _nodes_at_s(self, peer: str) -> float:
         """When a node of a region was heard last, for any run."""
-        return max((of_run[peer].pulse.nodes_at_s for of_run in self._listeners.values()), default=NEVER_S)
+        return max((of_run[peer].pulse.nodes_at_s for of_run in self._peer_states.values()), default=NEVER_S)
 
-    def _attested(self) -> Attest:
+    def _attested(self) -> SelfEvidence:
         parts = self.parts
         log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
-        attest = Attest(
+        self_evidence = SelfEvidence(
             region=parts.region,
             log=log,
             store=parts.store(),
@@ -137,13 +137,13 @@ class _Controller:
             clock=parts.clock,
             entropy=parts.entropy,
         )
-        self.flows["attest"] = attest.step
-        return attest
+        self.flows["self_evidence"] = self_evidence.turn
+        return self_evidence
 
-    def _listen(self, name: str) -> dict[str, Listen]:
+    def _listen(self, name: str) -> dict[str, PeerState]:
         wake = self._waking(name)
         return {
-            other: Listen(region=other, run=name, clock=self.parts.clock, wake=wake)
+            other: PeerState(region=other, run=name, clock=self.parts.clock, wake=wake)
             for other in self.parts.settings.regions
         }
 
@@ -151,31 +151,31 @@ class _Controller:
         parts, own = self.parts, other == self.parts.region
         source = KafkaSource(parts.kafka if own else parts.peer_kafka(other))
         self.closing.append(source.close)
-        ear = Ear(
+        heartbeats = HeartbeatReader(
             region=other,
             source=source,
             codec=Codec(),
             clock=parts.clock,
-            listeners=[of_run[other] for of_run in self._listeners.values()],
+            peer_states=[of_run[other] for of_run in self._peer_states.values()],
             checkpoints=own,
         )
-        self.flows[f"listen-{other}"] = ear.step
+        self.flows[f"heartbeats-{other}"] = heartbeats.turn
 
-    def _drills(self, name: str, wanted: RunSettings) -> Drills:
-        found = Drills(run=name, store=self._store, clock=self.parts.clock, most_days=wanted.drill_days)
-        self.notices.add(f"{name}/drills", found.step)
+    def _drills(self, name: str, wanted: RunSettings) -> DrillHistory:
+        found = DrillHistory(run=name, store=self._store, clock=self.parts.clock, most_days=wanted.drill_days)
+        self.notices.add(f"{name}/drills", found.turn)
         return found
 
-    def _control(self, name: str, wanted: RunSettings) -> Control:
+    def _control(self, name: str, wanted: RunSettings) -> Controller:
         parts = self.parts
-        control = Control(
+        control = Controller(
             region=parts.region,
             run=name,
             first_region=wanted.first_region,
             candidate=parts.region in {wanted.first_region, *wanted.standby},
             leases=self._witness,
-            listeners=self._listeners[name],
-            attest=self._attest,
+            peer_states=self._peer_states[name],
+            self_evidence=self._self_evidence,
             store=self._store,
             signer=parts.signer,
             codec=self._codec,
@@ -183,33 +183,33 @@ class _Controller:
             entropy=parts.entropy,
             journal=parts.journal,
             policy=_policy(parts, wanted),
-            sight=self._sight,
+            reachability=self._reachability,
             hook=self._hook(name, wanted),
             wake=self._waking(name),
         )
-        self.leases.add(f"{name}/lease", control.step)
+        self.leases.add(f"{name}/lease", control.turn)
         if wanted.webhook_url is not None or wanted.ping_url is not None:
-            self.notices.add(f"{name}/notify", self._notify(name, wanted, control).step)
+            self.notices.add(f"{name}/notify", self._notify(name, wanted, control).turn)
         return control
 
-    def _hook(self, name: str, wanted: RunSettings) -> Hook | None:
+    def _hook(self, name: str, wanted: RunSettings) -> ApprovalHook | None:
         """Who may object to a move; None if nobody may."""
         if wanted.before_url is None:
             return None
         parts = self.parts
-        hook = Hook(
+        hook = ApprovalHook(
             poster=HttpPoster(wanted.before_url.get_secret_value(), wanted.before_timeout_s),
             timeout_s=wanted.before_timeout_s,
             clock=parts.clock,
             journal=parts.journal,
             wake=lambda: self.notices.wake(f"{name}/hook"),
         )
-        self.notices.add(f"{name}/hook", hook.step)
+        self.notices.add(f"{name}/hook", hook.turn)
         return hook
 
-    def _notify(self, name: str, wanted: RunSettings, control: Control) -> Notify:
+    def _notify(self, name: str, wanted: RunSettings, control: Controller) -> Webhooks:
         parts = self.parts
-        return Notify(
+        return Webhooks(
             run=name,
             region=parts.region,
             webhook=_poster(wanted.webhook_url),
@@ -226,7 +226,7 @@ class _Controller:
         return lambda: self.leases.wake(f"{name}/lease")
 
 
-def _policy(parts: Parts, wanted: RunSettings) -> FailoverPolicy:
+def _policy(parts: Wiring, wanted: RunSettings) -> FailoverPolicy:
     return policy_of(
         parts.profile,
         rpo_steps=wanted.rpo_steps,

@@ -17,15 +17,15 @@ from pipelines import paths
 from pipelines.core.alarms import Kind
 from pipelines.core.lease import NEVER_S
 from pipelines.errors import CorruptError, MisconfiguredError
-from pipelines.flows.redrive import parse_wish
-from pipelines.flows.replays import parse_places
-from pipelines.flows.replicate import Replicate
+from pipelines.flows.replication.lane_replicator import LaneReplicator
+from pipelines.flows.replication.redrive_requests import parse_request
+from pipelines.flows.replication.replay_requests import parse_places
 from pipelines.ports import EventSource
 from schemas.codec import Codec
-from services.adapters.kafka import KafkaLog, KafkaSource
+from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
-from services.ops import asked
-from services.parts import Parts
+from services.http.server import asked
+from services.runtime.wiring import Wiring
 from services.settings import Settings
 from services.wrappers.unwrapped import Wrap, unwrapped
 
@@ -33,9 +33,9 @@ from services.wrappers.unwrapped import Wrap, unwrapped
 def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one region until told to stop; the exit code. `wrap` is given each lane's ports: <lane>.log and others."""
     check_follows(settings, region)
-    parts = Parts(settings, region, "replicator")
+    parts = Wiring(settings, region, "replicator")
     parts.prepare()
-    flows: dict[str, Replicate] = {}
+    flows: dict[str, LaneReplicator] = {}
     closing: list[Callable[[], None]] = []
     for peer in parts.peers():
         for lane in paths.REPLICATED_LANES:
@@ -44,7 +44,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
             flows[f"{peer}/{lane}"] = flow_of(parts, peer, lane, source, closing, again, wrap)
     log = KafkaLog(parts.kafka)
     closing.append(log.close)
-    sight = parts.sight("replicator", log, closing, lambda _peer: NEVER_S)
+    reachability = parts.reachability("replicator", log, closing, lambda _peer: NEVER_S)
     lag = Gauge("farside_lag_steps", "Steps that this region is behind.", ["peer", "run"], registry=parts.registry)
 
     def status() -> dict[str, object]:
@@ -52,33 +52,33 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
         for one in found.values():
             for name, steps in one["lag_steps"].items():
                 lag.labels(one["peer"], name).set(steps)
-            one["sight_trouble"] = sight.trouble
+            one["reachability_trouble"] = reachability.trouble
         return found
 
     routes = [Route("/v1/replay", replaying(flows), methods=["POST"])]
     routes.append(Route("/v1/redrive", redriving(flows), methods=["POST"]))
     routes.append(Route("/v1/alarm", acknowledging(flows), methods=["POST"]))
     parts.registry.register(AlarmCollector(flows))
-    turned = {name: flow.step for name, flow in flows.items()} | {"sight": sight.step}
+    turned = {name: flow.turn for name, flow in flows.items()} | {"reachability": reachability.turn}
     return parts.serve(turned, status=status, close=closing, routes=routes)
 
 
 def flow_of(
-    parts: Parts,
+    parts: Wiring,
     peer: str,
     lane: str,
     source: EventSource,
     closing: list[Callable[[], None]],
     again: EventSource | None = None,
     wrap: Wrap = unwrapped,
-) -> Replicate:
+) -> LaneReplicator:
     """The flow of one lane of a peer, which it reads from `source`; `closing` gets what is to be closed."""
     own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
     log = KafkaLog(parts.kafka, paths.transactional_id(parts.region, peer, lane))
     copies = wrap(f"{lane}.copies", parts.store())
     transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=copies)
     closing += [own.close, letters.close, log.close, transfers.close]
-    return Replicate(
+    return LaneReplicator(
         region=parts.region,
         peer=peer,
         lane=lane,
@@ -88,7 +88,7 @@ def flow_of(
         store=wrap(f"{lane}.store", parts.store()),
         peer_store=parts.peer_store(peer),
         transfers=wrap(f"{lane}.transfers", transfers),
-        lineage=parts.lineages(),
+        lineage=parts.epoch_store(),
         signer=parts.signer,
         codec=Codec(),
         clock=parts.clock,
@@ -102,37 +102,37 @@ def flow_of(
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def replaying(flows: Mapping[str, Replicate]) -> Handler:
+def replaying(flows: Mapping[str, LaneReplicator]) -> Handler:
     """Serves the wish that some records be looked at again: each ask says what has become of them."""
 
     async def replay(request: Request) -> Response:
         wanted: dict[str, type] = dict.fromkeys(("peer", "lane", "replay_id", "cluster", "topic_id"), str)
-        wish = await asked(request, **wanted, partition=int, offsets=list)
+        body = await asked(request, **wanted, partition=int, offsets=list)
         try:
-            places = parse_places(wish)
+            places = parse_places(body)
         except CorruptError as error:
             raise HTTPException(400, str(error)) from error
-        return JSONResponse(_of(flows, wish).replay(places))
+        return JSONResponse(_of(flows, body).replay(places))
 
     return replay
 
 
-def redriving(flows: Mapping[str, Replicate]) -> Handler:
+def redriving(flows: Mapping[str, LaneReplicator]) -> Handler:
     """Serves the wish that a dead letter be handled again: each ask of one `ask_id` says what has become of it."""
 
     async def redrive(request: Request) -> Response:
-        wish = await asked(request, peer=str, lane=str, ask_id=str, partition=int, offset=int, force=bool, actor=str)
-        return JSONResponse(_of(flows, wish).redrive(parse_wish(wish)))
+        body = await asked(request, peer=str, lane=str, ask_id=str, partition=int, offset=int, force=bool, actor=str)
+        return JSONResponse(_of(flows, body).redrive(parse_request(body)))
 
     return redrive
 
 
-def acknowledging(flows: Mapping[str, Replicate]) -> Handler:
+def acknowledging(flows: Mapping[str, LaneReplicator]) -> Handler:
     """Serves the wish that an alarm be no longer open: asked again, it says what has become of it."""
 
     async def acknowledge(request: Request) -> Response:
-        wish = await asked(request, peer=str, lane=str, alarm=str, actor=str)
-        return JSONResponse(_of(flows, wish).alarming.acknowledge(wish["alarm"], wish["actor"]))
+        body = await asked(request, peer=str, lane=str, alarm=str, actor=str)
+        return JSONResponse(_of(flows, body).lane_alarms.acknowledge(body["alarm"], body["actor"]))
 
     return acknowledge
 
@@ -140,7 +140,7 @@ def acknowledging(flows: Mapping[str, Replicate]) -> Handler:
 class AlarmCollector(Collector):
     """Counts alarms by lane, peer and kind: those raised since the process began, and those that are open."""
 
-    def __init__(self, flows: Mapping[str, Replicate]) -> None:
+    def __init__(self, flows: Mapping[str, LaneReplicator]) -> None:
         self._flows = flows
 
     def collect(self) -> Iterable[Metric]:
@@ -150,9 +150,9 @@ class AlarmCollector(Collector):
         is_open = GaugeMetricFamily("farside_alarms_open", "Those neither healed nor acknowledged.", labels=names)
         for name, flow in self._flows.items():
             peer, _, lane = name.partition("/")
-            now = flow.alarming.open_by_kind()
+            now = flow.lane_alarms.open_by_kind()
             for kind in Kind:
-                raised.add_metric((lane, peer, kind.value), flow.alarming.raised[kind.value])
+                raised.add_metric((lane, peer, kind.value), flow.lane_alarms.raised[kind.value])
                 is_open.add_metric((lane, peer, kind.value), now[kind.value])
         yield raised
         yield is_open
@@ -186,8 +186,8 @@ def check_follows(settings: Settings, region: str) -> None:
             )
 
 
-def _of(flows: Mapping[str, Replicate], wish: Mapping[str, Any]) -> Replicate:
-    flow = flows.get(f"{wish['peer']}/{wish['lane']}")
+def _of(flows: Mapping[str, LaneReplicator], request: Mapping[str, Any]) -> LaneReplicator:
+    flow = flows.get(f"{request['peer']}/{request['lane']}")
     if flow is None:
         raise HTTPException(404, f"no such flow; there are {', '.join(flows)}")
     return flow

@@ -20,11 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.core.decide import SETTLE_S
-from pipelines.core.groups import MEMBERS_MAX
+from pipelines.core.failover_decision import SETTLE_S
 from pipelines.core.lease import PROFILES, LeaseProfile
+from pipelines.core.lease_groups import MEMBERS_MAX
 from pipelines.errors import MisconfiguredError
-from services.adapters.kafka_cluster import MECHANISMS, KafkaUser
+from services.adapters.kafka.cluster import MECHANISMS, KafkaUser
 
 PREFIX = "FARSIDE_"
 HOST = "127.0.0.1"  # where the services serve, and are asked
@@ -211,9 +211,8 @@ class Settings(_Part):
         return self.runs[name]
 
 
-def load(config: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; MisconfiguredError with one line for each key that is wrong."""
-    path = config or find(environment)
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -231,18 +230,6 @@ def load(config: Path | None = None, environment: Mapping[str, str] = os.environ
             key = ".".join(str(part) for part in one["loc"])
             lines.append(f"{key}: {one['msg']} (from {origins.get(key, path)})")
         raise MisconfiguredError("\n".join(lines)) from error
-
-
-def find(environment: Mapping[str, str]) -> Path:
-    """FARSIDE_CONFIG, else ./farside.toml, else the local stack's."""
-    if environment.get("FARSIDE_CONFIG"):
-        return Path(environment["FARSIDE_CONFIG"])
-    here = Path("farside.toml")
-    if here.exists():
-        return here
-    from infra.local.detached import default_folder  # noqa: PLC0415 - only where nothing else was named
-
-    return default_folder() / "farside.toml"
 
 
 class Credentials(NamedTuple):

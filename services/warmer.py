@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from pipelines.core.decide import policy_of
+from pipelines.core.failover_decision import policy_of
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.flows import failover, publish
-from pipelines.flows.warm import Warm
+from pipelines.flows.agent import publisher
+from pipelines.flows.authority import controller
+from pipelines.flows.standby.warmer import Warmer
 from schemas.codec import Codec
-from services.adapters.kafka import KafkaLog
+from services.adapters.kafka.log import KafkaLog
 from services.adapters.spool import NodeSpool
 from services.adapters.standby_torch import TorchStandbyPool
-from services.parts import Parts
+from services.runtime.wiring import Wiring
 from services.settings import Settings
 
 RETRY_S = 1.0
 TRAINER_LOOKS_S = 0.02  # as `run.start()` does
 # A launch that waits is fixed in the controller's turn that wins the epoch, and its agent asks once more.
-RELEASE_S = failover.TURN_S + publish.ASK_WAITING_S + publish.TURN_S + TRAINER_LOOKS_S
+RELEASE_S = controller.TURN_S + publisher.ASK_WAITING_S + publisher.TURN_S + TRAINER_LOOKS_S
 
 
 def run(settings: Settings, region: str) -> int:
     """Serve one run's pool until told to stop; the exit code."""
-    parts = Parts(settings, region, "warmer")
+    parts = Wiring(settings, region, "warmer")
     parts.prepare()
-    here, name, store, lineages = parts.here, parts.only_run(), parts.store(), parts.lineages()
+    here, name, store, epoch_store = parts.here, parts.only_run(), parts.store(), parts.epoch_store()
     spool = NodeSpool(here.node_dir, parts.journal)
     arena = here.arena_dir / name
     arena.mkdir(parents=True, exist_ok=True)
     log = KafkaLog(parts.kafka)
 
     def standby() -> bool:
-        newest = lineages.newest(name)
+        newest = epoch_store.newest(name)
         return newest is not None and newest.region != region
 
     policy = policy_of(parts.profile)
-    flow = Warm(
+    flow = Warmer(
         region=region,
         run=name,
         store=store,
         pool=TorchStandbyPool(arena_dir=arena, store=store, spool=spool, run=name, clock=parts.clock),
         log=log,
-        lineage=lineages,
+        lineage=epoch_store,
         signer=parts.signer,
         codec=Codec(),
         clock=parts.clock,
@@ -55,7 +56,7 @@ def run(settings: Settings, region: str) -> int:
     def turn() -> float:
         """What cannot be staged now is told once, and tried again: the one before stays resident."""
         try:
-            wait_s = flow.step()
+            wait_s = flow.turn()
         except (RetryableError, CorruptError) as error:
             if str(error) not in said:
                 parts.journal.say("warmer.waits", run=name, why=str(error))

@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import paths
-from pipelines.core.decide import policy_of
+from pipelines.core.failover_decision import policy_of
+from pipelines.core.failure_detector import Rhythm
+from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import FAST, Held
-from pipelines.core.pulse import NodePulse, Pulse
-from pipelines.core.resume import StartRequest
-from pipelines.core.suspicion import Rhythm
+from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import RetryableError
-from pipelines.flows.attest import Attest
-from pipelines.flows.failover import Control
-from pipelines.flows.listen import Listen
-from pipelines.flows.publish import Publish
+from pipelines.flows.agent.publisher import Publisher
+from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, Lease
-from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryLog, MemoryObjectStore
-from services.adapters.memory_spool import MemorySpool
+from services.adapters.memory.kafka import MemoryKafka, MemoryLog
+from services.adapters.memory.lease_store import MemoryLeaseStore
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.memory.spool import MemorySpool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemEntropy
 from tests.manual_clock import ManualClock
@@ -78,25 +80,25 @@ class ManualRegion:
     def __init__(self, name: str, clock: ManualClock, witness: MemoryLeaseStore, signer: Ed25519Signer) -> None:
         self.name, self.clock = name, clock
         self.store, self.kafka = MemoryObjectStore(), MemoryKafka(name)
-        self.listeners = {other: Listen(region=other, run="gpt", clock=clock) for other in REGIONS}
-        self.controls: list[Control] = []
+        self.peer_states = {other: PeerState(region=other, run="gpt", clock=clock) for other in REGIONS}
+        self.controls: list[Controller] = []
         self._shared, self._signer = witness, signer
         self.witness, self.control = self.start()
 
-    def start(self) -> tuple[CutWitness, Control]:
+    def start(self) -> tuple[CutWitness, Controller]:
         """A controller process of this region, and its way to the witness; those before it go on."""
         own: Any = self
         witness = CutWitness(self._shared)
         common: Any = {"codec": Codec(), "clock": self.clock, "entropy": SystemEntropy()}
-        self.attest = Attest(region=self.name, log=own, store=self.store, **common)
-        control = Control(
+        self.self_evidence = SelfEvidence(region=self.name, log=own, store=self.store, **common)
+        control = Controller(
             region=self.name,
             run="gpt",
             first_region="east",
             candidate=True,
             leases=witness,
-            listeners=self.listeners,
-            attest=self.attest,
+            peer_states=self.peer_states,
+            self_evidence=self.self_evidence,
             store=self.store,
             signer=self._signer,
             journal=own,
@@ -122,14 +124,14 @@ class ManualRegion:
     def hears(self, region: str, step: int, phase: str = "train") -> None:
         """A sign of life of a region's node and controller has arrived here."""
         now_s = self.clock.now_s
-        node = NodePulse(step, phase, 60.0, now_s, Rhythm(now_s))
-        self.listeners[region].pulse = Pulse({"n0": node}, now_s, now_s)
+        node = NodeHeartbeats(step, phase, 60.0, now_s, Rhythm(now_s))
+        self.peer_states[region].pulse = RegionHeartbeats({"n0": node}, now_s, now_s)
 
     def turn(self) -> None:
         """One turn of each controller."""
         for control in self.controls:
-            control._attest.log_ack_at_s = control._attest.store_put_at_s = self.clock.now_s
-            control.step()
+            control._self_evidence.log_ack_at_s = control._self_evidence.store_put_at_s = self.clock.now_s
+            control.turn()
 
     def checkpoints(self) -> list[Checkpoint]:
         """What was published in this region's log of checkpoints, in order."""
@@ -148,12 +150,12 @@ class ManualWorld:
         self.link, self.step = True, 0
         self.phases = dict.fromkeys(REGIONS, "train")
         self.agent = self.agent_over(lambda port: port)
-        self.turns_agent: Callable[[], object] = lambda: self.agent.step()  # noqa: PLW0108 - whichever agent runs then
+        self.turns_agent: Callable[[], object] = lambda: self.agent.turn()  # noqa: PLW0108 - whichever agent runs then
         self.spool.wants("launch-1", StartRequest())
 
-    def agent_over(self, wrapped: Callable[[Any], Any]) -> Publish:
+    def agent_over(self, wrapped: Callable[[Any], Any]) -> Publisher:
         """A fresh agent of east, each of whose remote ports is wrapped."""
-        return Publish(
+        return Publisher(
             region="east",
             node="n0",
             spool=self.spool,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipelines import paths
-from pipelines.flows.replays import BATCH_MAX, Places
-from services.adapters.memory import MemoryKafka
+from pipelines.flows.replication.replay_requests import BATCH_MAX, Places
+from services.adapters.memory.kafka import MemoryKafka
 
 
 def places(kafka: MemoryKafka, lane: str, replay_id: str = "replay-1") -> list[Places]:

@@ -9,17 +9,17 @@ from typing import Any
 from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
-from pipelines.core.resume import StartRequest
+from pipelines.core.resume_mode import StartRequest
 from pipelines.core.retention import SweepPolicy
 from pipelines.errors import RetryableError
-from pipelines.flows.publish import Publish
-from pipelines.flows.sweep import Sweep, Swept
+from pipelines.flows.agent.publisher import Publisher
+from pipelines.flows.retention.sweep import Sweep, Swept
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, Manifest
-from services.adapters.memory import MemoryObjectStore
-from services.adapters.memory_spool import MemorySpool
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.memory.spool import MemorySpool
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemEntropy
 from tests.manifests import INTENT, OWN, SHARD, manifest_of, shard_of, state_of
@@ -128,10 +128,10 @@ class SweepWorld(ManualClock):
         record = self.spool.accept(producer, "checkpoints", "intent", 10, INTENT)
         self.spool._records[producer] = [dataclasses.replace(record, attempt=attempt)]
 
-    def agent(self, wire: Tripwire | None = None) -> Publish:
+    def agent(self, wire: Tripwire | None = None) -> Publisher:
         """A fresh process."""
         fake: Any = self
-        return Publish(
+        return Publisher(
             region="east",
             node="n0",
             spool=self.spool,
@@ -145,10 +145,10 @@ class SweepWorld(ManualClock):
             journal=fake,
         )
 
-    def turn(self, agent: Publish, turns: int = 6) -> None:
+    def turn(self, agent: Publisher, turns: int = 6) -> None:
         """Let the agent work."""
         for _ in range(turns):
-            agent.step()
+            agent.turn()
             self.now_s += 0.5
 
     def whole(self, store: MemoryObjectStore | None = None) -> set[CheckpointId]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from infra.local.errors import StackError
 from infra.local.ports import HOST, PortClaims
-from infra.local.processes import kill_families, spawn, tail, wait_for
 from infra.local.servers import http_answers, plain_env
+from services.runtime.child_processes import kill_families, spawn, tail, wait_for
 
 READY_S = 120.0
 API = "/apis/ccompat/v7"

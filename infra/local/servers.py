@@ -96,8 +96,8 @@ def _kafka(layout: Layout, tools: Tools, region: str, admin: Mapping[str, str], 
     data = layout.folder / "data" / name
     data.mkdir(parents=True, exist_ok=True)
     properties = layout.folder / "config" / f"{name}.properties"
-    listeners = ("LOCAL", *(_link_listener(other) for other in others(layout.regions, region)), "CONTROLLER")
-    settings = _kafka_settings(layout, region, data) | _kafka_access(listeners, admin, users)
+    peer_states = ("LOCAL", *(_link_listener(other) for other in others(layout.regions, region)), "CONTROLLER")
+    settings = _kafka_settings(layout, region, data) | _kafka_access(peer_states, admin, users)
     write_private(properties, "".join(f"{key}={value}\n" for key, value in settings.items()))
     java = [str(tools.java), *_HEAP, f"-Dlog4j2.configurationFile={_LOG4J}", "-cp", f"{tools.kafka_jars}/*"]
     cluster = base64.urlsafe_b64encode(f"farside-{region:<8.8}".encode()).decode().rstrip("=")
@@ -118,7 +118,7 @@ def _link_listener(client: str) -> str:
     return f"LINK_{client.upper()}"
 
 
-def _kafka_access(listeners: Iterable[str], admin: Mapping[str, str], users: Mapping[str, str]) -> dict[str, str]:
+def _kafka_access(peer_states: Iterable[str], admin: Mapping[str, str], users: Mapping[str, str]) -> dict[str, str]:
     """Who may log in, on every listener alike. What each user may do are ACLs, which the broker keeps with its data.
 
     SASL without TLS shows secrets to whoever can listen on loopback: for development only. The secrets stand in this
@@ -137,7 +137,7 @@ def _kafka_access(listeners: Iterable[str], admin: Mapping[str, str], users: Map
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:{admin['username']}",
     }
-    for listener in listeners:
+    for listener in peer_states:
         settings[f"listener.name.{listener.lower()}.plain.sasl.jaas.config"] = plain
         settings[f"listener.name.{listener.lower()}.scram-sha-512.sasl.jaas.config"] = scram
     return settings
@@ -145,11 +145,11 @@ def _kafka_access(listeners: Iterable[str], admin: Mapping[str, str], users: Map
 
 def _kafka_settings(layout: Layout, region: str, data: Path) -> dict[str, str]:
     name = f"kafka-{region}"
-    listeners = {"LOCAL": layout.ports[name]}
-    advertised = dict(listeners)
+    peer_states = {"LOCAL": layout.ports[name]}
+    advertised = dict(peer_states)
     for other in others(layout.regions, region):
         # A client that bootstraps through the link is told to stay on it: its listener is advertised at the proxy.
-        listeners[_link_listener(other)] = layout.ports[f"{name}/link-{other}"]
+        peer_states[_link_listener(other)] = layout.ports[f"{name}/link-{other}"]
         advertised[_link_listener(other)] = layout.ports[f"{other}.{region}.kafka"]
     controller = layout.ports[f"{name}/controller"]
 
@@ -161,9 +161,9 @@ def _kafka_settings(layout: Layout, region: str, data: Path) -> dict[str, str]:
         "node.id": "1",
         "controller.quorum.voters": f"1@{HOST}:{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": listed({**listeners, "CONTROLLER": controller}),
+        "listeners": listed({**peer_states, "CONTROLLER": controller}),
         "advertised.listeners": listed(advertised),
-        "listener.security.protocol.map": ",".join(f"{name}:SASL_PLAINTEXT" for name in [*listeners, "CONTROLLER"]),
+        "listener.security.protocol.map": ",".join(f"{name}:SASL_PLAINTEXT" for name in [*peer_states, "CONTROLLER"]),
         "inter.broker.listener.name": "LOCAL",
         "log.dirs": str(data),
         "auto.create.topics.enable": "false",

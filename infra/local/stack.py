@@ -17,8 +17,8 @@ from infra.local.errors import StackBusy, StackError, StackNotRunning
 from infra.local.layout import LINKS, Endpoints, Layout, LinkShape, check_regions, port_names
 from infra.local.links import LinkBytes, Links
 from infra.local.ports import PortClaims
-from infra.local.processes import ProcessId, own_id, spawn, start_ticks, state_letter, tail, wait_for
 from infra.local.tools import Tools
+from services.runtime.child_processes import ProcessId, own_id, spawn, start_ticks, state_letter, tail, wait_for
 
 FIRST_PORT = 20_100
 READY_S = 60.0

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
-from pipelines.core.numbers import Numbers
+from pipelines.core.sequence_ranges import SequenceRanges
 from schemas.records import Alarm, AlarmRange
 
 Stream = tuple[str, int, str, str]
@@ -60,7 +60,7 @@ def alarm(
     epoch: int = 0,
     producer: str = "",
     place: str = "",
-    numbers: Numbers | None = None,
+    numbers: SequenceRanges | None = None,
 ) -> Alarm:
     """An open alarm."""
     return Alarm(
@@ -72,7 +72,7 @@ def alarm(
         epoch=epoch,
         producer=producer,
         place=place,
-        ranges=_ranges(numbers or Numbers()),
+        ranges=_ranges(numbers or SequenceRanges()),
         unlisted=0,
         cause=cause,
         time_ms=time_ms,
@@ -80,7 +80,7 @@ def alarm(
     )
 
 
-def of_stream(kind: Kind, stream: Stream, numbers: Numbers, *, peer: str, cause: str, time_ms: int) -> Alarm:
+def of_stream(kind: Kind, stream: Stream, numbers: SequenceRanges, *, peer: str, cause: str, time_ms: int) -> Alarm:
     """An open alarm of some numbers of a stream."""
     run, epoch, producer, lane = stream
     return alarm(
@@ -96,7 +96,7 @@ def of_stream(kind: Kind, stream: Stream, numbers: Numbers, *, peer: str, cause:
     )
 
 
-def of_bounds(known: int | None, first: int, end: int, *, others: bool) -> tuple[Kind, Numbers, str] | None:
+def of_bounds(known: int | None, first: int, end: int, *, others: bool) -> tuple[Kind, SequenceRanges, str] | None:
     """What a log's bounds say about reading on at a known offset.
 
     Args:
@@ -106,22 +106,22 @@ def of_bounds(known: int | None, first: int, end: int, *, others: bool) -> tuple
         others: whether another partition of that name and cluster was read: the topic is another one now.
     """
     if known is None and others:
-        return Kind.ANEW, Numbers([(0, first - 1)]), "somebody deleted the topic, or the broker lost its disk"
+        return Kind.ANEW, SequenceRanges([(0, first - 1)]), "somebody deleted the topic, or the broker lost its disk"
     if known is None:
         cause = "retention took them before this region began to follow the lane"
-        return (Kind.RETENTION, Numbers([(0, first - 1)]), cause) if first > 0 else None
+        return (Kind.RETENTION, SequenceRanges([(0, first - 1)]), cause) if first > 0 else None
     if known < first:
         cause = "retention of the peer's topic is shorter than this region's replicator was away or behind"
-        return Kind.RETENTION, Numbers([(known, first - 1)]), cause
+        return Kind.RETENTION, SequenceRanges([(known, first - 1)]), cause
     if known > end:
         cause = "the peer's broker came back with an older disk, or was elected uncleanly"
-        return Kind.SHORTER, Numbers([(end, known - 1)]), cause
+        return Kind.SHORTER, SequenceRanges([(end, known - 1)]), cause
     return None
 
 
-def numbers_of(one: Alarm) -> Numbers:
+def numbers_of(one: Alarm) -> SequenceRanges:
     """The numbers or offsets that are listed."""
-    return Numbers((each.first, each.last) for each in one.ranges)
+    return SequenceRanges((each.first, each.last) for each in one.ranges)
 
 
 def key_of(one: Alarm) -> bytes:
@@ -193,16 +193,16 @@ class Alarms:
             found = self.kept.get(key)
             if found is None:
                 continue
-            left = numbers_of(found) - Numbers([(first, last)])
+            left = numbers_of(found) - SequenceRanges([(first, last)])
             if left or found.unlisted:
                 self.kept[key] = dataclasses.replace(found, ranges=_ranges(left))
             else:
                 self.end(key, HEALED)
 
-    def missing(self, stream: Stream) -> Numbers:
+    def missing(self, stream: Stream) -> SequenceRanges:
         """The numbers of a stream that were jumped over and did not come."""
         found = self.kept.get(_key_of_stream(Kind.HOLE, stream))
-        return Numbers() if found is None else numbers_of(found)
+        return SequenceRanges() if found is None else numbers_of(found)
 
     def end(self, key: bytes, state: str, actor: str = "") -> None:
         """It is not kept any longer, for this reason."""
@@ -236,7 +236,7 @@ def _key_of_stream(kind: Kind, stream: Stream) -> bytes:
     return f"alarm|{kind.value}|{lane}|{run}|{epoch}|{producer}".encode()
 
 
-def _ranges(numbers: Numbers) -> tuple[AlarmRange, ...]:
+def _ranges(numbers: SequenceRanges) -> tuple[AlarmRange, ...]:
     """The newest ranges, as many as are kept."""
     found: Iterable[tuple[int, int]] = numbers.ranges()[-RANGES_MAX:]
     return tuple(AlarmRange(first=first, last=last) for first, last in found)

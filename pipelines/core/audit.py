@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 from pipelines.core.ledger import Stream
-from pipelines.core.numbers import Numbers
+from pipelines.core.sequence_ranges import SequenceRanges
 
-NONE = Numbers()
+NONE = SequenceRanges()
 
 
 @dataclass(slots=True)
@@ -24,21 +24,21 @@ class Log:
     region: str
     trouble: str = ""
     sources: dict[Stream, str] = field(default_factory=dict)  # where a stream was first published
-    seen: dict[Stream, Numbers] = field(default_factory=dict)
+    seen: dict[Stream, SequenceRanges] = field(default_factory=dict)
     doubled: dict[Stream, int] = field(default_factory=dict)
-    dead: dict[Stream, Numbers] = field(default_factory=dict)
-    branch: dict[Stream, Numbers] = field(default_factory=dict)  # past the fork that closed their epoch
-    early: dict[Stream, Numbers] = field(default_factory=dict)  # visible here, and what they name is not
+    dead: dict[Stream, SequenceRanges] = field(default_factory=dict)
+    branch: dict[Stream, SequenceRanges] = field(default_factory=dict)  # past the fork that closed their epoch
+    early: dict[Stream, SequenceRanges] = field(default_factory=dict)  # visible here, and what they name is not
     promised: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # (producer, lane): (epoch, last)
     marks: dict[Stream, int] = field(default_factory=dict)
     trimmed: set[str] = field(default_factory=set)  # lanes whose oldest records the log keeps no longer
     nameless: dict[str, int] = field(default_factory=dict)  # per lane: records of which nobody knows whose they are
 
-    def take(self, stream: Stream, numbers: Numbers, source: str | None) -> None:
+    def take(self, stream: Stream, numbers: SequenceRanges, source: str | None) -> None:
         """A record that takes these numbers is in the log."""
         if source is not None:
             self.sources.setdefault(stream, source)
-        seen = self.seen.setdefault(stream, Numbers())
+        seen = self.seen.setdefault(stream, SequenceRanges())
         doubled = sum(not seen.add(seq) for seq in numbers)
         if doubled:
             self.doubled[stream] = self.doubled.get(stream, 0) + doubled
@@ -60,8 +60,8 @@ class Line:
     branch: int | None
     duplicates: int | None
     expired: int = 0  # no longer in this log: older than what it keeps, or known from another
-    gaps: Numbers = NONE  # in no log that could be read, though later numbers are
-    early: Numbers = NONE
+    gaps: SequenceRanges = NONE  # in no log that could be read, though later numbers are
+    early: SequenceRanges = NONE
     tail_known: bool = True
 
     def plain(self) -> dict[str, object]:
@@ -101,7 +101,7 @@ class Settled:
         return {name: getattr(self, name) for name in ("accepted", "visible", "duplicates", "lost")}
 
 
-def settled(accepted: Mapping[Stream, Numbers], log: Log) -> Settled:
+def settled(accepted: Mapping[Stream, SequenceRanges], log: Log) -> Settled:
     """Accepted in the spools, which can be read themselves, against one log."""
     missing = {stream: numbers - log.seen.get(stream, NONE) for stream, numbers in accepted.items()}
     taken, lost = (sum(len(one) for one in of.values()) for of in (accepted, missing))
@@ -159,7 +159,7 @@ def _at_source(stream: Stream, log: Log, others: Iterable[Log]) -> Line:
     taken = seen | dead
     promised = log.promised.get((producer, lane))
     accepted = max(taken.last, 0 if promised is None else promised[1])
-    gaps, expired = _kept(Numbers([(1, taken.last)]) - taken, taken, lane, log)
+    gaps, expired = _kept(SequenceRanges([(1, taken.last)]) - taken, taken, lane, log)
     for other in others:  # a topic that was made anew has lost what the others still have
         for known in (other.seen, other.dead, other.branch):
             before = len(gaps)
@@ -193,7 +193,7 @@ def _at_standby(stream: Stream, source: Log, log: Log) -> Line:
     taken = seen | dead | branch
     mark = max(log.marks.get(stream, 0), taken.last)
     past_fork = branch | source.branch.get(stream, NONE)
-    expected = Numbers([(1, mark)]) if source.trouble else source.seen.get(stream, NONE) - past_fork
+    expected = SequenceRanges([(1, mark)]) if source.trouble else source.seen.get(stream, NONE) - past_fork
     missing = expected - taken
     gaps, expired = _kept(missing.up_to(mark), taken, lane, log)
     return Line(
@@ -215,7 +215,7 @@ def _at_standby(stream: Stream, source: Log, log: Log) -> Line:
     )
 
 
-def _kept(missing: Numbers, taken: Numbers, lane: str, log: Log) -> tuple[Numbers, int]:
+def _kept(missing: SequenceRanges, taken: SequenceRanges, lane: str, log: Log) -> tuple[SequenceRanges, int]:
     """The gaps, and how many are no gaps but older than what the log keeps."""
     if lane not in log.trimmed:
         return missing, 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.core.decide import Action, Decision, FailoverPolicy, Gate, Reason
+from pipelines.core.failover_decision import Action, Decision, FailoverPolicy, Gate, Reason
 from pipelines.core.lease import MOVING, NEVER_S, RELEASED, Belief
 
 GRANT_S = 2.0  # how far ahead an agent is granted while its region gives the run away

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pipelines.core import alarms
 from pipelines.core.alarms import Alarms
 from pipelines.core.metric_batches import first_number
-from pipelines.core.numbers import Numbers
+from pipelines.core.sequence_ranges import SequenceRanges
 from schemas.records import Alarm, Event, Position, Record, Watermark
 
 Stream = alarms.Stream
@@ -65,7 +65,7 @@ class Ledger:
         seen = self.watermarks.get(key, 0)
         if seq <= seen:
             missing = self.alarms.missing(key)
-            late = missing and missing & Numbers([(seq if first_seq is None else first_seq, seq)])
+            late = missing and missing & SequenceRanges([(seq if first_seq is None else first_seq, seq)])
             return Arrival.NEXT if late else Arrival.DUPLICATE
         return Arrival.NEXT if (seq if first_seq is None else first_seq) <= seen + 1 else Arrival.GAP
 
@@ -73,12 +73,12 @@ class Ledger:
         """Whether this one number was never taken: it is above the watermark, or was jumped over."""
         return seq > self.watermarks.get(key, 0) or seq in self.alarms.missing(key)
 
-    def take(self, key: Stream, first_seq: int, seq: int) -> Numbers:
+    def take(self, key: Stream, first_seq: int, seq: int) -> SequenceRanges:
         """These numbers are settled; the numbers before them that nobody has seen."""
         seen = self.watermarks.get(key, 0)
         self.watermarks[key] = max(seq, seen)
         self.alarms.fill(key, first_seq, seq)
-        return Numbers([(seen + 1, first_seq - 1)])
+        return SequenceRanges([(seen + 1, first_seq - 1)])
 
     def saw_epoch(self, run: str, region: str, lane: str, epoch: int) -> bool:
         """An event of this epoch came from a region; False if that had left it behind for a higher one."""

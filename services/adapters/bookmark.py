@@ -7,7 +7,7 @@ from pathlib import Path
 
 from farside._files import read_json, write_json_atomically
 from pipelines.errors import MisconfiguredError
-from pipelines.flows.replay import Mark
+from pipelines.flows.inspection.replay import Mark
 
 
 class FileBookmark:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from farside import _spool
-from pipelines.core.resume import StartRequest
+from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Journal, SpoolRecord

@@ -11,12 +11,13 @@ from services.cli import (
     doctor,
     drill,
     events,
-    operate,
+    failover,
     replay,
     retention,
     schemas,
     serve,
     stack,
+    status,
 )
 
 app = typer.Typer(
@@ -30,8 +31,8 @@ app.command()(demo.demo)
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.ps)
-app.command()(operate.status)
-app.command()(operate.failover)
+app.command()(status.status)
+app.command()(failover.failover)
 for _verb in (
     authority.switchover,
     authority.failback,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.ask import Json, ask, until
-from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.exits import FAILED, misconfigured_exits
+from services.cli.prompts import Json, until
 from services.cli.serve import Config
+from services.cli.settings_file import load
+from services.http.client import ask
 
 if TYPE_CHECKING:
     from services.settings import Settings
@@ -56,13 +58,13 @@ def acknowledge(
         typer.echo(f"farside: no replicator that answers has an open alarm {alarm}", err=True)
         raise typer.Exit(FAILED)
     port = settings.region(found["at"]).ports.replicator
-    wish: dict[str, object] = {"peer": found["peer"], "lane": found["lane"], "alarm": alarm}
-    wish["actor"] = getpass.getuser()
+    request: dict[str, object] = {"peer": found["peer"], "lane": found["lane"], "alarm": alarm}
+    request["actor"] = getpass.getuser()
     state = ""
 
     def is_settled() -> bool:
         nonlocal state
-        state = (ask(port, "/v1/alarm", wish) or {}).get("state", state)
+        state = (ask(port, "/v1/alarm", request) or {}).get("state", state)
         return state in {"done", "unknown"}
 
     until(is_settled, GIVES_UP_S)
@@ -86,6 +88,5 @@ def gather(settings: Settings) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _settings(config: Config) -> Settings:
-    from services.settings import load  # noqa: PLC0415 - heavy; `farside --help` must be quick
 
     return load(config)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from services.cli.ask import Json
-from services.cli.fail import FAILED, misconfigured_exits
-from services.cli.logs import decoding_of, progress, reader
+from services.cli.exits import FAILED, misconfigured_exits
+from services.cli.prompts import Json
+from services.cli.region_logs import decoding_of, progress, reader
 from services.cli.serve import Config
+from services.cli.settings_file import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,6 @@ def audit(
     Exit codes: 0 every event is accounted for, 1 some are not, or a region does not answer, 2 misconfigured.
     """
     from pipelines.core.audit import compare  # noqa: PLC0415 - `farside --help` must be quick
-    from services.settings import load  # noqa: PLC0415 - as above
 
     with misconfigured_exits():
         settings = load(config)
@@ -56,7 +56,7 @@ def audit(
 
 
 def _logs(settings: Settings, run: str, names: list[str]) -> list[Log]:
-    from pipelines.flows.audit import Reading  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.flows.inspection.audit_reader import Reading  # noqa: PLC0415 - `farside --help` must be quick
 
     views = [view for view in (_told(settings, run, name, _lineage) for name in names) if view is not None]
     newest = max(views, key=lambda one: one.epoch, default=None)
@@ -75,7 +75,7 @@ def _logs(settings: Settings, run: str, names: list[str]) -> list[Log]:
 def _told(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, str], T]) -> T | None:
     """What a look into a region's store finds; None, and said, if it does not answer."""
     from pipelines.errors import FarsideError  # noqa: PLC0415 - `farside --help` must be quick
-    from services.clients import store_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
     try:
         return look(store_of(settings.region(name)), run)
@@ -85,9 +85,9 @@ def _told(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, 
 
 
 def _lineage(store: ObjectStore, run: str) -> LineageView | None:
-    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.flows.authority.epoch_store import EpochStore  # noqa: PLC0415 - `farside --help` must be quick
 
-    return Lineages(store)(run)
+    return EpochStore(store)(run)
 
 
 def _manifests(store: ObjectStore, run: str) -> set[str]:

@@ -14,10 +14,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from services.cli.ask import Json, Reason, Yes, ask, confirm, until
-from services.cli.fail import FAILED, MISCONFIGURED, misconfigured_exits
+from services.cli.exits import FAILED, MISCONFIGURED, misconfigured_exits
+from services.cli.prompts import Json, Reason, Yes, confirm, until
 from services.cli.serve import Config
-from services.settings import Settings, load
+from services.cli.settings_file import load
+from services.http.client import ask
+from services.settings import Settings
 
 MOVE_S = 3_900.0
 NOTED_S = 30.0
@@ -157,7 +159,7 @@ def discard(
     Exit codes: 0 noted, 1 there is no such branch, or not confirmed, 2 misconfigured.
     """
     from pipelines import paths  # noqa: PLC0415 - with the services' imports
-    from services.clients import store_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
     settings = _settings(config, run, region)
     _, best = _primary(settings, run)
@@ -337,9 +339,15 @@ def _asked(
 def _ask_holder(
     settings: Settings, region: str, run: str, kind: str, reason: str, target: str = "", at_ms: int = 0
 ) -> None:
-    wish: dict[str, object] = {"run": run, "kind": kind, "actor": getpass.getuser(), "note": reason, "target": target}
-    wish["at_ms"] = at_ms
-    answer = ask(settings.region(region).ports.controller, "/v1/ask", wish)
+    request: dict[str, object] = {
+        "run": run,
+        "kind": kind,
+        "actor": getpass.getuser(),
+        "note": reason,
+        "target": target,
+    }
+    request["at_ms"] = at_ms
+    answer = ask(settings.region(region).ports.controller, "/v1/ask", request)
     if answer is None or answer["refused"]:
         why = "its controller did not take the request" if answer is None else answer["refused"]
         typer.echo(f"farside: refused: {why}", err=True)
@@ -393,7 +401,7 @@ def _branches(settings: Settings, best: dict[str, Any], region: str) -> list[dic
     from pipelines import paths  # noqa: PLC0415 - with the services' imports
     from pipelines.core.lineage import LineageView, Standing, standing  # noqa: PLC0415 - as above
     from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
-    from services.clients import store_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
     view = LineageView(best["epoch"], tuple((epoch, parent, step) for epoch, parent, step in best["forks"]))
     empty: dict[str, Any] = {"epoch": 0, "attempt": 0, "step": 0, "manifest": "", "discarded": None, "trouble": ""}

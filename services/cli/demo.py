@@ -62,7 +62,7 @@ def demo(
     )
     _introduce(console, seed, steps)
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(story, console, ended), daemon=True)
+    watcher = threading.Thread(target=_detectors, args=(story, console, ended), daemon=True)
     if console.is_terminal:
         watcher.start()
     try:
@@ -98,11 +98,11 @@ def _introduce(console: Console, seed: int, steps: int) -> None:
     )
 
 
-def _watch(story: Story, console: Console, ended: threading.Event) -> None:
+def _detectors(story: Story, console: Console, ended: threading.Event) -> None:
     """The live view: both regions, step, lag, copies, holder and epoch."""
     from rich.live import Live  # noqa: PLC0415 - only for people
 
-    from services.cli.operate import tables  # noqa: PLC0415 - only for people
+    from services.cli.status import tables  # noqa: PLC0415 - only for people
 
     with Live(console=console, transient=True, refresh_per_second=2) as live:
         while not ended.wait(REFRESH_S):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.ask import Json
-from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.exits import FAILED, misconfigured_exits
+from services.cli.prompts import Json
 from services.cli.serve import Config
+from services.cli.settings_file import load
 
 if TYPE_CHECKING:
-    from services.adapters.kafka_cluster import KafkaCluster
+    from services.adapters.kafka.cluster import KafkaCluster
     from services.settings import KafkaSettings, LinkSettings, RegionSettings, Settings
 
 SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durations only
@@ -49,8 +50,6 @@ def doctor(context: typer.Context, config: Config = None, *, as_json: Json = Fal
         return
     from rich.console import Console  # noqa: PLC0415 - `farside --help` must be quick
 
-    from services.settings import load  # noqa: PLC0415 - as above
-
     with misconfigured_exits():
         settings = load(config)
         found = [Finding("settings", passed=True, detail=f"{len(settings.runs)} runs, {len(settings.regions)} regions")]
@@ -80,8 +79,8 @@ def _try(what: str, check: Callable[[], str]) -> Finding:
 
 def _region(name: str, region: RegionSettings) -> list[Finding]:
     from pipelines import paths  # noqa: PLC0415 - as above
-    from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
-    from services.clients import cluster_of, store_of  # noqa: PLC0415 - as above
+    from services.adapters.kafka.log import KafkaSource  # noqa: PLC0415 - as above
+    from services.runtime.clients import cluster_of, store_of  # noqa: PLC0415 - as above
 
     def kafka() -> str:
         with contextlib.closing(KafkaSource(cluster_of(region))) as source:
@@ -104,8 +103,8 @@ def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
     """6.2: what one region may write in another's store, a zombie may spoil there."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from pipelines.errors import FarsideError, MisconfiguredError  # noqa: PLC0415 - as above
-    from services.adapters.s3 import S3ObjectStore  # noqa: PLC0415 - as above
-    from services.clients import client_of  # noqa: PLC0415 - as above
+    from services.adapters.s3.object_store import S3ObjectStore  # noqa: PLC0415 - as above
+    from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
     what, key = f"{name} only pulls from {peer}", paths.health("doctor", name)
     store = S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
@@ -125,7 +124,7 @@ def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
 def _reads_only(name: str, peer: str, link: LinkSettings) -> Finding:
     """The same of its Kafka."""
     from pipelines import paths  # noqa: PLC0415 - as above
-    from services.clients import cluster_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import cluster_of  # noqa: PLC0415 - as above
 
     def check() -> str:
         _refused(cluster_of(link), paths.transactional_prefix(peer))
@@ -137,7 +136,7 @@ def _reads_only(name: str, peer: str, link: LinkSettings) -> Finding:
 def _drills_beside(name: str, region: RegionSettings) -> list[Finding]:
     """I10: a drill's user has no business in the real topics."""
     from pipelines import paths  # noqa: PLC0415 - as above
-    from services.clients import cluster_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import cluster_of  # noqa: PLC0415 - as above
 
     if region.drill_kafka_credentials_file is None:
         return []
@@ -153,8 +152,8 @@ def _refused(cluster: KafkaCluster, transactional_prefix: str, *, reads: bool = 
     """MisconfiguredError if this user may write farside's topics; also if it should read them, and may not."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
-    from services.adapters.kafka import KafkaSource  # noqa: PLC0415 - as above
-    from services.adapters.kafka_access import GUIDE, allowed  # noqa: PLC0415 - as above
+    from services.adapters.kafka.access import GUIDE, allowed  # noqa: PLC0415 - as above
+    from services.adapters.kafka.log import KafkaSource  # noqa: PLC0415 - as above
 
     with contextlib.closing(KafkaSource(cluster)) as source:
         there = not reads or bool(source.partitions([paths.HEARTBEATS]))
@@ -170,9 +169,9 @@ def _in_clear(kafka: KafkaSettings) -> str:
 
 def _clock(region: RegionSettings) -> str:
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
-    from services.adapters.s3 import mapped_errors  # noqa: PLC0415 - as above
+    from services.adapters.s3.object_store import mapped_errors  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
-    from services.clients import client_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
     client = client_of(region.s3, region.credentials_file)
     with mapped_errors("the store's clock"):
@@ -187,9 +186,9 @@ def _clock(region: RegionSettings) -> str:
 
 def _witness(settings: Settings) -> list[Finding]:
     from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
-    from services.adapters.conformance import probe  # noqa: PLC0415 - as above
+    from services.adapters.s3.conformance import probe  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemEntropy  # noqa: PLC0415 - as above
-    from services.clients import client_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
     found = []
     for name, region in settings.regions.items():

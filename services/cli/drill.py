@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.ask import Json
-from services.cli.fail import FAILED, misconfigured_exits
+from services.cli.exits import FAILED, misconfigured_exits
+from services.cli.prompts import Json
 from services.cli.serve import Config
+from services.cli.settings_file import load
 
 if TYPE_CHECKING:
-    from pipelines.flows.drills import Drill
+    from pipelines.flows.authority.drill_history import Drill
 
 
 def drill(
@@ -35,20 +36,18 @@ def drill(
 
     Exit codes: 0 the first step came, within the run's promise; 1 it did not, or the drill gave way; 2 misconfigured.
     """
-    from services.settings import load  # noqa: PLC0415 - `farside --help` must be quick
-
     with misconfigured_exits():
         settings = load(config)
         wanted, here = settings.run(run), settings.region(region)
         if past:
-            from pipelines.flows.drills import history  # noqa: PLC0415 - as above
-            from services.clients import store_of  # noqa: PLC0415 - as above
+            from pipelines.flows.authority.drill_history import history  # noqa: PLC0415 - as above
+            from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
             _show(list(history(store_of(here), run)), as_json=as_json)
             return
         from rich.console import Console  # noqa: PLC0415 - as above
 
-        from services.drill import rehearse  # noqa: PLC0415 - as above
+        from services.operations.drill import rehearse  # noqa: PLC0415 - as above
 
         console = Console(stderr=True)
         with console.status(f"drilling {run} in {region}") as shown:

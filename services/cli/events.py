@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.core.selection import Selection
+from pipelines.core.record_filter import RecordFilter
 from pipelines.errors import MisconfiguredError, RetryableError
-from services.cli import audit, dead
-from services.cli.ask import Json
-from services.cli.fail import FAILED, misconfigured_exits
+from services.cli import audit, dead_letters
+from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.filters import filtered
-from services.cli.logs import At, decoding_of, log_of, progress
+from services.cli.prompts import Json
+from services.cli.region_logs import At, decoding_of, log_of, progress
 from services.cli.serve import Config
+from services.cli.settings_file import load
 
 if TYPE_CHECKING:
-    from pipelines.flows.looking import Decoding, Seen
-    from services.adapters.kafka import KafkaSource
+    from pipelines.flows.log.log_reader import Decoding, Seen
+    from services.adapters.kafka.log import KafkaSource
 
 app = typer.Typer(
     help="Look at the events in a region's log; works when every other region is gone.",
@@ -39,7 +40,13 @@ Limit = Annotated[int, typer.Option("--limit", min=0, help="How many at most; 0:
 @app.command("list")
 @filtered
 def list_(
-    chosen: Selection, config: Config = None, *, at: At = None, limit: Limit = 100, raw: Raw = "", as_json: Json = False
+    chosen: RecordFilter,
+    config: Config = None,
+    *,
+    at: At = None,
+    limit: Limit = 100,
+    raw: Raw = "",
+    as_json: Json = False,
 ) -> None:
     """Show the newest records of a selection in the order of the log's time; with --limit 0 all, lane by lane.
 
@@ -47,7 +54,7 @@ def list_(
 
     Exit codes: 0 shown, 1 no log answers, 2 misconfigured.
     """
-    from pipelines.flows.looking import newest, select  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.flows.log.log_reader import newest, select  # noqa: PLC0415 - `farside --help` must be quick
 
     printer = _Printer(raw, as_json=as_json)
     with misconfigured_exits(), _opened(config, at) as (source, decoding):
@@ -64,7 +71,13 @@ def list_(
 @app.command()
 @filtered
 def tail(
-    chosen: Selection, config: Config = None, *, at: At = None, limit: Limit = 0, raw: Raw = "", as_json: Json = False
+    chosen: RecordFilter,
+    config: Config = None,
+    *,
+    at: At = None,
+    limit: Limit = 0,
+    raw: Raw = "",
+    as_json: Json = False,
 ) -> None:
     """Show records as they come, until Ctrl-C or --limit. With --since: also those that came since then.
 
@@ -72,7 +85,7 @@ def tail(
 
     Exit codes: 0 ended, 1 no log answers at first, 2 misconfigured.
     """
-    from pipelines.flows.looking import Following  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.flows.log.log_reader import Following  # noqa: PLC0415 - `farside --help` must be quick
 
     printer = _Printer(raw, as_json=as_json)
     with misconfigured_exits(), _opened(config, at) as (source, decoding):
@@ -122,7 +135,7 @@ def show(
 @app.command()
 @filtered
 def count(
-    chosen: Selection,
+    chosen: RecordFilter,
     config: Config = None,
     *,
     at: At = None,
@@ -133,12 +146,12 @@ def count(
 
     Exit codes: 0 counted, 1 no log answers, 2 misconfigured.
     """
-    from pipelines.core.tally import Tally  # noqa: PLC0415 - `farside --help` must be quick
-    from pipelines.flows.looking import select  # noqa: PLC0415 - as above
+    from pipelines.core.record_counts import RecordCounts  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.flows.log.log_reader import select  # noqa: PLC0415 - as above
     from services.cli.events_view import counted  # noqa: PLC0415 - as above
 
     names = tuple(name.strip() for name in by.split(",") if name.strip())
-    tally = Tally(names)
+    tally = RecordCounts(names)
     with misconfigured_exits():
         if not set(names) <= set(BY):
             raise MisconfiguredError(f"--by {by!r}: use some of {', '.join(BY)}")
@@ -152,12 +165,11 @@ def count(
 
 
 app.command()(audit.audit)
-app.add_typer(dead.app, name="dead")
+app.add_typer(dead_letters.app, name="dead")
 
 
 @contextmanager
 def _opened(config: Config, at: str | None) -> Iterator[tuple[KafkaSource, Decoding]]:
-    from services.settings import load  # noqa: PLC0415 - `farside --help` must be quick
 
     settings = load(config)
     with log_of(settings, at) as (name, source):
@@ -167,15 +179,15 @@ def _opened(config: Config, at: str | None) -> Iterator[tuple[KafkaSource, Decod
 def _find(which: str, source: KafkaSource, decoding: Decoding) -> Iterator[Seen]:
     """The record at a place, or every record that has or holds an event of this id."""
     from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
-    from pipelines.flows import looking  # noqa: PLC0415 - as above
+    from pipelines.flows.log import log_reader  # noqa: PLC0415 - as above
 
     place = _PLACE.fullmatch(which)
     if place is not None:
         topic = place[1] if place[1] in paths.TOPICS else paths.topic(place[1])
-        yield decoding.see(looking.at_place(source, topic, int(place[2]), int(place[3]), decoding.clock))
+        yield decoding.see(log_reader.at_place(source, topic, int(place[2]), int(place[3]), decoding.clock))
         return
-    for one in looking.select(source, Selection(), decoding, progress()):
-        if which in looking.event_ids(one):
+    for one in log_reader.select(source, RecordFilter(), decoding, progress()):
+        if which in log_reader.event_ids(one):
             yield one
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.core.alarms import sentence
-from pipelines.core.selection import Facts, facts_of
-from pipelines.core.tally import Tally
-from pipelines.flows.looking import Seen
+from pipelines.core.record_counts import RecordCounts
+from pipelines.core.record_filter import Facts, facts_of
+from pipelines.flows.log.log_reader import Seen
 from schemas import records
 
 WIDTH_LEAST = 80
@@ -112,7 +112,7 @@ def table(found: Sequence[Seen], *, header: bool) -> Table:
     return shown
 
 
-def counted(tally: Tally) -> None:
+def counted(tally: RecordCounts) -> None:
     """Print the groups of a count."""
     shown = Table(*tally.by, box=SIMPLE_HEAD)
     for name in ("records", "bytes", "bad"):

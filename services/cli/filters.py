@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipelines.core.selection import LANES, parse
+from pipelines.core.record_filter import LANES, parse
 from services.adapters.system_clock import SystemClock
-from services.cli.fail import misconfigured_exits
+from services.cli.exits import misconfigured_exits
 
 Many = list[str] | None
 

@@ -15,7 +15,7 @@ from pipelines.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from pipelines.ports import SchemaRegistry
-    from services.adapters.schema_registry import RegistryUser
+    from services.adapters.http.schema_registry import RegistryUser
 
 USERNAME, PASSWORD = "FARSIDE_REGISTRY_USERNAME", "FARSIDE_REGISTRY_PASSWORD"
 
@@ -72,14 +72,14 @@ class Wiring:
 
 def registry_of(url: str, credentials: Path | None, environment: Mapping[str, str] = os.environ) -> SchemaRegistry:
     """A registry as its user; MisconfiguredError if the address or the credentials are no such."""
-    from services.adapters.schema_registry import HttpSchemaRegistry  # noqa: PLC0415 - `farside --help` must be quick
+    from services.adapters.http.schema_registry import HttpSchemaRegistry  # noqa: PLC0415 - `farside --help` must be quick
 
     return HttpSchemaRegistry(url, user_of(credentials, environment))
 
 
 def user_of(path: Path | None, environment: Mapping[str, str]) -> RegistryUser | None:
     """The user that a file names, or else the environment; None if neither does. No error shows what is in them."""
-    from services.adapters.schema_registry import RegistryUser  # noqa: PLC0415 - as above
+    from services.adapters.http.schema_registry import RegistryUser  # noqa: PLC0415 - as above
     from services.settings import secrets_of  # noqa: PLC0415 - as above
 
     if path is None:

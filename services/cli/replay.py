@@ -8,17 +8,18 @@ from typing import Annotated
 
 import typer
 
-from pipelines.core.selection import Selection
-from services.cli.ask import Json
-from services.cli.fail import misconfigured_exits
+from pipelines.core.record_filter import RecordFilter
+from services.cli.exits import misconfigured_exits
 from services.cli.filters import filtered
+from services.cli.prompts import Json
 from services.cli.registry import Credentials, Url, Wire, Wiring
 from services.cli.serve import Config
+from services.cli.settings_file import load
 
 
 @functools.partial(filtered, without=frozenset({"since", "until"}))
 def replay(
-    chosen: Selection,
+    chosen: RecordFilter,
     config: Config = None,
     *,
     begin: Annotated[
@@ -62,15 +63,14 @@ def replay(
     Exit codes: 0 planned, or all delivered; 1 something does not answer, could not be done, or was left out;
     2 misconfigured, or not replayable; 3 stopped before the end.
     """
-    from services.cli import replay_run  # noqa: PLC0415 - `farside --help` must be quick
-    from services.settings import load  # noqa: PLC0415 - as above
+    from services.cli import replay_runner  # noqa: PLC0415 - `farside --help` must be quick
 
     with misconfigured_exits():
         settings = load(config)
         wiring = Wiring(wire, registry, registry_credentials)
-        asked = replay_run.parse(
+        asked = replay_runner.parse(
             settings, chosen, begin=begin, until=until, at=at, to=to, into=into, from_file=from_file, wiring=wiring
         )
-        pace = replay_run.Pace(rate, speed, patience_s)
-        code = replay_run.run(settings, asked, pace, execute=execute, again=again, plain=as_json)
+        pace = replay_runner.Pace(rate, speed, patience_s)
+        code = replay_runner.run(settings, asked, pace, execute=execute, again=again, plain=as_json)
     raise typer.Exit(code)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.ask import Json, Reason, Yes, confirm
-from services.cli.fail import FAILED, MISCONFIGURED, misconfigured_exits
+from services.cli.exits import FAILED, MISCONFIGURED, misconfigured_exits
+from services.cli.prompts import Json, Reason, Yes, confirm
 from services.cli.serve import Config
+from services.cli.settings_file import load
 
 if TYPE_CHECKING:
     from pipelines.core.retention import Plan, Verdict
@@ -44,8 +45,7 @@ def sweep(
     confirmed, or something does not answer; 2 misconfigured.
     """
     from pipelines.errors import CorruptError  # noqa: PLC0415 - `farside --help` must be quick
-    from services.settings import load  # noqa: PLC0415 - as above
-    from services.sweeper import sweep_of  # noqa: PLC0415 - as above
+    from services.operations.sweeper import sweep_of  # noqa: PLC0415 - as above
 
     gone: Sequence[Verdict] = ()
     with misconfigured_exits():
@@ -90,10 +90,9 @@ def unpin(run: Run, checkpoint: Step, config: Config = None, *, reason: Reason =
 
 def _say(run: str, text: str, config: Any, reason: str, *, pins: bool, as_json: bool) -> None:  # noqa: ANN401 - a path
     from pipelines.errors import RetryableError  # noqa: PLC0415 - `farside --help` must be quick
-    from pipelines.flows import pins as flow  # noqa: PLC0415 - as above
+    from pipelines.flows.retention import pins as flow  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
-    from services.clients import store_of  # noqa: PLC0415 - as above
-    from services.settings import load  # noqa: PLC0415 - as above
+    from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
     epoch, step = _place(text)
     with misconfigured_exits():
@@ -133,18 +132,18 @@ def _place(text: str) -> tuple[int | None, int]:
 def _whole(settings: Settings, run: str, epoch: int | None, step: int) -> set[CheckpointId]:
     """The checkpoint of that step, as the first region that answers and has it whole knows it."""
     from pipelines.errors import RetryableError  # noqa: PLC0415 - `farside --help` must be quick
-    from pipelines.flows.lineages import Lineages  # noqa: PLC0415 - as above
-    from pipelines.flows.recoverable import Recoverable  # noqa: PLC0415 - as above
+    from pipelines.flows.authority.epoch_store import EpochStore  # noqa: PLC0415 - as above
+    from pipelines.flows.standby.recoverable import RecoverableFinder  # noqa: PLC0415 - as above
     from pipelines.paths import parse_checkpoint  # noqa: PLC0415 - as above
     from schemas.codec import Codec  # noqa: PLC0415 - as above
-    from services.clients import store_of  # noqa: PLC0415 - as above
-    from services.parts import signer_of  # noqa: PLC0415 - as above
+    from services.runtime.clients import store_of  # noqa: PLC0415 - as above
+    from services.runtime.wiring import signer_of  # noqa: PLC0415 - as above
 
     for name, region in settings.regions.items():
         try:
             store = store_of(region)
-            view = Lineages(store)(run)
-            looks = Recoverable(store, signer_of(settings, name), Codec())
+            view = EpochStore(store)(run)
+            looks = RecoverableFinder(store, signer_of(settings, name), Codec())
             found = None if view is None else looks.at(run, view, step, epoch)
         except RetryableError:
             continue  # another region may have it; that this one does not answer is told when the pin is put there
@@ -156,8 +155,8 @@ def _whole(settings: Settings, run: str, epoch: int | None, step: int) -> set[Ch
 def _pinned(settings: Settings, run: str, epoch: int | None, step: int) -> set[CheckpointId]:
     """What is pinned of that step, in any region that answers."""
     from pipelines.errors import RetryableError  # noqa: PLC0415 - `farside --help` must be quick
-    from pipelines.flows.pins import pinned  # noqa: PLC0415 - as above
-    from services.clients import store_of  # noqa: PLC0415 - as above
+    from pipelines.flows.retention.pins import pinned  # noqa: PLC0415 - as above
+    from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
     found: set[CheckpointId] = set()
     for region in settings.regions.values():

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from services.cli.ask import Json
-from services.cli.fail import MISCONFIGURED, misconfigured_exits
+from services.cli.exits import MISCONFIGURED, misconfigured_exits
+from services.cli.prompts import Json
 from services.cli.registry import Credentials, Url, registry_of
 
 app = typer.Typer(

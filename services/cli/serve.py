@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.fail import misconfigured_exits
+from services.cli.exits import misconfigured_exits
 
 Region = Annotated[str, typer.Option(help="The region that this process belongs to.")]
 Config = Annotated[
@@ -28,7 +28,8 @@ def command(service: str) -> Callable[..., None]:
     """The verb of one service; its module is imported when it runs."""
 
     def serve(region: Region, config: Config = None) -> None:
-        from services.settings import load  # noqa: PLC0415 - heavy; `farside --help` must be quick
+
+        from services.cli.settings_file import load  # noqa: PLC0415 - heavy; `farside --help` must be quick
 
         with misconfigured_exits():
             settings = load(config)

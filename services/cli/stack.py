@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.local import detached
+from infra.local import background_stack
 from infra.local.errors import StackError, StackNotRunning
 from infra.local.layout import LinkShape
 from infra.local.stack import ServerState, running_layout, states
@@ -35,12 +35,12 @@ def up(
 
     Exit codes: 0 it runs (now or already), 1 it did not start; nothing is left then.
     """
-    where = folder or detached.default_folder()
+    where = folder or background_stack.default_folder()
     try:
         with Console(stderr=True).status("starting the local stack"):
-            fresh = detached.up(where, ("east", "west"), LinkShape(latency_ms, bandwidth_mbit_s))
+            fresh = background_stack.up(where, ("east", "west"), LinkShape(latency_ms, bandwidth_mbit_s))
         if fresh:
-            from services import local_config  # noqa: PLC0415 - boto3 takes most of a second
+            from services.demo import local_config  # noqa: PLC0415 - boto3 takes most of a second
 
             local_config.write(running_layout(where))
         found = states(where)
@@ -56,10 +56,10 @@ def down(folder: Folder = None) -> None:
 
     Exit codes: 0 nothing runs any more, 1 it did not end.
     """
-    where = folder or detached.default_folder()
+    where = folder or background_stack.default_folder()
     try:
-        ran = detached.down(where)
-        from services import local_config  # noqa: PLC0415 - boto3 takes most of a second
+        ran = background_stack.down(where)
+        from services.demo import local_config  # noqa: PLC0415 - boto3 takes most of a second
 
         local_config.clean(where)
     except StackError as error:
@@ -73,7 +73,7 @@ def ps(folder: Folder = None, *, as_json: Json = False) -> None:
     Exit codes: 0 all of them run, 1 one does not, or no stack runs.
     """
     try:
-        found = states(folder or detached.default_folder())
+        found = states(folder or background_stack.default_folder())
     except StackNotRunning as error:
         _fail(error)
     _show(found, as_json=as_json)

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.ports import PortClaims
-from infra.local.processes import TETHER, compiling_environment, family, kill_families, spawn, tail, wait_for
 from pipelines.errors import RetryableError
+from services.runtime.child_processes import (
+    DIE_WITH_PARENT,
+    compiling_environment,
+    family,
+    kill_families,
+    spawn,
+    tail,
+    wait_for,
+)
 
 TRAINER = Path("client/examples/train_gpt.py")
 RANKS = 2
@@ -71,7 +79,7 @@ class Actors:
         argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(RANKS)]
         argv += ["--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(self._free_port())]
         # Ranks die with torchrun, and torchrun with us: it would leave them behind, were it killed.
-        argv += ["--no-python", sys.executable, "-I", "-S", str(TETHER), "0"]
+        argv += ["--no-python", sys.executable, "-I", "-S", str(DIE_WITH_PARENT), "0"]
         return [*argv, sys.executable, str(TRAINER.absolute()), "--out", str(out), *args]
 
     def kill(self, *names: str) -> None:

@@ -10,22 +10,22 @@ from pipelines.core.audit import Log
 from pipelines.core.ledger import Stream
 from pipelines.core.lineage import LineageView
 from pipelines.core.metric_batches import rows_of
-from pipelines.core.numbers import Numbers
+from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.errors import RetryableError
-from pipelines.flows import audit
-from pipelines.flows.looking import Decoding
+from pipelines.flows.inspection import audit_reader
+from pipelines.flows.log.log_reader import Decoding
 from pipelines.ports import Clock
 from schemas.codec import Codec
 from schemas.records import Event
-from services.adapters.kafka import KafkaSource
-from services.adapters.kafka_cluster import KafkaCluster
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaSource
 from services.adapters.spool import NodeSpool
 from services.demo.actors import read_lines
 
 
-def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> dict[Stream, Numbers]:
+def accepted(node_dirs: Iterable[Path], run: str, view: LineageView) -> dict[Stream, SequenceRanges]:
     """Every event in the nodes' spools that lies on the lineage."""
-    return audit.accepted(map(NodeSpool, node_dirs), run, view)
+    return audit_reader.accepted(map(NodeSpool, node_dirs), run, view)
 
 
 def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Log, list[Event]]:
@@ -33,7 +33,9 @@ def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Log, list[Ev
     source, events = KafkaSource(cluster), list[Event]()
 
     decoding = Decoding(Codec(), clock)
-    reading = audit.Reading(run, cluster.bootstrap, None, decoding, on_event=lambda one: events.extend(rows_of(one)))
+    reading = audit_reader.Reading(
+        run, cluster.bootstrap, None, decoding, on_event=lambda one: events.extend(rows_of(one))
+    )
     try:
         log = reading.read(source)
     finally:

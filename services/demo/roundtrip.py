@@ -15,12 +15,12 @@ from rich.table import Table
 
 from infra.local.stack import Stack
 from pipelines.errors import RetryableError
-from services.cli.ask import ask
-from services.clients import store_of
 from services.demo import figures, picture
 from services.demo.actors import Actors
 from services.demo.report import compared, keep
 from services.demo.story import EAST, RUN, START_S, TRAIN_S, WEST, Say, Story
+from services.http.client import ask
+from services.runtime.clients import store_of
 
 REJOIN_S = 180.0
 WEST_PACE = ("--min-step-s", "1.0")  # so that west still trains when east is back, on a busy machine too

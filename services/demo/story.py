@@ -14,17 +14,16 @@ from infra.local.layout import LinkShape
 from infra.local.stack import Stack, remove
 from infra.local.tools import Tools
 from pipelines.core.audit import Settled, settled
-from pipelines.flows.lineages import Lineages
-from pipelines.flows.recoverable import Recoverable
+from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.standby.recoverable import RecoverableFinder
 from schemas.codec import Codec
-from services import local_config
 from services.adapters.arena import write_index_folder
 from services.adapters.system_clock import SystemClock
-from services.cli.operate import gather
-from services.clients import cluster_of, store_of
-from services.demo import figures
+from services.demo import figures, local_config
 from services.demo.actors import Actors, read_lines
-from services.parts import signer_of
+from services.operations.run_status import gather
+from services.runtime.clients import cluster_of, store_of
+from services.runtime.wiring import signer_of
 from services.settings import Settings, load
 
 RUN, EAST, WEST = "gpt", "east", "west"
@@ -183,7 +182,7 @@ class Story:
     def _settle(self, actors: Actors, stack: Stack) -> None:
         """Wait until what was in flight has arrived late, then count."""
         primary = self._primary()
-        view = Lineages(store_of(self.settings.region(primary)))(RUN)
+        view = EpochStore(store_of(self.settings.region(primary)))(RUN)
         if view is None:
             raise RuntimeError(f"{primary}'s store knows no epoch")
         taken = figures.accepted([region.node_dir for region in self.settings.regions.values()], RUN, view)
@@ -228,8 +227,10 @@ class Story:
         """A grant of epoch 1 from before the loss, for a trainer that was asleep: nobody told it that this is over."""
         here = self.settings.region(EAST)
         store, codec = store_of(here), Codec()
-        view = Lineages(store)(RUN)
-        newest = None if view is None else Recoverable(store, signer_of(self.settings, EAST), codec).newest(RUN, view)
+        view = EpochStore(store)(RUN)
+        newest = (
+            None if view is None else RecoverableFinder(store, signer_of(self.settings, EAST), codec).newest(RUN, view)
+        )
         if newest is None:
             raise RuntimeError("east has no checkpoint to go on from")
         manifest = newest.manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipelines.core.replays import Tempo
+from pipelines.core.replay_rules import Tempo
 from pipelines.ports import Clock, EventSource, Fetched, Partition
 
 

@@ -21,19 +21,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.local.processes import wait_for
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Heartbeat
-from services import local_config
-from services.adapters.kafka import KafkaLog
-from services.adapters.kafka_cluster import KafkaCluster
-from services.clients import cluster_of
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaLog
+from services.demo import local_config
 from services.demo.actors import Actors
 from services.demo.report import versions
+from services.runtime.child_processes import wait_for
+from services.runtime.clients import cluster_of
 from services.settings import load
 
 REGIONS = ("east", "west")
@@ -147,7 +147,7 @@ def _between(actors: Actors, settings: Any, beats: Beats, runs: int, seconds: fl
     kafka |= {int(link.kafka.rpartition(":")[2]) for name in REGIONS for link in settings.region(name).links.values()}
 
     def look(region: str) -> dict[str, Any]:
-        # The tether replaces itself by the service, so the first of the family is the controller.
+        # `die_with_parent.py` replaces itself by the service, so the first of the family is the controller.
         return looked_at(actors.pids(f"controller-{region}")[0], settings.region(region).ports.controller, kafka)
 
     def created() -> bool:

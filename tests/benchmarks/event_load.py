@@ -13,12 +13,12 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from pipelines import paths
-from pipelines.flows.envelope import METRIC, wrap
+from pipelines.flows.log.envelope import METRIC, wrap
 from pipelines.ports import Fetched, Message, Partition
 from schemas.codec import Codec
 from schemas.records import DataShard, DataVersion, Event, Metric
-from services.adapters.kafka import KafkaLog, KafkaSource
-from services.adapters.kafka_cluster import KafkaCluster
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.demo.actors import Failed
 
 RUN, EAST, WEST = "gpt", "east", "west"

@@ -21,19 +21,19 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
 from pipelines.core.metric_batches import BatchPolicy
-from pipelines.flows.envelope import wrap
-from pipelines.flows.publish import Publish
+from pipelines.flows.agent.publisher import Publisher
+from pipelines.flows.log.envelope import wrap
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Checkpoint
-from services.adapters.grants_http import HttpGrants
-from services.adapters.kafka import KafkaLog
+from services.adapters.http.grants import HttpGrants
+from services.adapters.kafka.log import KafkaLog
 from services.adapters.spool import NodeSpool
 from services.adapters.system_clock import SystemClock, SystemEntropy
-from services.clients import cluster_of, store_of
 from services.demo.actors import Failed
-from services.journal import ServiceJournal
-from services.parts import signer_of
+from services.runtime.clients import cluster_of, store_of
+from services.runtime.journal import ServiceJournal
+from services.runtime.wiring import signer_of
 from services.settings import HOST, Settings
 from tests.benchmarks import event_load
 from tests.benchmarks.event_load import CHUNK, CODEC, EAST, METRICS_TOPIC, RUN, VERSIONS_TOPIC, WEST, Sender, Tail
@@ -299,7 +299,7 @@ class Bench:
             quiet=True,
         )
         spool, log = NodeSpool(node, journal, keep_s=3600.0), KafkaLog(cluster_of(here))
-        flow = Publish(
+        flow = Publisher(
             region=EAST,
             node="bench",
             spool=spool,
@@ -317,7 +317,7 @@ class Bench:
         end, begun_s, begun_cpu_s = spool.end(run, "r00000-1"), time.monotonic(), time.process_time()
         with contextlib.closing(log):
             while spool.position(run, "r00000-1") < end:
-                time.sleep(flow.step())
+                time.sleep(flow.turn())
                 if time.monotonic() - begun_s > self._scale.deadline_s:
                     raise Failed(f"the agent did not publish {count} metrics; {flow.status()}")
             cpu_s = time.process_time() - begun_cpu_s

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.processes import compiling_environment, spawn, tail, wait_for
 from infra.local.servers import write_private
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
-from services.cli.ask import ask
 from services.demo.actors import Failed, read_lines
+from services.http.client import ask
+from services.runtime.child_processes import compiling_environment, spawn, tail, wait_for
 from services.settings import Settings
 from tests.benchmarks.event_load import EAST, WEST, Broker
 from tests.brokers import admin_of

@@ -36,7 +36,7 @@ from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import KAFKA_VERSION, Tools
 from pipelines.errors import FarsideError
-from services import local_config
+from services.demo import local_config
 from services.demo.report import versions
 from services.settings import load
 from tests.benchmarks.event_parts import Bench, Scale

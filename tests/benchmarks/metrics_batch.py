@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.metric_batches import BatchPolicy, batch_of, metrics_of, runs_of_rows
-from pipelines.flows.envelope import METRIC, METRIC_BATCH, wrap
+from pipelines.flows.log.envelope import METRIC, METRIC_BATCH, wrap
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Metric, MetricBatch
-from services.adapters.kafka import KafkaLog, ensure_topics
-from services.adapters.kafka_cluster import KafkaCluster
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaLog, ensure_topics
 from tests.brokers import admin_of
 
 LOG_BYTES = 69  # of Kafka's format, for a record that is alone in its batch

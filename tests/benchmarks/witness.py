@@ -27,13 +27,12 @@ from infra.local.layout import WITNESS, LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines.core.lease import DEFAULT, FAST, LeaseProfile
-from pipelines.flows.failover import RETRY_S
-from services import local_config
+from pipelines.flows.authority.controller import RETRY_S
 from services.adapters.system_clock import SystemClock
-from services.cli.ask import ask
-from services.demo import figures
+from services.demo import figures, local_config
 from services.demo.actors import Actors, Failed, read_lines
 from services.demo.report import versions
+from services.http.client import ask
 from services.settings import Settings, load
 
 RUN, EAST, WEST = "gpt", "east", "west"

@@ -15,14 +15,15 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines.ports import LeaseStore, ObjectStore
 from schemas.codec import Codec
-from services import local_config
-from services.adapters.lease_s3 import S3LeaseStore
-from services.adapters.memory import MemoryLeaseStore, MemoryObjectStore
-from services.adapters.s3 import S3ObjectStore, connect, ensure_bucket
+from services.adapters.memory.lease_store import MemoryLeaseStore
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.s3.lease_store import S3LeaseStore
+from services.adapters.s3.object_store import S3ObjectStore, connect, ensure_bucket
 from services.adapters.system_clock import SystemClock, SystemEntropy
+from services.demo import local_config
 from services.settings import Settings, load
-from services.wrappers.aside import AsideStore
-from services.wrappers.grouped import GroupedLeases
+from services.wrappers.grouped_leases import GroupedLeases
+from services.wrappers.overlay import OverlayStore
 
 BUCKETS = itertools.count(1)
 REAL = [pytest.param("memory"), pytest.param("versitygw", marks=pytest.mark.servers)]
@@ -52,7 +53,7 @@ def witness_client(stack: Stack, endpoint: str | None = None, timeout_s: float =
 def object_store(request: pytest.FixtureRequest) -> ObjectStore:
     """An empty bucket, in memory, on a real server, and beside other objects."""
     if request.param == "aside":
-        return AsideStore(MemoryObjectStore(), MemoryObjectStore(), "drills/now/d1/")
+        return OverlayStore(MemoryObjectStore(), MemoryObjectStore(), "drills/now/d1/")
     if request.param == "memory":
         return MemoryObjectStore()
     client = witness_client(request.getfixturevalue("stack"))

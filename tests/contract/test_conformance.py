@@ -9,8 +9,8 @@ import pytest
 from types_boto3_s3 import S3Client
 
 from infra.local.stack import Stack
-from services.adapters.conformance import probe
-from services.adapters.s3 import ensure_bucket
+from services.adapters.s3.conformance import probe
+from services.adapters.s3.object_store import ensure_bucket
 from services.adapters.system_clock import SystemEntropy
 from tests.contract.conftest import witness_client
 

@@ -16,14 +16,14 @@ from types_boto3_s3 import S3Client
 from pipelines import paths
 from pipelines.errors import MisconfiguredError
 from schemas.codec import Codec
-from services import local_config
-from services.adapters.conformance import probe
-from services.adapters.s3 import S3ObjectStore, code_of, connect, ensure_bucket
+from services.adapters.s3.conformance import probe
+from services.adapters.s3.object_store import S3ObjectStore, code_of, connect, ensure_bucket
 from services.adapters.system_clock import SystemEntropy
 from services.cli import app
-from services.clients import client_of, store_of
-from services.parts import signer_of
-from services.policies import ROLES, iam_policy
+from services.demo import local_config
+from services.permissions.store_policies import ROLES, iam_policy
+from services.runtime.clients import client_of, store_of
+from services.runtime.wiring import signer_of
 from services.settings import Settings, load
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.test_tidy import ROOT

@@ -13,10 +13,10 @@ from infra.local.stack import Stack
 from pipelines import paths
 from pipelines.errors import CorruptError, FencedError
 from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
-from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
-from services.adapters.memory import MemoryKafka, MemoryLog, MemorySource
+from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.system_clock import SystemClock
-from services.wrappers.aside import AsideLog, AsideSource
+from services.wrappers.overlay import OverlayLog, OverlaySource
 from tests.brokers import admin_of
 
 TOPIC = paths.METRICS
@@ -45,8 +45,8 @@ def cluster(request: pytest.FixtureRequest) -> _Cluster:
         for name in paths.TOPICS:
             beside.topic(f"drill.{name}")
         return _Cluster(
-            lambda name: AsideLog(MemoryLog(beside, name), "drill."),
-            lambda: AsideSource(MemorySource(beside), "drill."),
+            lambda name: OverlayLog(MemoryLog(beside, name), "drill."),
+            lambda: OverlaySource(MemorySource(beside), "drill."),
         )
     stack: Stack = request.getfixturevalue("stack")
     address = admin_of(stack, "east")

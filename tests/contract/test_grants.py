@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry
 from infra.local.ports import PortClaims
 from pipelines.errors import RetryableError
 from pipelines.ports import GrantReply, Grants
-from services.adapters.grants_http import HttpGrants
-from services.adapters.memory import MemoryGrants
+from services.adapters.http.grants import HttpGrants
+from services.adapters.memory.grants import MemoryGrants
 from services.adapters.system_clock import SystemClock
-from services.authority_routes import AuthorityRoutes
-from services.ops import OpsServer, Turns
+from services.http.authority_routes import AuthorityRoutes
+from services.http.server import HttpServer, Turns
 
 GRANTED = GrantReply(
     "granted",
@@ -65,7 +65,7 @@ def grants(request: pytest.FixtureRequest, control: _Control) -> Iterator[Grants
     claims = PortClaims()
     port = claims.claim([])
     claims.release()
-    server = OpsServer(
+    server = HttpServer(
         port=port,
         registry=CollectorRegistry(),
         turns=Turns(SystemClock()),

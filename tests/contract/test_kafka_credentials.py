@@ -27,12 +27,12 @@ from kafka.admin import (
 from pipelines import paths
 from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
 from pipelines.ports import EventSource, Message, Partition
-from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
-from services.adapters.kafka_access import give
-from services.adapters.kafka_cluster import KafkaCluster, KafkaUser
+from services.adapters.kafka.access import give
+from services.adapters.kafka.cluster import KafkaCluster, KafkaUser
+from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.system_clock import SystemClock
-from services.clients import cluster_of
-from services.kafka_policies import ROLES, TOPIC, Grant, commands, grants
+from services.permissions.kafka_policies import ROLES, TOPIC, Grant, commands, grants
+from services.runtime.clients import cluster_of
 from services.settings import Settings
 from services.wrappers.retrying import retrying
 from tests.test_tidy import ROOT

@@ -16,13 +16,13 @@ from infra.local.stack import Stack
 from pipelines import paths
 from pipelines.core.metric_batches import BatchPolicy, metrics_of
 from pipelines.errors import RetryableError
-from pipelines.flows.publish import Publish
+from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply, Message
 from schemas.codec import Codec
 from schemas.records import Metric, MetricBatch
-from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
-from services.adapters.kafka_cluster import KafkaCluster
-from services.adapters.memory import MemoryObjectStore
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
 from services.adapters.system_clock import SystemClock, SystemEntropy
@@ -137,7 +137,7 @@ def test_I14_a_trainer_that_writes_on_while_its_broker_is_dead_loses_nothing(sta
     log = _watched(journal, cluster)
     private, public = generate_keypair(tmp_path, "west")
     store, clock = MemoryObjectStore(), SystemClock()
-    agent = Publish(
+    agent = Publisher(
         region="west",
         node="n0",
         spool=NodeSpool(tmp_path / "node", journal),
@@ -159,7 +159,7 @@ def test_I14_a_trainer_that_writes_on_while_its_broker_is_dead_loses_nothing(sta
         for _ in range(count):
             step = writer.last_seq.get("metrics", 0) + 1
             writer.append("metrics", "metric", epoch=1, attempt=1, step=step, body={"values": {"loss": 0.5}})
-        agent.step()
+        agent.turn()
 
     train(50)
     stack.kill("kafka-west")
@@ -169,7 +169,7 @@ def test_I14_a_trainer_that_writes_on_while_its_broker_is_dead_loses_nothing(sta
     train(50)
 
     def all_there(values: list[bytes]) -> bool:
-        agent.step()
+        agent.turn()
         return 500 in _numbers(values)
 
     numbers = _numbers(reader.until(all_there))

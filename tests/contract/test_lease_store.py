@@ -12,8 +12,8 @@ from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.ports import LeaseStore
 from schemas.codec import Codec
 from schemas.records import GENESIS, EpochEntry, Lease
-from services.adapters.lease_s3 import S3LeaseStore
-from services.adapters.s3 import ensure_bucket
+from services.adapters.s3.lease_store import S3LeaseStore
+from services.adapters.s3.object_store import ensure_bucket
 from tests.contract.conftest import witness_client
 
 FIRST = Lease(

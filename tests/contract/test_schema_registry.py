@@ -16,8 +16,8 @@ from pipelines.errors import MisconfiguredError, RetryableError
 from pipelines.ports import SchemaRegistry
 from schemas.codec import all_schemas
 from schemas.confluent import subject_of
-from services.adapters.memory import MemorySchemaRegistry
-from services.adapters.schema_registry import KIND, HttpSchemaRegistry
+from services.adapters.http.schema_registry import KIND, HttpSchemaRegistry
+from services.adapters.memory.schema_registry import MemorySchemaRegistry
 from services.cli import app
 
 NAMES = itertools.count(1)

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import pytest
 
 from farside import _checkpoint, _spool
-from pipelines.core.resume import StartRequest
+from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Spool
-from services.adapters.memory_spool import MemorySpool
+from services.adapters.memory.spool import MemorySpool
 from services.adapters.spool import NodeSpool
 
 PRODUCER = "r00000-0123456789abcdef"

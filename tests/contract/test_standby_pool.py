@@ -17,7 +17,8 @@ from pipelines.paths import CheckpointId
 from pipelines.ports import PoolHealth, StandbyPool
 from schemas.codec import digest
 from schemas.records import Item, Manifest
-from services.adapters.memory import MemoryObjectStore, MemoryStandbyPool
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.memory.standby_pool import MemoryStandbyPool
 from services.adapters.system_clock import SystemClock
 from tests.manifests import manifest_of, shard_of, state_of
 

@@ -13,8 +13,9 @@ from pipelines.core.retention import Listed
 from pipelines.errors import RetryableError
 from pipelines.ports import CopyJob, CopyResult, ObjectStore, Transfers
 from schemas.codec import digest
-from services.adapters.memory import MemoryObjectStore, MemoryTransfers
-from services.adapters.s3 import S3ObjectStore, ensure_bucket
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.memory.transfers import MemoryTransfers
+from services.adapters.s3.object_store import S3ObjectStore, ensure_bucket
 from services.adapters.transfers import ThreadTransfers
 from tests.contract.conftest import BUCKETS, witness_client
 from tests.waiting import wait_until

@@ -15,9 +15,9 @@ from typing import Any
 from farside import _spool
 from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.metric_batches import batch_of, metrics_of
-from pipelines.core.numbering import DIGITS_MAX, SPAN_MAX, number_of, place_of
+from pipelines.core.sequence_numbers import DIGITS_MAX, SPAN_MAX, number_of, place_of
 from pipelines.errors import CorruptError
-from pipelines.flows.envelope import headers_of
+from pipelines.flows.log.envelope import headers_of
 from schemas.codec import Codec, DecodeError
 from schemas.records import (
     Checkpoint,

@@ -14,17 +14,17 @@ from pipelines.core.lineage import Standing, standing
 from pipelines.core.manifests import objects
 from pipelines.core.metric_batches import rows_of
 from pipelines.errors import RetryableError
-from pipelines.flows.lineages import Lineages
+from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.paths import CheckpointId
 from pipelines.ports import Partition
 from schemas.codec import Codec, DecodeError, digest
 from schemas.records import Checkpoint, Event, Lease, Manifest
-from services.adapters.kafka import KafkaSource
-from services.adapters.kafka_cluster import KafkaCluster
-from services.adapters.s3 import S3ObjectStore
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaSource
+from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.spool import NodeSpool
-from services.clients import client_of, cluster_of, store_of
-from services.parts import signer_of
+from services.runtime.clients import client_of, cluster_of, store_of
+from services.runtime.wiring import signer_of
 from services.settings import Settings
 from tests.integration.fault_clocks import Clocks
 
@@ -156,7 +156,7 @@ class Judge:
 
     def missing(self, holder: str, before: set[Identity]) -> set[Identity]:
         """Of these accepted events, those on the lineage that some region's log does not show yet (I14)."""
-        view = Lineages(self._stores[holder])(self._run)
+        view = EpochStore(self._stores[holder])(self._run)
         if view is None:
             return before
         for identity in list(self._open):

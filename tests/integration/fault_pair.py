@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.layout import LinkShape
-from infra.local.processes import tail
 from infra.local.stack import Stack
 from infra.local.tools import Tools
-from services import local_config
-from services.cli.ask import ask
+from services.demo import local_config
 from services.demo.actors import Actors
+from services.http.client import ask
+from services.runtime.child_processes import tail
 from services.settings import Settings, load
 from tests.integration import light_trainer
 from tests.integration.fault_clocks import Clocks

@@ -13,16 +13,16 @@ import pytest
 from infra.local.registry import registry
 from infra.local.tools import Tools, registry_jar
 from pipelines import paths
-from pipelines.core.replays import origin_of
-from pipelines.flows.looking import Decoding, scan
-from pipelines.flows.replays import origin
+from pipelines.core.replay_rules import origin_of
+from pipelines.flows.log.log_reader import Decoding, scan
+from pipelines.flows.replication.replay_requests import origin
 from pipelines.ports import Fetched
 from schemas.codec import HEADER_BYTES, MARKER, Codec, schema_text
 from schemas.records import DataShard, DataVersion, EpochChange, Event, Metric, MetricBatch, MetricColumn
-from services.adapters.kafka import KafkaLog, KafkaSource
+from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.system_clock import SystemClock
 from services.cli.events_view import plain
-from services.clients import cluster_of, store_of
+from services.runtime.clients import cluster_of, store_of
 from tests.integration.foreign import read
 from tests.integration.test_events import CODEC, _common, _message, _metric, _Plane, opened
 

@@ -18,23 +18,23 @@ from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
-from pipelines.flows.looking import Decoding, scan
-from pipelines.flows.publish import headers_of
-from pipelines.flows.writer_schemas import store_schemas
+from pipelines.flows.agent.publisher import headers_of
+from pipelines.flows.log.log_reader import Decoding, scan
+from pipelines.flows.log.writer_schemas import store_schemas
 from pipelines.paths import CheckpointId
 from pipelines.ports import Fetched, Message
 from schemas.codec import HEADER_BYTES, MARKER, Codec, digest, schema_text
 from schemas.records import Checkpoint, Event, Heartbeat, LastSeq, Metric
-from services import local_config
-from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
-from services.adapters.s3 import S3ObjectStore
+from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.system_clock import SystemClock
 from services.cli import app
-from services.cli.ask import ask
 from services.cli.events_view import plain
-from services.clients import client_of, cluster_of, store_of
+from services.demo import local_config
 from services.demo.actors import Actors
-from services.parts import signer_of
+from services.http.client import ask
+from services.runtime.clients import client_of, cluster_of, store_of
+from services.runtime.wiring import signer_of
 from services.settings import Settings, load
 from tests.brokers import admin_of
 from tests.integration.foreign import read

@@ -16,20 +16,20 @@ from typer.testing import CliRunner
 
 from infra.local.stack import Stack
 from pipelines import paths
-from pipelines.flows.envelope import headers_of
+from pipelines.flows.log.envelope import headers_of
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, Event
-from services.adapters.kafka import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.cli import app
-from services.clients import cluster_of, store_of
 from services.demo.actors import Actors
-from services.parts import signer_of
+from services.runtime.clients import cluster_of, store_of
+from services.runtime.wiring import signer_of
 from services.settings import HOST, Settings
 from tests.brokers import admin_of
-from tests.core.test_rebuild import _intent
-from tests.core.test_replicate import _metric
+from tests.core.replication.test_event_rebuild import _intent
+from tests.core.replication.test_lane_replicator import _metric
 from tests.integration.test_events import two_regions
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.waiting import wait_until

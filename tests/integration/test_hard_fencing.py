@@ -10,13 +10,13 @@ import pytest
 from farside import _spool
 from farside.guard import FENCED_EXIT_CODE
 from infra.local.layout import LinkShape
-from infra.local.processes import state_letter
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines.core.lease import FAST
-from services import local_config
 from services.adapters.system_clock import SystemClock
+from services.demo import local_config
 from services.demo.actors import Actors, read_lines
+from services.runtime.child_processes import state_letter
 from services.settings import Settings, load
 from tests.benchmarks.witness import LIGHT, PACE
 from tests.waiting import wait_until

@@ -18,9 +18,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewTopic
 
 from infra.local.ports import is_free
-from infra.local.processes import ProcessId
 from infra.local.servers import http_answers, kafka_answers
 from infra.local.stack import Stack, owner_of, states
+from services.runtime.child_processes import ProcessId
 from tests.brokers import admin_of
 from tests.waiting import wait_until
 

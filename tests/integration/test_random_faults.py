@@ -11,8 +11,8 @@ from farside import _spool
 from infra.local.layout import WITNESS
 from pipelines import paths
 from pipelines.core.lineage import Standing, standing
-from pipelines.flows.lineages import Lineages
-from services.clients import store_of
+from pipelines.flows.authority.epoch_store import EpochStore
+from services.runtime.clients import store_of
 from tests.integration.fault_clocks import true_s
 from tests.integration.fault_judge import Writes
 from tests.integration.fault_kinds import Faults
@@ -87,7 +87,7 @@ def test_I5_I7_a_region_that_slept_in_mid_upload_wakes_up_as_a_branch(rounds: Ro
     spooled = _spool.run_folder(rounds.pair.settings.region(holder).node_dir, RUN) / "checkpoints"
     waking = f"e{epoch:06d}-a*/s*"
     wait_until(lambda: not list(spooled.glob(waking)), SETTLES_S, "an outcome for what was on its way")
-    view = Lineages(store_of(rounds.pair.settings.region(winner)))(RUN)
+    view = EpochStore(store_of(rounds.pair.settings.region(winner)))(RUN)
     assert view is not None
     ids = paths.committed(store_of(rounds.pair.settings.region(winner)).list(paths.checkpoints_prefix(RUN)))
     assert [one for one in ids if standing(view, one.epoch, one.step) is not Standing.CURRENT] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.clients import store_of
+from services.runtime.clients import store_of
 from tests.integration.test_events import CHUNK, DEADLINE_S, OWN, _Plane, opened
 from tests.waiting import wait_until
 

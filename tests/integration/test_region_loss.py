@@ -17,14 +17,13 @@ from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
 from schemas.codec import record_types
-from services import local_config
 from services.cli import app
-from services.cli.ask import ask
-from services.clients import store_of
-from services.demo import figures, report, roundtrip
+from services.demo import figures, local_config, report, roundtrip
 from services.demo.actors import Actors
 from services.demo.roundtrip import Roundtrip
 from services.demo.story import Story
+from services.http.client import ask
+from services.runtime.clients import store_of
 from services.settings import Settings, load
 from tests.waiting import wait_until
 

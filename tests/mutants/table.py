@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LEASE, DECIDE, HANDOVER = "pipelines/core/lease.py", "pipelines/core/decide.py", "pipelines/core/handover.py"
-SUSPICION, PULSE = "pipelines/core/suspicion.py", "pipelines/core/pulse.py"
+LEASE, DECIDE, HANDOVER = "pipelines/core/lease.py", "pipelines/core/failover_decision.py", "pipelines/core/handover.py"
+SUSPICION, PULSE = "pipelines/core/failure_detector.py", "pipelines/core/heartbeats.py"
 LINEAGE, LEDGER = "pipelines/core/lineage.py", "pipelines/core/ledger.py"
-PUBLISH, REPLICATE, COPYING = "pipelines/flows/publish.py", "pipelines/flows/replicate.py", "pipelines/flows/copying.py"
+PUBLISH, REPLICATE, COPYING = (
+    "pipelines/flows/agent/publisher.py",
+    "pipelines/flows/replication/lane_replicator.py",
+    "pipelines/flows/replication/checkpoint_copies.py",
+)
 FAILOVER, MOVES, RECOVERABLE = (
-    "pipelines/flows/failover.py",
-    "pipelines/flows/moves.py",
-    "pipelines/flows/recoverable.py",
+    "pipelines/flows/authority/controller.py",
+    "pipelines/flows/authority/planned_moves.py",
+    "pipelines/flows/standby/recoverable.py",
 )
 
-CORE_LEASE = ("tests/core/test_lease_core.py", "tests/simulation/test_lease_simulation.py")
-CORE_DECIDE = ("tests/core/test_decide.py", "tests/core/test_handover.py")
+CORE_LEASE = ("tests/core/authority/test_lease_core.py", "tests/simulation/test_lease_simulation.py")
+CORE_DECIDE = ("tests/core/authority/test_failover_decision.py", "tests/core/authority/test_handover.py")
 WORLDS = ("tests/simulation/test_failover_simulation.py", "tests/simulation/test_switchover_simulation.py")
-GUARD, GUARDS = "client/farside/_validity.py", ("tests/core/test_validity.py",)
-VIGIL, VIGILS = "pipelines/flows/vigil.py", ("tests/core/test_vigil.py",)
+GUARD, GUARDS = "client/farside/_validity.py", ("tests/core/client/test_validity.py",)
+VIGIL, VIGILS = "pipelines/flows/agent/grant_renewal.py", ("tests/core/agent/test_grant_renewal.py",)
 RETENTION, SWEEP, UPLOADING = (
     "pipelines/core/retention.py",
-    "pipelines/flows/sweep.py",
-    "pipelines/flows/uploading.py",
+    "pipelines/flows/retention/sweep.py",
+    "pipelines/flows/agent/uploads.py",
 )
-SWEEPS = ("tests/core/test_retention.py", "tests/core/test_sweep.py", "tests/core/test_sweep_races.py")
-REDRIVE, REDRIVES = "pipelines/flows/redrive.py", ("tests/core/test_redrive.py",)
-AGENT, MIRROR = ("tests/core/test_publish.py",), ("tests/core/test_replicate.py",)
+SWEEPS = (
+    "tests/core/retention/test_retention.py",
+    "tests/core/retention/test_sweep.py",
+    "tests/core/retention/test_sweep_races.py",
+)
+REDRIVE, REDRIVES = (
+    "pipelines/flows/replication/redrive_requests.py",
+    ("tests/core/replication/test_redrive_requests.py",),
+)
+AGENT, MIRROR = ("tests/core/agent/test_publisher.py",), ("tests/core/replication/test_lane_replicator.py",)
 PROMOTIONS = ("tests/simulation/test_interrupted_promotion.py",)
 CHECKPOINT_STORIES = ("tests/scenarios/test_directed_checkpoints.py",)
 REPLICATOR_STORIES = ("tests/scenarios/test_directed_replication.py",)
@@ -46,17 +57,17 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "a hook that is silent is a veto",
-        "pipelines/flows/hook.py",
+        "pipelines/flows/authority/approval_hook.py",
         "verdict, why = Verdict.FREE, str(error)",
         "verdict, why = Verdict.VETO, str(error)",
-        ("tests/core/test_hook.py",),
+        ("tests/core/authority/test_approval_hook.py",),
     ),
     Mutant(
         "a hook's objection does not count",
-        "pipelines/flows/hook.py",
+        "pipelines/flows/authority/approval_hook.py",
         "verdict = Verdict.VETO if why else Verdict.FREE",
         "verdict = Verdict.FREE",
-        ("tests/core/test_hook.py",),
+        ("tests/core/authority/test_approval_hook.py",),
     ),
     Mutant(
         "an adopted branch hangs on the epoch before it",
@@ -67,38 +78,38 @@ MUTANTS = (
     ),
     Mutant(
         "a drill writes over the real objects",
-        "services/wrappers/aside.py",
+        "services/wrappers/overlay.py",
         "self._own.put(self._prefix + key, body)",
         "self._base.put(key, body)",
-        ("tests/core/test_drill.py",),
+        ("tests/core/authority/test_drill.py",),
     ),
     Mutant(
-        "a dead ghost renews",
-        "pipelines/flows/ghost.py",
+        "a dead simulated_primary renews",
+        "pipelines/flows/authority/simulated_primary.py",
         "if not self._dead and now_s - self._wrote_at_s",
         "if now_s - self._wrote_at_s",
-        ("tests/core/test_drill.py",),
+        ("tests/core/authority/test_drill.py",),
     ),
     Mutant(
         "one silent node is a silent region",
         PULSE,
         "return min((node.rhythm.phi",
         "return max((node.rhythm.phi",
-        ("tests/core/test_suspicion.py",),
+        ("tests/core/authority/test_failure_detector.py",),
     ),
     Mutant(
         "an outage teaches the rhythm",
         SUSPICION,
         "min(one, PAUSE_MOST * floor_s)",
         "min(one, PHI_MOST * floor_s)",
-        ("tests/core/test_suspicion.py",),
+        ("tests/core/authority/test_failure_detector.py",),
     ),
     Mutant(
         "no floor under the suspicion",
         SUSPICION,
         "if silent_s < floor_s:",
         "if silent_s < 0:",
-        ("tests/core/test_suspicion.py",),
+        ("tests/core/authority/test_failure_detector.py",),
     ),
     Mutant(
         "what others hear does not count",
@@ -235,28 +246,28 @@ MUTANTS = (
         LINEAGE,
         "limit is None or step <= limit",
         "True",
-        ("tests/core/test_lineage_rule.py",),
+        ("tests/core/authority/test_lineage_rule.py",),
     ),
     Mutant(
         "unheard-of epochs count",
         LINEAGE,
         "return Standing.UNKNOWN",
         "return Standing.CURRENT",
-        ("tests/core/test_lineage_rule.py",),
+        ("tests/core/authority/test_lineage_rule.py",),
     ),
     Mutant(
         "the warmer skips the lineage",
         RECOVERABLE,
         "if standing(view, one.epoch, one.step) is Standing.CURRENT]",
         "]",
-        ("tests/core/test_warm.py",),
+        ("tests/core/standby/test_warmer.py",),
     ),
     Mutant(
         "committed without a valid grant",
         PUBLISH,
         "if not branch and not self._valid(launch):",
         "if False:",
-        (*AGENT, "tests/core/test_witness_away.py"),
+        (*AGENT, "tests/core/authority/test_witness_away.py"),
     ),
     Mutant("another attempt's grant is good enough", PUBLISH, "and own and self._clock", "and self._clock", AGENT),
     Mutant(
@@ -277,8 +288,8 @@ MUTANTS = (
     Mutant(
         "visible before its bytes",
         REPLICATE,
-        "if not self._copying.done(event):",
-        "if self._copying.done(event) is None:",
+        "if not self._copies.done(event):",
+        "if self._copies.done(event) is None:",
         MIRROR,
     ),
     Mutant("duplicates are published again", REPLICATE, " or arrival is Arrival.DUPLICATE:", ":", MIRROR),
@@ -311,45 +322,45 @@ MUTANTS = (
     ),
     Mutant(
         "a flow that is being turned is given to a second thread",
-        "services/crew.py",
+        "services/runtime/scheduler.py",
         "        if entry.turning:",
         "        if False:",
-        ("tests/core/test_many_runs.py",),
+        ("tests/core/authority/test_many_runs.py",),
     ),
     Mutant(
         "everybody asks a witness that does not answer",
         "services/wrappers/witness.py",
         "if tries and self._tried:",
         "if False:",
-        ("tests/core/test_many_runs.py",),
+        ("tests/core/authority/test_many_runs.py",),
     ),
     Mutant(
         "a group's member is replaced whatever version the write names",
-        "pipelines/core/groups.py",
+        "pipelines/core/lease_groups.py",
         "if (None if found is None else etag_of(found)) == change.expected_etag:",
         "if True:",
-        ("tests/core/test_groups.py",),
+        ("tests/core/authority/test_lease_groups.py",),
     ),
     Mutant(
         "a member's write is refused by what was remembered",
-        "services/wrappers/grouped.py",
+        "services/wrappers/grouped_leases.py",
         "if len(allowed) < len(changes) and not fresh:",
         "if False:",
-        ("tests/core/test_groups.py",),
+        ("tests/core/authority/test_lease_groups.py",),
     ),
     Mutant(
         "a read is answered by one that began before it",
-        "services/wrappers/grouped.py",
+        "services/wrappers/grouped_leases.py",
         "wanted = self._begun + 1",
         "wanted = self._ended + 1",
-        ("tests/core/test_groups.py",),
+        ("tests/core/authority/test_lease_groups.py",),
     ),
     Mutant(
         "a group that another region moved refuses our members",
-        "services/wrappers/grouped.py",
+        "services/wrappers/grouped_leases.py",
         "            known, fresh = None, False\n",
         "            return\n",
-        ("tests/core/test_groups.py",),
+        ("tests/core/authority/test_lease_groups.py",),
     ),
     Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
     Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),
@@ -359,7 +370,7 @@ MUTANTS = (
     Mutant(
         "a sweep ignores what other regions have", RETENTION, "(Keep.SHARED, roots.shared)", "(Keep.SHARED, ())", SWEEPS
     ),
-    Mutant("a sweep goes on out of sight", RETENTION, "Hold.UNSEEN if roots.unseen else None", "None", SWEEPS),
+    Mutant("a sweep goes on out of reachability", RETENTION, "Hold.UNSEEN if roots.unseen else None", "None", SWEEPS),
     Mutant("a sweep's lineage may be behind", RETENTION, "> roots.view.epoch:", "> roots.view.epoch + 9:", SWEEPS),
     Mutant(
         "a sweep deletes chunks before the manifest's key is taken",
@@ -387,17 +398,17 @@ MUTANTS = (
     ),
     Mutant(
         "a link's user may write in the other region's Kafka",
-        "services/kafka_policies.py",
+        "services/permissions/kafka_policies.py",
         '"link": (Grant(_LOOK,',
         '"link": (Grant(_WORK,',
-        ("tests/core/test_kafka_access.py",),
+        ("tests/core/runtime/test_kafka_access.py",),
     ),
     Mutant(
         "a Kafka that refuses us ends the controller",
-        "pipelines/flows/listen.py",
+        "pipelines/flows/authority/heartbeat_reader.py",
         "except MisconfiguredError as error:",
         "except ZeroDivisionError as error:",
-        ("tests/core/test_kafka_access.py",),
+        ("tests/core/runtime/test_kafka_access.py",),
     ),
     Mutant(
         "a restarted promoter chooses the fork anew",
@@ -500,80 +511,80 @@ MUTANTS = (
     ),
     Mutant(
         "a redrive does not look at what is visible",
-        "pipelines/flows/visible.py",
+        "pipelines/flows/replication/visible_index.py",
         "elif item.partition.topic == self._topic:",
         "elif False:",
         REDRIVES,
     ),
     Mutant(
         "a replay judges by numbers that are visible nowhere",
-        "pipelines/core/replays.py",
+        "pipelines/core/replay_rules.py",
         "if not numbers - known.visible:",
         "if not numbers.above(ledger.watermarks.get(stream, 0)):",
-        ("tests/core/test_replay.py",),
+        ("tests/core/inspection/test_replay.py",),
     ),
     Mutant(
         "what a wire format leaves out is not told",
-        "services/replay_targets.py",
+        "services/operations/replay_targets.py",
         "self.say(f",
         "str(f",
-        ("tests/core/test_confluent.py",),
+        ("tests/core/inspection/test_confluent.py",),
     ),
     Mutant(
         "a replayed heartbeat is a sign of life",
-        "pipelines/flows/listen.py",
+        "pipelines/flows/authority/heartbeat_reader.py",
         "if replay_of(item.headers) is not None:",
         "if False and replay_of(item.headers) is not None:",
-        ("tests/core/test_replay.py",),
+        ("tests/core/inspection/test_replay.py",),
     ),
     Mutant(
         "what an audit misses at a standby is called in flight",
         "pipelines/core/audit.py",
         "_kept(missing.up_to(mark), taken, lane, log)",
         "_kept(missing.up_to(0), taken, lane, log)",
-        ("tests/core/test_audit.py",),
+        ("tests/core/inspection/test_audit.py",),
     ),
     Mutant(
         "a log that does not answer counts as an empty one",
-        "pipelines/flows/audit.py",
+        "pipelines/flows/inspection/audit_reader.py",
         "return Log(self.region, str(error))",
         "return Log(self.region)",
-        ("tests/core/test_audit.py",),
+        ("tests/core/inspection/test_audit.py",),
     ),
     Mutant(
         "what cannot be decoded is hidden by a filter",
-        "pipelines/core/selection.py",
+        "pipelines/core/record_filter.py",
         "return not decoded if value is None else wanted.holds(value)",
         "return value is not None and wanted.holds(value)",
-        ("tests/core/test_selection.py",),
+        ("tests/core/log/test_record_filter.py",),
     ),
     Mutant(
         "a batch takes its last number only",
         "pipelines/core/ledger.py",
         "(seq if first_seq is None else first_seq) <= seen + 1",
         "seq == seen + 1",
-        ("tests/core/test_metric_batches.py",),
+        ("tests/core/agent/test_metric_batches.py",),
     ),
     Mutant(
         "the position passes metrics that gather",
-        "pipelines/flows/outbox.py",
+        "pipelines/flows/agent/outbox.py",
         "for queue in (self.metrics, self.others) if queue",
         "for queue in (self.others,) if queue",
-        ("tests/core/test_outbox.py",),
+        ("tests/core/agent/test_outbox.py",),
     ),
     Mutant(
         "a number in the headers of garbage may leap",
-        "pipelines/core/numbering.py",
+        "pipelines/core/sequence_numbers.py",
         "if arrival is Arrival.NEXT else None",
         "if arrival is not Arrival.DUPLICATE else None",
-        ("tests/core/test_numbering.py",),
+        ("tests/core/log/test_sequence_numbers.py",),
     ),
     Mutant(
         "a payload that lost bytes hides the next record",
         "client/farside/_segments.py",
         "return end if found is None else offset + found",
         "return end",
-        ("tests/core/test_segments.py",),
+        ("tests/core/client/test_segments.py",),
     ),
     Mutant(
         "a log is removed with records left in it",
@@ -587,7 +598,7 @@ MUTANTS = (
         "client/farside/_thinning.py",
         "account.dropped += 1",
         "pass",
-        ("tests/core/test_thinning.py",),
+        ("tests/core/client/test_thinning.py",),
     ),
-    Mutant("the epoch is not remembered", FAILOVER, "self._lineages.remember(held.lease)", "pass", WORLDS),
+    Mutant("the epoch is not remembered", FAILOVER, "self._epoch_store.remember(held.lease)", "pass", WORLDS),
 )

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.core.lease import FAST
 from pipelines.errors import UnknownOutcomeError
-from pipelines.flows.moves import PAUSE, Wish
+from pipelines.flows.authority.planned_moves import PAUSE, MoveRequest
 from schemas.records import Lease
 from services.adapters.signer import Ed25519Signer
 from tests.manual_world import ManualWorld, signer_in, world_with_step_10
@@ -178,7 +178,7 @@ def test_I1_I8_an_older_controller_that_loses_only_the_witness_acts_no_longer_th
     while world.clock.now_s < ends_s + 2 * FAST.lease_s:
         reply = older.grant("launch-1", -1)
         assert world.clock.now_s + reply.valid_s <= max(ends_s, world.clock.now_s), "never past its validity"
-        older.ask(Wish(PAUSE, "ann"))
+        older.ask(MoveRequest(PAUSE, "ann"))
         assert older.grant("launch-9", -1).state == "wait", "it begins nothing"
         world.turn()
         assert older._may_write() == (world.clock.now_s < ends_s and not older._belief.unread_writes)

@@ -9,18 +9,19 @@ import pytest
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.heartbeats import DRAINED
 from pipelines.core.lineage import LineageView, view_of
-from pipelines.core.pulse import DRAINED
-from pipelines.core.resume import StartRequest
-from pipelines.flows.lineages import Lineages
-from pipelines.flows.moves import SWITCHOVER, Wish
-from pipelines.flows.recoverable import Recoverable
-from pipelines.flows.replicate import Replicate
+from pipelines.core.resume_mode import StartRequest
+from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.authority.planned_moves import SWITCHOVER, MoveRequest
+from pipelines.flows.replication.lane_replicator import LaneReplicator
+from pipelines.flows.standby.recoverable import RecoverableFinder
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, DeadLetter, Manifest, Readiness
-from services.adapters.memory import MemoryLog, MemorySource, MemoryTransfers
+from services.adapters.memory.kafka import MemoryLog, MemorySource
+from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_world import SHARD, ManualRegion, ManualWorld, signer_in, world_with_step_10
@@ -46,7 +47,7 @@ class _Story:
         self.world = world_with_step_10(signer)
         self.moments = Moments(at, stop, armed=False)
         self.world.agent = self.world.agent_over(self.moments.of)
-        self.agent = Stoppable(self.world.agent.step)
+        self.agent = Stoppable(self.world.agent.turn)
         self.world.turns_agent = self.agent.turn
         told = len(self.world.spool.told["launch-1"])
         self.world.until(lambda: len(self.world.spool.told["launch-1"]) > told, "the new agent has its grant")
@@ -84,9 +85,9 @@ class _Story:
         for key in world.west.store.list("runs/gpt/e000002"):
             world.east.store.create(key, world.west.store.get(key) or b"")
         world.step, world.phases["west"] = 30, DRAINED
-        world.west.listeners["east"].readiness = _ready("east", 30)
+        world.west.peer_states["east"].readiness = _ready("east", 30)
         world.west.ask("gpt", "launch-w", "n1", 30)
-        assert world.west.control.ask(Wish(SWITCHOVER, "ann", "back", "east")) == ""
+        assert world.west.control.ask(MoveRequest(SWITCHOVER, "ann", "back", "east")) == ""
         world.until(lambda: (world.lease.epoch, world.lease.holder) == (3, "east"), "the failback")
         world.until(lambda: world.east.ask("gpt", "launch-2", "n0", -1).state == "granted", "the next launch")
         return world.east.ask("gpt", "launch-2", "n0", -1)
@@ -115,7 +116,7 @@ def _ready(region: str, step: int) -> Readiness:
 def _replicate(world: ManualWorld, to: ManualRegion, peer: ManualRegion) -> tuple[list[Checkpoint], list[DeadLetter]]:
     """What a region's replicator makes of its peer's log of checkpoints."""
     fake: object = to
-    flow = Replicate(
+    flow = LaneReplicator(
         region=to.name,
         peer=peer.name,
         lane="checkpoints",
@@ -125,14 +126,14 @@ def _replicate(world: ManualWorld, to: ManualRegion, peer: ManualRegion) -> tupl
         store=to.store,
         peer_store=peer.store,
         transfers=MemoryTransfers({peer.name: peer.store}, to.store),
-        lineage=Lineages(to.store),
+        lineage=EpochStore(to.store),
         signer=world.signer,
         codec=Codec(),
         clock=world.clock,
         journal=fake,  # type: ignore[arg-type] # a region keeps its own journal
     )
     for _ in range(6):
-        flow.step()
+        flow.turn()
     dead = [CODEC.decode(one.value) for one in to.kafka.topic(paths.DEAD_LETTERS) if one is not None]
     return to.checkpoints(), [one for one in dead if isinstance(one, DeadLetter)]
 
@@ -152,7 +153,7 @@ def _never_chosen(story: _Story, reply: GrantReply) -> None:
     for key in world.east.store.list(orphan.prefix):
         world.west.store.create(key, world.east.store.get(key) or b"")
     for region in (world.east, world.west):
-        recoverable = Recoverable(region.store, world.signer, Codec())
+        recoverable = RecoverableFinder(region.store, world.signer, Codec())
         for view in (view_of(chain[:2]), view_of(chain)):
             newest, branch = recoverable.newest("gpt", view), recoverable.branch("gpt", view, 1, 20)
             assert newest is not None, story.moments.hit
@@ -258,7 +259,7 @@ def test_I6_I7_a_half_uploaded_attempt_and_the_same_step_by_the_next_one_are_nev
         assert ((1, 20) in found) >= (whole or start == 20), what
         assert keep_spool or (1, 20) not in found or first.receipt(0) in before, what
         assert [one.sha256 for one in found[2, second.step].shards] == [digest(OTHER_SHARD)], what
-        newest = Recoverable(world.east.store, signer, Codec()).newest("gpt", LineageView(1, ((1, 0, -1),)))
+        newest = RecoverableFinder(world.east.store, signer, Codec()).newest("gpt", LineageView(1, ((1, 0, -1),)))
         assert newest is not None, what
         assert newest.key == second.manifest, what
     assert halves > 10, f"it must die half-way: {counted}"

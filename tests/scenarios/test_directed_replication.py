@@ -15,15 +15,17 @@ from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import objects
 from pipelines.errors import FencedError, RetryableError
-from pipelines.flows.publish import headers_of
-from pipelines.flows.recoverable import Recoverable
-from pipelines.flows.replay import read_ledger
-from pipelines.flows.replicate import Replicate
+from pipelines.flows.agent.publisher import headers_of
+from pipelines.flows.log.ledger_reader import read_ledger
+from pipelines.flows.replication.lane_replicator import LaneReplicator
+from pipelines.flows.standby.recoverable import RecoverableFinder
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import MARKER, Codec, digest, schema_text
 from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Manifest, Metric
-from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
+from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
@@ -62,11 +64,11 @@ class _World:
         """Implements Journal."""
         del event, fields
 
-    def start(self, lane: str, moments: Moments | None = None) -> Replicate:
+    def start(self, lane: str, moments: Moments | None = None) -> LaneReplicator:
         """A replicator process with its region's transactional id for the lane."""
         moments = moments or Moments()
         transfers = MemoryTransfers({"east": self.east_store}, self.west_store, per_turn=2)
-        return Replicate(
+        return LaneReplicator(
             region="west",
             peer="east",
             lane=lane,
@@ -83,10 +85,10 @@ class _World:
             journal=self,
         )
 
-    def turn(self, flow: Replicate) -> None:
+    def turn(self, flow: LaneReplicator) -> None:
         """As often as the whole work needs."""
         for _ in range(TURNS):
-            flow.step()
+            flow.turn()
             self.clock.now_s += 1.0
 
     def send(self, event: Event, value: bytes = b"") -> None:
@@ -166,7 +168,7 @@ def _filled(signer: Ed25519Signer, lane: str) -> _World:
 
 def _promote(world: _World) -> int:
     """West wins the next epoch from its recoverable step, or, where it has none, from step 10; the fork."""
-    found = Recoverable(world.west_store, world.signer, Codec()).newest("gpt", world.view)
+    found = RecoverableFinder(world.west_store, world.signer, Codec()).newest("gpt", world.view)
     fork = 10 if found is None else found.manifest.step
     world.view = LineageView(2, ((1, 0, -1), (2, 1, fork)))
     return fork
@@ -221,7 +223,7 @@ def test_I5_I13_I15_a_replicator_that_wakes_up_after_its_work_was_given_away_pub
         assert moments.hit == counted[at - 1], "each moment is really reached"
         fenced += world.fenced
         _once(world, lane, f"stopped {moments.hit}, moment {at}")
-        newest = Recoverable(world.west_store, signer, Codec()).newest("gpt", world.view)
+        newest = RecoverableFinder(world.west_store, signer, Codec()).newest("gpt", world.view)
         assert newest is None or standing(world.view, 1, newest.manifest.step) is Standing.CURRENT
     assert fenced > 10, "it finds out when it wants to publish"
     assert counted.count("before transaction") >= 2, "also between its last look at the lineage and its commit"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from farside import _checkpoint, _spool
-from infra.local.processes import family
+from services.runtime.child_processes import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

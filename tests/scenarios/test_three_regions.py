@@ -11,13 +11,15 @@ from typer.testing import CliRunner
 from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
-from pipelines.flows.envelope import headers_of
-from pipelines.flows.replicate import Replicate
+from pipelines.flows.log.envelope import headers_of
+from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, Event, Manifest, Metric
-from services.adapters.memory import MemoryKafka, MemoryLog, MemoryObjectStore, MemorySource, MemoryTransfers
+from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
+from services.adapters.memory.object_store import MemoryObjectStore
+from services.adapters.memory.transfers import MemoryTransfers
 from services.cli import app
 from services.replicator import check_follows
 from services.settings import load
@@ -50,9 +52,9 @@ class _World:
         """Implements Journal."""
         del event, fields
 
-    def start(self, at: str, peer: str, lane: str) -> Replicate:
+    def start(self, at: str, peer: str, lane: str) -> LaneReplicator:
         """One process's flow."""
-        return Replicate(
+        return LaneReplicator(
             region=at,
             peer=peer,
             lane=lane,
@@ -74,7 +76,7 @@ class _World:
         for _ in range(TURNS):
             for (name, _, _), flow in self.flows.items():
                 if name in at:
-                    flow.step()
+                    flow.turn()
             self.clock.now_s += 1.0
 
     def publish(self, event: Event) -> None:
@@ -178,7 +180,7 @@ def test_what_a_standby_has_published_again_is_followed_at_its_own_region_only(w
     world.turn("west")
     assert len(world.visible("west", "metrics")) == 1
     for _ in range(TURNS):
-        world.flows["north", "west", "metrics"].step()
+        world.flows["north", "west", "metrics"].turn()
     assert world.visible("north", "metrics") == []
     world.turn("north")
     assert len(world.visible("north", "metrics")) == 1

@@ -1,7 +1,7 @@
 """The real controllers in a simulated world: greenlets that give way before and after every port call.
 
-Time, the witness, the link and the processes are simulated; `pipelines.flows.failover.Control` and what it rests on are
-the ones that ship. Faults live here, `failover_checker.py` judges.
+Time, the witness, the link and the processes are simulated; `pipelines.flows.authority.controller.Controller` and what
+it rests on are the ones that ship. Faults live here, `failover_checker.py` judges.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from typing import Any
 
 import greenlet
 
-from pipelines.core.decide import policy_of
+from pipelines.core.failover_decision import policy_of
+from pipelines.core.failure_detector import Rhythm
+from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import NEVER_S, Held, LeaseProfile
-from pipelines.core.pulse import NodePulse, Pulse
-from pipelines.core.suspicion import Rhythm
 from pipelines.errors import RetryableError, UnknownOutcomeError
-from pipelines.flows.attest import Attest
-from pipelines.flows.failover import TURN_S, Control
-from pipelines.flows.listen import Listen
+from pipelines.flows.authority.controller import TURN_S, Controller
+from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Lease
-from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryObjectStore
+from services.adapters.memory.kafka import MemoryKafka
+from services.adapters.memory.lease_store import MemoryLeaseStore
+from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.simulation.claims import Claim
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
@@ -115,7 +117,7 @@ class Region:
         self.incarnations = 0
         self.writes = 0
         self.due_s = NEVER_S
-        self.control: Control | None = None
+        self.control: Controller | None = None
         self._actor: greenlet.greenlet | None = None
         self._claimed: tuple[float, float] | None = None
         self.job = SimulatedJob(self)
@@ -240,16 +242,18 @@ class Region:
     def _live(self) -> None:
         self.incarnations += 1
         self.due_s = NEVER_S
-        listeners = {name: Listen(region=name, run=RUN, clock=self) for name in REGIONS}
-        attest = Attest(region=self.name, log=self, store=self.store, codec=Codec(), clock=self, entropy=self)
-        self.control = control = Control(
+        peer_states = {name: PeerState(region=name, run=RUN, clock=self) for name in REGIONS}
+        self_evidence = SelfEvidence(
+            region=self.name, log=self, store=self.store, codec=Codec(), clock=self, entropy=self
+        )
+        self.control = control = Controller(
             region=self.name,
             run=RUN,
             first_region="east",
             candidate=True,
             leases=self,
-            listeners=listeners,
-            attest=attest,
+            peer_states=peer_states,
+            self_evidence=self_evidence,
             store=self.store,
             signer=self.world.signer,
             codec=Codec(),
@@ -260,11 +264,11 @@ class Region:
             wake=self.wake,
         )
         while True:
-            self._surroundings(listeners, attest)
+            self._surroundings(peer_states, self_evidence)
             before = control._belief
             if self.boottime_s() >= self.due_s:
                 self.due_s = math.inf  # a wake during the turn is for the next one
-                rests_s = control.step()
+                rests_s = control.turn()
                 self.due_s = min(self.due_s, self.boottime_s() + rests_s)
             self._sleep_and_claim(TURN_S, before)
 
@@ -272,23 +276,23 @@ class Region:
         """Somebody has something for the controller."""
         self.due_s = NEVER_S
 
-    def _surroundings(self, listeners: dict[str, Listen], attest: Attest) -> None:
+    def _surroundings(self, peer_states: dict[str, PeerState], self_evidence: SelfEvidence) -> None:
         """Probes answer; living regions are heard unless this one is deaf."""
         now_s = self.boottime_s()
-        attest.log_ack_at_s = attest.store_put_at_s = now_s
+        self_evidence.log_ack_at_s = self_evidence.store_put_at_s = now_s
         if self.world.faults and self.random.random() < 0.002:
             self.cut_until_s = self.world.now_s + self.random.uniform(0, 60)
         if self.world.faults and self.random.random() < 0.002:
             self.deaf_until_s = self.world.now_s + self.random.uniform(0, 80)
-        listeners[self.name].named = len(self.job.arrivals) + len(self.job.commits)
-        for name, listener in listeners.items():
+        peer_states[self.name].named = len(self.job.arrivals) + len(self.job.commits)
+        for name, listener in peer_states.items():
             other = self.world.regions[name]
             if not other.dead and (name == self.name or self.world.now_s >= self.deaf_until_s):
-                node = NodePulse(int(self.world.now_s), "train", 5.0, now_s, Rhythm(now_s))
+                node = NodeHeartbeats(int(self.world.now_s), "train", 5.0, now_s, Rhythm(now_s))
                 if self.world.trains:
-                    node = NodePulse(other.job.step, other.job.phase, 5.0, now_s, Rhythm(now_s))
+                    node = NodeHeartbeats(other.job.step, other.job.phase, 5.0, now_s, Rhythm(now_s))
                     listener.readiness = other.job.readiness
-                listener.pulse = Pulse({"n0": node}, now_s, now_s)
+                listener.pulse = RegionHeartbeats({"n0": node}, now_s, now_s)
         if self.world.trains:
             self.job.turn()
 

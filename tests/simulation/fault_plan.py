@@ -133,10 +133,10 @@ def _lost(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _
 
 
 def _operator(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:
-    wish = luck.choices(
+    request = luck.choices(
         ("switchover", "failover", "pause", "resume", "cancel", "acknowledge", "adopt"), (6, 5, 1, 2, 2, 2, 5)
     )[0]
-    return luck.choice(regions), 0.0, f"{wish} {luck.choice(runs)}"
+    return luck.choice(regions), 0.0, f"{request} {luck.choice(runs)}"
 
 
 def _replay(luck: random.Random, regions: Sequence[str], runs: Sequence[str]) -> _Drawn:

@@ -10,7 +10,7 @@ from typing import Any
 import greenlet
 
 from pipelines.core.lease import ACTIVE, Held
-from pipelines.flows.moves import Wish
+from pipelines.flows.authority.planned_moves import MoveRequest
 from schemas.records import Lease
 from tests.simulation.failover_world import RUN, Region, World
 from tests.simulation.judge import ask, faults
@@ -106,9 +106,9 @@ class InterruptedRegion(Region):
         with self.calling("lease.note"):
             super().note(lease)
 
-    def _surroundings(self, listeners: Any, attest: Any) -> None:  # noqa: ANN401 - as its parent
+    def _surroundings(self, peer_states: Any, self_evidence: Any) -> None:  # noqa: ANN401 - as its parent
         self._trainer = True
-        super()._surroundings(listeners, attest)
+        super()._surroundings(peer_states, self_evidence)
         self._trainer = False
 
     def _live(self) -> None:
@@ -152,18 +152,18 @@ class InterruptedWorld(World):
         held = self.lease.holder == region and self.lease.mode == ACTIVE
         return held and grant is not None and (grant.epoch, grant.attempt) == (self.lease.epoch, self.lease.attempt)
 
-    def until_moved(self, wishes: list[Wish]) -> None:
+    def until_moved(self, requests: list[MoveRequest]) -> None:
         """A person who wants these moves, one after the other, and asks again while nothing of it is in the record."""
-        if wishes and self.trains_in(wishes[0].target):
-            del wishes[0]
-        if not wishes:
+        if requests and self.trains_in(requests[0].target):
+            del requests[0]
+        if not requests:
             self.finish()
             return
         control = self.regions[self.lease.holder].control
-        idle = self.lease.mode == ACTIVE and control is not None and not control._moves.wishes
-        if idle and self.lease.holder != wishes[0].target:
-            ask(self, self.lease.holder, wishes[0])
-        self.at(ASK_S, lambda: self.until_moved(wishes))
+        idle = self.lease.mode == ACTIVE and control is not None and not control._planned_moves.requests
+        if idle and self.lease.holder != requests[0].target:
+            ask(self, self.lease.holder, requests[0])
+        self.at(ASK_S, lambda: self.until_moved(requests))
 
     def finish(self) -> None:
         """What was wanted has come about: a few seconds more, in which nobody dies."""

@@ -6,7 +6,7 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipelines.flows.moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, Wish
+from pipelines.flows.authority.planned_moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, MoveRequest
 from tests.simulation.failover_world import World
 from tests.simulation.lease_checker import faults_of_history, overlaps
 from tests.simulation.register_checker import faults_of_register
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from services.adapters.signer import Ed25519Signer
 
 MOVES_LENGTH_S = 500.0
-TO_WEST = Wish(SWITCHOVER, "ann", "maintenance", "west")
-TO_EAST = Wish(SWITCHOVER, "bob", "back", "east")
+TO_WEST = MoveRequest(SWITCHOVER, "ann", "maintenance", "west")
+TO_EAST = MoveRequest(SWITCHOVER, "bob", "back", "east")
 WISHES = (
     TO_WEST,
     TO_EAST,
-    Wish(CANCEL, "ann"),
+    MoveRequest(CANCEL, "ann"),
     TO_WEST,
-    Wish(PAUSE, "ann"),
-    Wish(RESUME, "bob"),
-    Wish(ACKNOWLEDGE, "ann"),
+    MoveRequest(PAUSE, "ann"),
+    MoveRequest(RESUME, "bob"),
+    MoveRequest(ACKNOWLEDGE, "ann"),
 )
 
 
@@ -65,11 +65,11 @@ def _lost_in_planned_moves(world: World) -> list[str]:
     return found
 
 
-def ask(world: World, region: str, wish: Wish) -> str:
+def ask(world: World, region: str, request: MoveRequest) -> str:
     """Let a person ask one region's controller; its answer."""
     control = world.regions[region].control
-    answer = "no controller runs" if control is None else control.ask(wish)
-    world.say(f"operator asks {region} for {wish.kind}: {answer or 'heeded'}")
+    answer = "no controller runs" if control is None else control.ask(request)
+    world.say(f"operator asks {region} for {request.kind}: {answer or 'heeded'}")
     return answer
 
 
@@ -77,9 +77,9 @@ def moving(seed: int, signer: Ed25519Signer) -> World:
     """A world in which people ask for moves, pauses and their end at moments that the seed decides."""
     world = World(seed, signer, trains=True, length_s=MOVES_LENGTH_S)
     for number in range(8):
-        wish = WISHES[(number + seed) % len(WISHES)]
-        region = "west" if wish.target == "east" else "east"
-        if not wish.target:
+        request = WISHES[(number + seed) % len(WISHES)]
+        region = "west" if request.target == "east" else "east"
+        if not request.target:
             region = ("east", "west")[(number + seed // 7) % 2]
-        world.at(40.0 + 53 * number + seed % 37, partial(ask, world, region, wish))
+        world.at(40.0 + 53 * number + seed % 37, partial(ask, world, region, request))
     return world

@@ -82,7 +82,7 @@ class Strand:
             body(self)
         except FencedError as error:
             self.process.ends(f"{self.name} was fenced: {error}", failed=False)
-        except Exception as error:  # noqa: BLE001 - as services/process.py does: the process ends with it
+        except Exception as error:  # noqa: BLE001 - as services/runtime/process.py does: the process ends with it
             self.process.ends(f"{self.name} failed: {type(error).__name__}: {error}", failed=True)
 
     def rest(self, seconds: float) -> None:
@@ -230,6 +230,6 @@ class Process:
         self._strands.clear()
 
     def ends(self, why: str, *, failed: bool) -> None:
-        """One of its threads ended it, as services/process.py does."""
+        """One of its threads ended it, as services/runtime/process.py does."""
         if self.alive:
             self.kernel.at(0.0, lambda: self._ended(self, why, failed))

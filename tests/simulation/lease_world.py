@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pipelines.core import lease as core
 from pipelines.core.lease import Belief, Fork, LeaseProfile
 from schemas.records import Lease
-from services.adapters.memory import MemoryLeaseStore
+from services.adapters.memory.lease_store import MemoryLeaseStore
 from tests.simulation.claims import Claim
 
 PROFILE = LeaseProfile(name="simulated", lease_s=60.0, renew_s=10.0, poll_s=5.0, rho=0.01, margin_s=1.0)

@@ -19,19 +19,20 @@ from typing import Any
 
 import greenlet
 
-from pipelines.core.decide import policy_of
+from pipelines.core.failover_decision import policy_of
+from pipelines.core.failure_detector import Rhythm
+from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import DEFAULT, Held
-from pipelines.core.pulse import NodePulse, Pulse
-from pipelines.core.suspicion import Rhythm
 from pipelines.errors import RetryableError, UnknownOutcomeError
-from pipelines.flows.attest import Attest
-from pipelines.flows.failover import Control
-from pipelines.flows.listen import Listen
+from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Heartbeat, Lease
-from services.adapters.memory import MemoryLeaseStore, MemoryObjectStore
+from services.adapters.memory.lease_store import MemoryLeaseStore
+from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of
 from tests.simulation.lease_checker import faults_of_history
@@ -210,16 +211,18 @@ class Region:
         manifest = CODEC.encode(manifest_of(own, lineage_seq=1, shards=(), rank_states=()))
         self.store.create(own.manifest, world.signer.sign(manifest))
         port: Any = self
-        self._listeners = {one: Listen(region=one, run=RUN, clock=port) for one in REGIONS}
-        self._attest = Attest(region=name, log=port, store=self.store, codec=CODEC, clock=port, entropy=port)
-        self.control = Control(
+        self._peer_states = {one: PeerState(region=one, run=RUN, clock=port) for one in REGIONS}
+        self._self_evidence = SelfEvidence(
+            region=name, log=port, store=self.store, codec=CODEC, clock=port, entropy=port
+        )
+        self.control = Controller(
             region=name,
             run=RUN,
             first_region="east",
             candidate=True,
             leases=port,
-            listeners=self._listeners,
-            attest=self._attest,
+            peer_states=self._peer_states,
+            self_evidence=self._self_evidence,
             store=self.store,
             signer=world.signer,
             codec=CODEC,
@@ -336,9 +339,9 @@ class Region:
             self._hear_ourselves()
             reply = self.control.grant(f"{self.name}-{self._launches}", STEP)
             self._launches += reply.state == "superseded"
-            rests_s = self.control.step()
+            rests_s = self.control.turn()
             self.world.told.turns += 1
-            patience = self.control._watch._trust.patience
+            patience = self.control._detectors._trust.patience
             self.world.told.patience_raised += patience > self._patience
             self.world.told.patience_most = max(patience, self.world.told.patience_most)
             self._patience = patience
@@ -355,7 +358,7 @@ class Region:
     def _take_in(self) -> None:
         """What the controller's other threads have heard and probed until now."""
         now_s, other = self.world.now_s, self.world.regions[self._other]
-        listener = self._listeners[self._other]
+        listener = self._peer_states[self._other]
         for name, node in self._nodes.items():
             while node.arrives_s <= now_s:
                 if node.arrives_s > 0:
@@ -363,16 +366,16 @@ class Region:
                     self.world.told.beats += 1
                 node.send(other.node_stops[name], other.hiccups, self._hears)
         well_s = self.hiccups.before(now_s)
-        self._attest.log_ack_at_s = self._attest.store_put_at_s = self._own_s(well_s)
-        self._attest.trouble = "" if well_s == now_s else "our own Kafka and store do not answer"
+        self._self_evidence.log_ack_at_s = self._self_evidence.store_put_at_s = self._own_s(well_s)
+        self._self_evidence.trouble = "" if well_s == now_s else "our own Kafka and store do not answer"
 
     def _hear_ourselves(self) -> None:
         """Our own region's nodes; they count for half a minute, so once a turn is often enough."""
         now_s = self.world.now_s
         well_s = self._own_s(self.hiccups.before(now_s))
         beaten_s = {name: self._own_s(self.hiccups.before(self.node_stops[name].before(now_s))) for name in NODES}
-        nodes = {name: NodePulse(STEP, "train", BUDGET_S, at_s, Rhythm(at_s)) for name, at_s in beaten_s.items()}
-        self._listeners[self.name].pulse = Pulse(nodes, max(beaten_s.values()), well_s)
+        nodes = {name: NodeHeartbeats(STEP, "train", BUDGET_S, at_s, Rhythm(at_s)) for name, at_s in beaten_s.items()}
+        self._peer_states[self.name].pulse = RegionHeartbeats(nodes, max(beaten_s.values()), well_s)
 
     def _own_s(self, true_s: float) -> float:
         return self._offset_s + self.rate * true_s

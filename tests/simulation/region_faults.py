@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import paths
 from pipelines.core.lineage import Standing, standing, view_of
-from pipelines.flows.moves import ADOPT, SWITCHOVER, Wish
+from pipelines.flows.authority.planned_moves import ADOPT, SWITCHOVER, MoveRequest
 from schemas.records import Lease
 from tests.replaying import places
 from tests.simulation.fault_plan import Fault
@@ -158,39 +158,39 @@ def _lose(world: World, fault: Fault) -> None:
 
 def _operator(world: World, fault: Fault) -> None:
     """A person looks at the record and asks the region that has to do it."""
-    wish, run = fault.detail.split()
+    request, run = fault.detail.split()
     held = world.witness.leases.read(run)
     holder = None if held is None else world.regions[held.lease.holder]
     where = world.names.index(fault.where)
     target = world.regions[fault.where]
     if target is holder:
         target = world.regions[world.names[(where + 1) % len(world.names)]]
-    if wish == "failover":
+    if request == "failover":
         if _answers(target):
             target.controls[run].ask_takeover(ANN, "by hand", fenced=holder is not None and holder.lost)
         return
     if holder is None or held is None or not _answers(holder):
         return
-    asked = Wish(wish, ANN)
-    if wish == SWITCHOVER:
-        asked = Wish(SWITCHOVER, ANN, "maintenance", target.name)
-    elif wish == ADOPT:
+    asked = MoveRequest(request, ANN)
+    if request == SWITCHOVER:
+        asked = MoveRequest(SWITCHOVER, ANN, "maintenance", target.name)
+    elif request == ADOPT:
         asked = _adoption(world, run, held.lease, holder)
     why = holder.controls[run].ask(asked)
     world.say(f"operator asks {holder.name} for {asked.kind} of {run}: {why or 'heeded'}")
 
 
-def _adoption(world: World, run: str, lease: Lease, holder: Region) -> Wish:
+def _adoption(world: World, run: str, lease: Lease, holder: Region) -> MoveRequest:
     """Of the newest branch that the holder has; if only others have one, the run is moved there first."""
     view = view_of(lease.lineage)
     for region in (holder, *world.regions.values()):
         ids = paths.committed(region.objects.list(paths.checkpoints_prefix(run)))
         branches = [one for one in ids if standing(view, one.epoch, one.step) is Standing.BRANCH]
         if branches and region is holder:
-            return Wish(ADOPT, ANN, "it was further", f"{branches[-1].epoch}:{branches[-1].step}")
+            return MoveRequest(ADOPT, ANN, "it was further", f"{branches[-1].epoch}:{branches[-1].step}")
         if branches:
-            return Wish(SWITCHOVER, ANN, "it has a branch", region.name)
-    return Wish(ADOPT, ANN, "there is none", "1:1")
+            return MoveRequest(SWITCHOVER, ANN, "it has a branch", region.name)
+    return MoveRequest(ADOPT, ANN, "there is none", "1:1")
 
 
 def _answers(region: Region) -> bool:

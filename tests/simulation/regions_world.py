@@ -14,19 +14,20 @@ from functools import partial
 from typing import Any
 
 from pipelines import paths
-from pipelines.core.decide import policy_of
+from pipelines.core.failover_decision import policy_of
 from pipelines.core.lease import LeaseProfile
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.flows.attest import Attest
-from pipelines.flows.failover import Control
-from pipelines.flows.lineages import Lineages
-from pipelines.flows.listen import Ear, Listen
-from pipelines.flows.publish import Publish
-from pipelines.flows.replicate import TURN_S, Replicate
-from pipelines.flows.sight import KAFKA, STORE, Probe, Sight
-from pipelines.flows.warm import Warm
-from services.adapters.memory import MemoryKafka, MemoryStandbyPool
-from services.adapters.memory_spool import MemorySpool
+from pipelines.flows.agent.publisher import Publisher
+from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
+from pipelines.flows.authority.reachability import KAFKA, STORE, Probe, Reachability
+from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
+from pipelines.flows.standby.warmer import Warmer
+from services.adapters.memory.kafka import MemoryKafka
+from services.adapters.memory.spool import MemorySpool
+from services.adapters.memory.standby_pool import MemoryStandbyPool
 from tests.simulation import fault_plan, region_faults
 from tests.simulation.fault_plan import LENGTH_S, Fault
 from tests.simulation.kernel import Kernel, Process, Strand
@@ -143,8 +144,8 @@ class Region:
         self.trainers: dict[str, SimulatedTrainer] = {}
         self.processes: dict[str, Process] = {}  # the newest of each name
         self.older: list[Process] = []  # others that may still live
-        self.controls: dict[str, Control] = {}
-        self.replicators: list[tuple[str, str, Replicate]] = []  # of which peer, and which lane
+        self.controls: dict[str, Controller] = {}
+        self.replicators: list[tuple[str, str, LaneReplicator]] = []  # of which peer, and which lane
         self._starts: dict[str, Callable[[Process], None]] = {
             "controller": self._controller,
             "agent": self._agent,
@@ -242,25 +243,25 @@ class Region:
         world, calls = self.world, Calls(process, self.world.trouble)
         store = self._store(calls)
         strands: dict[str, Strand] = {}
-        listeners: dict[str, dict[str, Listen]] = {}
+        peer_states: dict[str, dict[str, PeerState]] = {}
         for run in world.runs:
             wake = partial(_wake, strands, run)
-            listeners[run] = {name: Listen(region=name, run=run, clock=process, wake=wake) for name in world.names}
-        attest = Attest(
+            peer_states[run] = {name: PeerState(region=name, run=run, clock=process, wake=wake) for name in world.names}
+        self_evidence = SelfEvidence(
             region=self.name, log=self._log(calls), store=store, codec=world.codec, clock=process, entropy=process
         )
-        sight = self._sight(process, calls, listeners)
+        reachability = self._reachability(process, calls, peer_states)
         leases = world.planted("leases", SimulatedLeases(calls, witness_site(self.name), world.witness))
-        controls: dict[str, Control] = {}
+        controls: dict[str, Controller] = {}
         for run in world.runs:
-            controls[run] = Control(
+            controls[run] = Controller(
                 region=self.name,
                 run=run,
                 first_region=world.names[0],
                 candidate=True,
                 leases=leases,
-                listeners=listeners[run],
-                attest=attest,
+                peer_states=peer_states[run],
+                self_evidence=self_evidence,
                 store=store,
                 signer=world.signer,
                 codec=world.codec,
@@ -268,27 +269,29 @@ class Region:
                 entropy=process,
                 journal=self._journal(process),
                 policy=policy_of(PROFILE, settle_s=world.settle_s),
-                sight=sight,
+                reachability=reachability,
                 wake=partial(_wake, strands, run),
             )
         self.controls = controls
         process.watches = partial(world.judge.claims, process, self.name, controls)
-        process.turn("attest", attest.step)
-        process.turn("sight", sight.step)
+        process.turn("self_evidence", self_evidence.turn)
+        process.turn("reachability", reachability.turn)
         for name in world.names:
-            ear = Ear(
+            heartbeats = HeartbeatReader(
                 region=name,
                 source=self._source(calls, name),
                 codec=world.codec,
                 clock=process,
-                listeners=[of[name] for of in listeners.values()],
+                peer_states=[of[name] for of in peer_states.values()],
                 checkpoints=name == self.name,
             )
-            process.turn(f"listen-{name}", ear.step)
+            process.turn(f"heartbeats-{name}", heartbeats.turn)
         for run in world.runs:
-            strands[run] = process.turn(f"lease-{run}", controls[run].step, 0.1)
+            strands[run] = process.turn(f"lease-{run}", controls[run].turn, 0.1)
 
-    def _sight(self, process: Process, calls: Calls, listeners: dict[str, dict[str, Listen]]) -> Sight:
+    def _reachability(
+        self, process: Process, calls: Calls, peer_states: dict[str, dict[str, PeerState]]
+    ) -> Reachability:
         probes: dict[str, dict[str, Probe]] = {}
         for peer in self._peers():
             source, store = self._source(calls, peer), self._store(calls, peer)
@@ -296,7 +299,7 @@ class Region:
                 KAFKA: partial(source.partitions, [paths.HEARTBEATS]),
                 STORE: partial(store.size, paths.health("controller", peer)),
             }
-        return Sight(
+        return Reachability(
             region=self.name,
             observer="controller",
             probes=probes,
@@ -304,13 +307,13 @@ class Region:
             codec=self.world.codec,
             clock=process,
             every_s=2 * PROFILE.poll_s,
-            nodes_at_s=lambda peer: max(of_run[peer].pulse.nodes_at_s for of_run in listeners.values()),
+            nodes_at_s=lambda peer: max(of_run[peer].pulse.nodes_at_s for of_run in peer_states.values()),
         )
 
     def _agent(self, process: Process) -> None:
         calls = Calls(process, self.world.trouble)
         spool: Any = self.world.planted("spool", NodeSpools(process, self.spools))
-        flow = Publish(
+        flow = Publisher(
             region=self.name,
             node=f"{self.name}-n0",
             spool=spool,
@@ -325,9 +328,9 @@ class Region:
             heartbeat_s=1.5,
             locate=lambda digest: f"/memory/{digest}",
         )
-        process.turn("publish", flow.step, 0.8)
+        process.turn("publish", flow.turn, 0.8)
 
-    def _controlling(self) -> tuple[Process, dict[str, Control]] | None:
+    def _controlling(self) -> tuple[Process, dict[str, Controller]] | None:
         process = self.processes.get("controller")
         return None if process is None else (process, self.controls)
 
@@ -337,7 +340,7 @@ class Region:
         for peer in self._peers():
             for lane in paths.REPLICATED_LANES:
                 store, peer_store = self._store(calls), self._store(calls, peer)
-                flow = Replicate(
+                flow = LaneReplicator(
                     region=self.name,
                     peer=peer,
                     lane=lane,
@@ -347,7 +350,7 @@ class Region:
                     store=self.world.planted("replicator's store", store),
                     peer_store=peer_store,
                     transfers=self.world.planted("transfers", SimulatedTransfers(process, {peer: peer_store}, store)),
-                    lineage=self.world.planted("lineage", Lineages(store)),
+                    lineage=self.world.planted("lineage", EpochStore(store)),
                     signer=self.world.signer,
                     codec=self.world.codec,
                     clock=process,
@@ -356,25 +359,25 @@ class Region:
                     again=self._source(calls, peer),
                 )
                 self.replicators.append((peer, lane, flow))
-                process.turn(f"{peer}/{lane}", flow.step, polled_s=TURN_S)
+                process.turn(f"{peer}/{lane}", flow.turn, polled_s=TURN_S)
 
     def _warmer(self, run: str, process: Process) -> None:
         calls = Calls(process, self.world.trouble)
         store = self._store(calls)
-        lineages = Lineages(store)
+        epoch_store = EpochStore(store)
         pool = MemoryStandbyPool(store, 1)
 
         def standby() -> bool:
-            newest = lineages.newest(run)
+            newest = epoch_store.newest(run)
             return newest is not None and newest.region != self.name
 
-        flow = Warm(
+        flow = Warmer(
             region=self.name,
             run=run,
             store=store,
             pool=pool,
             log=self._log(calls),
-            lineage=lineages,
+            lineage=epoch_store,
             signer=self.world.signer,
             codec=self.world.codec,
             clock=process,
@@ -386,7 +389,7 @@ class Region:
         def turn() -> float:
             pool.waiting_ranks = int(self.trainers[run].waits)
             try:
-                return flow.step()
+                return flow.turn()
             except (RetryableError, CorruptError):  # as services/warmer.py does
                 return 1.0
 

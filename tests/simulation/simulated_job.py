@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipelines.core.pulse import DRAINED
+from pipelines.core.heartbeats import DRAINED
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply
 from schemas.codec import Codec, digest

@@ -19,7 +19,9 @@ from pipelines.errors import CorruptError, FencedError, RetryableError, UnknownO
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, SpoolRecord
 from schemas.codec import Codec
 from schemas.records import Lease, Record
-from services.adapters.memory import MemoryKafka, MemoryLeaseStore, MemoryLog, MemoryObjectStore, MemorySource
+from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
+from services.adapters.memory.lease_store import MemoryLeaseStore
+from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.transfers import copied
 from tests.simulation.kernel import Process
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation

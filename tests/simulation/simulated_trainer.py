@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.core.pulse import DRAINED
-from pipelines.core.resume import StartRequest
+from pipelines.core.heartbeats import DRAINED
+from pipelines.core.resume_mode import StartRequest
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat
 from schemas.codec import digest
-from services.adapters.memory_spool import MemorySpool
+from services.adapters.memory.spool import MemorySpool
 from tests.simulation.kernel import Process, Strand
 from tests.simulation.simulated_ports import Watcher
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from pipelines.flows.envelope import wrap
+from pipelines.flows.log.envelope import wrap
 from schemas.codec import Codec
 from schemas.records import EpochEntry
-from tests.core.test_replicate import _metric
-from tests.core.test_replicate_batches import _batch
+from tests.core.replication.test_lane_replicator import _metric
+from tests.core.replication.test_metric_batch_replication import _batch
 from tests.simulation.authority_checker import AuthorityChecker
 from tests.simulation.event_checker import SAYS_SO, EventChecker
 from tests.simulation.simulated_ports import KeyedSigner

@@ -64,7 +64,7 @@ def test_I12_a_takeover_is_told_with_who_why_and_every_gate(signer: Ed25519Signe
     world = World(2, signer, faults=False, east_dies_at_s=100.0).run()
     control = world.regions["west"].control
     assert control is not None
-    (change,) = control._attest.outbox
+    (change,) = control._self_evidence.outbox
     assert (change.holder_before, change.holder, change.epoch) == ("east", "west", 2)
     assert (change.reason, change.actor) == ("region_lost", "controller")
     assert {text.partition(" ")[0] for text in change.gates} >= {"lease_left_s", "heartbeat_silence_s", "epoch"}

@@ -8,13 +8,13 @@ from typing import Any
 import greenlet
 import pytest
 
-from pipelines.core.groups import Change, applied, etag_of, member_of
 from pipelines.core.lease import Held
+from pipelines.core.lease_groups import Change, applied, etag_of, member_of
 from pipelines.errors import UnknownOutcomeError
 from schemas.codec import Codec
 from schemas.records import Lease, LeaseGroup, LeaseMember
 from services.adapters.signer import Ed25519Signer
-from services.wrappers.grouped import GroupedLeases
+from services.wrappers.grouped_leases import GroupedLeases
 from tests.simulation.failover_world import RUN, Region, World
 from tests.simulation.judge import hold
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation

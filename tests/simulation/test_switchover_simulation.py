@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from pipelines.core.lease import ACTIVE
-from pipelines.flows.moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, Wish
+from pipelines.flows.authority.planned_moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, MoveRequest
 from services.adapters.signer import Ed25519Signer
 from tests.simulation.failover_world import World
 from tests.simulation.judge import TO_WEST, ask, hold, moving
@@ -22,7 +22,7 @@ def _take_over(world: World, actor: str, note: str) -> None:
     control.ask_takeover(actor, note)
 
 
-def _moves(world: World) -> list[tuple[str, str]]:
+def _planned_moves(world: World) -> list[tuple[str, str]]:
     chain = world.witness.history[-1].lineage
     return [(entry.region, entry.reason) for entry in chain]
 
@@ -34,7 +34,7 @@ def test_a_switchover_loses_no_step_and_is_much_faster_than_a_lease(signer: Ed25
         world.at(60.0, partial(ask, world, "east", TO_WEST))
         world.run()
         hold(world)
-        assert _moves(world) == [("east", "creates_run"), ("west", "switchover")], f"seed {seed}"
+        assert _planned_moves(world) == [("east", "creates_run"), ("west", "switchover")], f"seed {seed}"
         entry = world.witness.history[-1].lineage[-1]
         last = max(step for _, _, step in world.regions["east"].job.commits)
         assert (entry.fork_step, entry.actor, entry.note) == (last, "ann", "maintenance")
@@ -60,7 +60,7 @@ def test_I1_seed_10555_a_release_whose_sender_stands_still_before_its_answer_ove
     """
     world = moving(10_555, signer).run()
     hold(world)
-    assert ("west", "switchover") in _moves(world)
+    assert ("west", "switchover") in _planned_moves(world)
 
 
 @pytest.mark.full
@@ -76,7 +76,7 @@ def _at_bad_moments(seeds: Iterable[int], signer: Ed25519Signer) -> int:
     for seed in seeds:
         world = moving(seed, signer).run()
         hold(world)
-        moves += sum(reason == "switchover" for _, reason in _moves(world))
+        moves += sum(reason == "switchover" for _, reason in _planned_moves(world))
     return moves
 
 
@@ -87,7 +87,7 @@ def test_a_switchover_whose_target_falls_silent_is_called_off_and_training_goes_
     world.at(62.0, world.regions["west"].die)
     world.run()
     hold(world)
-    assert _moves(world) == [("east", "creates_run")]
+    assert _planned_moves(world) == [("east", "creates_run")]
     assert world.witness.history[-1].mode == ACTIVE
     assert any(one.reason == "handover_target_sick" for one in world.witness.history)
     assert max(at_s for at_s, _, _ in world.regions["east"].job.commits) > 180
@@ -99,10 +99,10 @@ def test_a_wish_that_waited_until_the_run_was_lost_is_refused_and_does_not_come_
     east, west = world.regions["east"], world.regions["west"]
     world.at(30.0, partial(setattr, east, "cut_until_s", 100.0))
     world.at(30.0, partial(setattr, west, "deaf_until_s", 100.0))
-    world.at(52.0, partial(ask, world, "east", Wish(PAUSE, "ann")))
+    world.at(52.0, partial(ask, world, "east", MoveRequest(PAUSE, "ann")))
     world.run()
     hold(world)
-    assert _moves(world)[-1] == ("west", "region_lost")
+    assert _planned_moves(world)[-1] == ("west", "region_lost")
     assert east.control is not None
     assert east.control.status()["operator_pending"] is False
     assert any("operator.refused" in line and "west holds the run" in line for line in world.trace)
@@ -145,7 +145,7 @@ def test_a_released_run_that_nobody_takes_is_taken_back(signer: Ed25519Signer) -
     world.run()
     hold(world)
     assert west.dead
-    assert _moves(world) == [("east", "creates_run")]
+    assert _planned_moves(world) == [("east", "creates_run")]
     assert world.witness.history[-1].mode == ACTIVE
     assert max(at_s for at_s, _, _ in world.regions["east"].job.commits) > 200
 
@@ -163,17 +163,17 @@ def test_a_restarted_controller_waits_out_its_predecessor_before_it_gives_the_ru
     taken = next(one for one in world.witness.history if one.reason == "new_incarnation")
     released = next(one for one in world.witness.history if one.mode == "released")
     assert released.time_ms - taken.time_ms > 20_000
-    assert _moves(world)[-1] == ("west", "switchover")
+    assert _planned_moves(world)[-1] == ("west", "switchover")
 
 
 def test_I10_a_pause_holds_back_automatic_moves_and_a_person_still_can(signer: Ed25519Signer) -> None:
     """Paused, east dies, west waits; a failover by hand goes through the same gates and write."""
     world = World(7, signer, faults=False, trains=True, length_s=300.0, east_dies_at_s=80.0)
-    world.at(60.0, lambda: ask(world, "east", Wish(PAUSE, "ann", "link works")))
+    world.at(60.0, lambda: ask(world, "east", MoveRequest(PAUSE, "ann", "link works")))
     world.at(200.0, partial(_take_over, world, "ann", "east burnt down"))
     world.run()
     hold(world)
-    assert _moves(world)[-1] == ("west", "operator")
+    assert _planned_moves(world)[-1] == ("west", "operator")
     assert world.witness.history[-1].lineage[-1].time_ms >= 200_000
     assert world.witness.history[-1].lineage[-1].note == "east burnt down"
     assert world.witness.history[-1].mode == ACTIVE, "a new epoch is not paused"
@@ -191,10 +191,10 @@ def test_a_second_automatic_move_waits_for_a_person_or_its_time(signer: Ed25519S
         world.at(30.0, partial(setattr, west, "deaf_until_s", 90.0))
         world.at(130.0, partial(setattr, east, "deaf_until_s", 190.0))
         if acknowledged:
-            world.at(110.0, partial(ask, world, "west", Wish(ACKNOWLEDGE, "ann", "seen")))
+            world.at(110.0, partial(ask, world, "west", MoveRequest(ACKNOWLEDGE, "ann", "seen")))
         world.run()
         hold(world)
-        regions = [region for region, _ in _moves(world)]
+        regions = [region for region, _ in _planned_moves(world)]
         assert regions == (["east", "west", "east"] if acknowledged else ["east", "west"])
 
 
@@ -218,21 +218,23 @@ def test_a_run_is_not_given_to_a_region_in_which_nobody_waits(signer: Ed25519Sig
     east = world.regions["east"].control
     assert ready is not None
     assert east is not None
-    east._listeners["west"].readiness = dataclasses.replace(ready, waiting_ranks=0)
+    east._peer_states["west"].readiness = dataclasses.replace(ready, waiting_ranks=0)
     assert ask(world, "east", TO_WEST) == "no ranks wait in west: start the trainer there first"
 
 
 @pytest.mark.parametrize(
     ("wish", "why"),
     [
-        (Wish(RESUME, "ann"), "nothing is paused"),
-        (Wish(CANCEL, "ann"), "no planned move"),
-        (Wish(SWITCHOVER, "ann", target="mars"), "no other region; there are west"),
-        (Wish(SWITCHOVER, "ann", target="west"), "is its warmer running"),
+        (MoveRequest(RESUME, "ann"), "nothing is paused"),
+        (MoveRequest(CANCEL, "ann"), "no planned move"),
+        (MoveRequest(SWITCHOVER, "ann", target="mars"), "no other region; there are west"),
+        (MoveRequest(SWITCHOVER, "ann", target="west"), "is its warmer running"),
     ],
 )
-def test_a_wish_that_cannot_be_is_refused_with_what_to_do(signer: Ed25519Signer, wish: Wish, why: str) -> None:
+def test_a_wish_that_cannot_be_is_refused_with_what_to_do(
+    signer: Ed25519Signer, request: MoveRequest, why: str
+) -> None:
     """At once, and nothing is written."""
     world = World(9, signer, faults=False, length_s=30.0).run()
-    assert why in ask(world, "east", wish)
-    assert "east holds the run" in ask(world, "west", wish)
+    assert why in ask(world, "east", request)
+    assert "east holds the run" in ask(world, "west", request)

@@ -1,0 +1,105 @@
+"""Under the policy *hard*: a node's launches learn until when they may compute, for their guards to see.
+
+A flow of its own, on a thread of its own: it needs the controller and the node's disk and nothing else, so that a slow
+store or Kafka, which hold up uploads and heartbeats, never cost a job that has its authority. What it cannot renew
+ends by itself: the validity is counted from before it asked (6.4), and no answer means no word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.core.heartbeats import DRAINED
+from pipelines.errors import RetryableError
+from pipelines.ports import Clock, GrantReply, Grants, Journal, Spool
+
+HARD = "hard"
+ASK_S = 0.5
+FINISHED = "finished"
+
+
+def authority_of(reply: GrantReply, asked_s: float) -> dict[str, object]:
+    """What grant.json says of the policy, and of the time; `asked_s` was taken before `reply` was asked for."""
+    if reply.fencing != HARD:
+        return {"fencing": reply.fencing}
+    until_s = asked_s + reply.valid_s
+    return {"fencing": HARD, "valid_s": reply.valid_s, "valid_until_s": until_s, "margin_s": reply.margin_s}
+
+
+class GrantRenewal:
+    """One node's launches under *hard*.
+
+    Args:
+        node: the node's name.
+        spool: its directory.
+        grants: how the controller is asked.
+        clock: the node's.
+        journal: is told when a launch's authority is lost.
+    """
+
+    def __init__(self, *, node: str, spool: Spool, grants: Grants, clock: Clock, journal: Journal) -> None:
+        self._node, self._spool, self._grants, self._clock, self._journal = node, spool, grants, clock, journal
+        self._said: dict[tuple[str, str], dict[str, object]] = {}
+        self._held: dict[tuple[str, str], bool] = {}
+        self._troubles: dict[str, str] = {}
+
+    def turn(self) -> float:
+        """Renew what can be renewed; seconds until the next turn."""
+        for run in self._spool.runs():
+            for launch in self._watched(run):
+                self._renew(run, launch)
+        return ASK_S
+
+    def status(self) -> dict[str, object]:
+        """Each launch that is watched, and until when it may compute."""
+        now_s = self._clock.boottime_s()
+        left = {f"{run}/{name}": float(str(said["valid_until_s"])) - now_s for (run, name), said in self._said.items()}
+        return {"hard_left_s": left, "hard_troubles": dict(self._troubles)}
+
+    def _watched(self, run: str) -> list[dict[str, Any]]:
+        """The newest launch, and those whose ranks live."""
+        hard = [one for one in self._spool.grants(run) if one.get("fencing") == HARD]
+        if not hard:
+            return []
+        newest = max((one["epoch"], one["attempt"]) for one in hard)
+        wanted = {newest} | {(beat.epoch, beat.attempt) for beat in self._spool.beats(run)}
+        return [one for one in hard if (one["epoch"], one["attempt"]) in wanted]
+
+    def _renew(self, run: str, launch: dict[str, Any]) -> None:
+        name, own = str(launch["launch"]), (launch["epoch"], launch["attempt"])
+        asked_s = self._clock.boottime_s()
+        try:
+            reply = self._grants.ask(run, name, self._node, -1)
+        except RetryableError as error:
+            self._troubles[f"{run}/{name}"] = str(error)
+            return
+        self._troubles.pop(f"{run}/{name}", None)
+        before = self._said.get((run, name))
+        if reply.state == "granted" and (reply.epoch, reply.attempt) == own:
+            valid_s, until_s = reply.valid_s, asked_s + reply.valid_s
+        elif reply.state == "superseded":
+            valid_s, until_s = 0.0, asked_s
+        else:
+            return  # a controller that has not read the record yet says nothing about us
+        said: dict[str, object] = {"launch": name, "epoch": own[0], "attempt": own[1], "state": reply.state}
+        said |= {"valid_s": valid_s, "valid_until_s": until_s, "reason": reply.reason}
+        said["held"] = self._is_held(run, name, own, reply)
+        if before is not None and reply.state == "superseded" and said["held"] == before["held"]:
+            if before["state"] == "superseded":
+                return  # said once is enough
+            self._journal.say("grant_renewal.superseded", run=run, launch=name, held=said["held"], reason=reply.reason)
+        self._spool.validity(run, name, said)
+        self._said[run, name] = said
+
+    def _is_held(self, run: str, name: str, own: tuple[int, int], reply: GrantReply) -> bool:
+        """Its ranks compute nothing and begin nothing: they have finished, or hold until a planned move is over.
+
+        Ranks that have left leave no beat, which changes nothing: what they said last stands.
+        """
+        phases = {beat.phase for beat in self._spool.beats(run) if (beat.epoch, beat.attempt) == own}
+        before = self._held.get((run, name), False)
+        if phases:
+            moving = reply.draining or (before and reply.state == "superseded")
+            before = phases <= ({DRAINED, FINISHED} if moving else {FINISHED})
+        self._held[run, name] = before
+        return before

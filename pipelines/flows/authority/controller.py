@@ -1,0 +1,606 @@
+"""The controller of one run in one region: reads the witness, lets the core decide, writes, and answers agents.
+
+`step` is turned by one thread at a time, which does nothing but leases: heartbeats and probes come from flows of their
+own (`listen`, `attest`), as values. `grant` and `status` may be called from another thread: they read values and leave
+wishes, and only `step` writes. It says when it wants to be turned again; whoever has something before then wakes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from pipelines.core import lease as core
+from pipelines.core.diagnosis import Diagnosis, Trouble
+from pipelines.core.failover_decision import Action, Decision, FailoverPolicy, Reason, RunView, decide, moved_ago_s
+from pipelines.core.handover import combined
+from pipelines.core.lease import Author, Belief, Fork, Held
+from pipelines.core.lineage import view_of
+from pipelines.core.wakeup import next_in_s
+from pipelines.errors import RetryableError, UnknownOutcomeError
+from pipelines.flows.authority.approval_hook import ApprovalHook
+from pipelines.flows.authority.detectors import Detectors
+from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.launches import Launch, fix, recall, starting_from
+from pipelines.flows.authority.planned_moves import (
+    ADOPT,
+    MoveRequest,
+    Operator,
+    PlannedMoves,
+    adoption_of,
+    proven_step,
+    record_after,
+    refusal,
+)
+from pipelines.flows.authority.reachability import Reachability
+from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.authority.status import Situation, finite, status_of
+from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
+from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
+from schemas.codec import Codec
+from schemas.records import EpochEntry, Lease
+
+TURN_S = 0.1  # while something is under way
+STALLED_POLLS = 1.5  # whoever has not turned for so long stood still; a little late is a busy machine
+RETRY_S = 1.0  # after a dependency did not answer
+LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
+ASKED_LATELY_S = 1.0  # agents with a launch that waits ask several times a second
+OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
+
+
+class Controller:
+    """Who may write for a run, as far as this region has a say in it."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        run: str,
+        first_region: str,
+        candidate: bool,
+        leases: LeaseStore,
+        peer_states: Mapping[str, PeerState],
+        self_evidence: SelfEvidence,
+        store: ObjectStore,
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        policy: FailoverPolicy,
+        reachability: Reachability | None = None,
+        hook: ApprovalHook | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        policy.profile.check()
+        self._wake = wake
+        self._region, self._run = region, run
+        self._first_region, self._candidate = first_region, candidate
+        self._leases, self._peer_states, self._self_evidence, self._store = leases, peer_states, self_evidence, store
+        self._codec, self._clock, self._entropy, self._journal = codec, clock, entropy, journal
+        self._profile, self._policy = policy.profile, policy
+        self._epoch_store = EpochStore(store)
+        self._recoverable = RecoverableFinder(store, signer, codec)
+        self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
+        self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
+        self._unclaimed = False
+        self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
+        self._read_since_stall = False
+        self._was_holder = False
+        self._stood_down = False
+        self._turned_at_s = clock.boottime_s()
+        self._asked_witness_s = core.NEVER_S
+        self._recovered: RecoverableCheckpoint | None = None
+        self._looked_s = core.NEVER_S
+        self._looked_for = (-1, -1)  # the outcomes told of, and the epoch, when it was looked up last
+        self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
+        self._silent = False
+        self._detectors = Detectors(region, policy, peer_states, reachability)
+        self._diagnosis: Diagnosis | None = None
+        self._launches: dict[str, Launch] = {}
+        self._wanted: dict[str, None] = {}
+        self._unknown: dict[str, float] = {}  # launches that wait for a region that holds the run, and when they asked
+        self._committed_step = -1
+        self._operator: Operator | None = None
+        self._planned_moves = PlannedMoves(region, policy)
+        self._hook = hook
+        self._noted = -1
+        self._notes: list[Lease] = []
+        self._troubles: dict[str, str] = {}
+
+    # --- what others ask ---
+
+    def grant(self, launch: str, committed_step: int) -> GrantReply:
+        """The standing of a launch (6.5). A new one in the primary is wished for, and granted at a later ask."""
+        held, now_s = self._belief.held, self._clock.boottime_s()
+        if held is None:
+            return GrantReply("wait", reason="the lease record has not been read yet")
+        lease = held.lease
+        forks = view_of(lease.lineage).forks
+        known = self._launches.get(launch)
+        if known is None:
+            if launch not in self._unknown or lease.holder == self._region:
+                self._wanted[launch] = None
+                self._wake()
+            else:
+                self._unknown[launch] = now_s
+            return GrantReply(
+                "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
+            )
+        if (known.epoch, known.attempt) != (lease.epoch, lease.attempt) or lease.holder != self._region:
+            reason = f"{lease.holder} holds epoch {lease.epoch}, attempt {lease.attempt}"
+            return GrantReply("superseded", epoch=lease.epoch, attempt=lease.attempt, forks=forks, reason=reason)
+        self._committed_step = max(self._committed_step, committed_step)
+        return GrantReply(
+            "granted",
+            epoch=known.epoch,
+            attempt=known.attempt,
+            valid_s=self._planned_moves.granted(
+                lease, max(0.0, self._belief.valid_until_s(self._profile) - now_s), now_s
+            ),
+            start_step=known.start_step,
+            start_manifest_key=known.start_manifest_key,
+            start_manifest_digest=known.start_manifest_digest,
+            start_lineage_seq=known.start_lineage_seq,
+            forks=forks,
+            draining=lease.mode in core.MOVING,
+            committed_step=max(lease.committed_step, self._committed_step),
+            recoverable_step=self._safe_elsewhere(lease),
+            fencing=self._policy.fencing,
+            margin_s=self._profile.margin_s,
+        )
+
+    def _safe_elsewhere(self, lease: Lease) -> int:
+        """The newest step on the lineage that another region says it has proven; -1 if none does."""
+        steps = (proven_step(one, lease) for name, one in self._peer_states.items() if name != self._region)
+        return max((step for step in steps if step is not None), default=-1)
+
+    def ask_takeover(self, actor: str, note: str = "", *, fenced: bool = False) -> None:
+        """A person asks for this region; it passes the same gates but the detectors, through the same write.
+
+        fenced: the person states that the old region cannot write any more; then its lease is not waited for. Of who
+        holds the run by the time it is done, if that is another one, nothing is stated.
+        """
+        waits_s, held = self._profile.challenger_wait_s + OPERATOR_WAITS_S, self._belief.held
+        epoch = held.lease.epoch if fenced and held is not None else None
+        self._operator = Operator(actor, note, epoch, self._clock.boottime_s() + waits_s)
+        self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor, note=note, fenced=fenced)
+        self._wake()
+
+    def ask(self, request: MoveRequest) -> str:
+        """A person asks the holder for a pause, a planned move ...; why it cannot be, or ""."""
+        held = self._belief.held
+        why = refusal(request, None if held is None else held.lease, self._region, self._peer_states)
+        if not why:
+            self._planned_moves.requests.append(request)
+            self._wake()
+        return why
+
+    def history(self) -> tuple[Lease, ...]:
+        """Every noted change of authority; RetryableError if the witness does not answer."""
+        return self._leases.noted(self._run)
+
+    def won(self) -> EpochEntry | None:
+        """The newest epoch, if this region holds it."""
+        held = self._belief.held
+        return None if held is None or held.lease.holder != self._region else held.lease.lineage[-1]
+
+    @property
+    def turned_at_s(self) -> float:
+        """When the loop turned last; another thread may ask."""
+        return self._turned_at_s
+
+    def preview(self) -> Decision:
+        """What a person's wish would meet now."""
+        view = dataclasses.replace(self._view(), operator=True)
+        return decide(view, self._clock.boottime_s(), self._policy)
+
+    def status(self) -> dict[str, object]:
+        """What this controller believes, and why it does what it does."""
+        troubles = dict(self._troubles) | (
+            {"self_evidence": self._self_evidence.trouble} if self._self_evidence.trouble else {}
+        )
+        troubles |= {} if self._hook is None or not self._hook.why else {"before_hook": self._hook.why}
+        troubles |= {f"listen {name}": one.trouble for name, one in self._peer_states.items() if one.trouble}
+        troubles |= {"reachability": self._detectors.trouble} if self._detectors.trouble else {}
+        return status_of(
+            Situation(
+                run=self._run,
+                policy=self._policy,
+                view=self._view(),
+                decision=self._decision,
+                peer_states=self._peer_states,
+                recovered=self._recovered,
+                committed_step=self._committed_step,
+                operator_pending=self._operator is not None or bool(self._planned_moves.requests),
+                troubles=troubles,
+                diagnosis=self._diagnosis,
+                wall_ms=self._clock.wall_ms(),
+                now_s=self._clock.boottime_s(),
+            )
+        )
+
+    # --- the loop ---
+
+    def turn(self) -> float:
+        """One turn; seconds until the next."""
+        now_s = self._clock.boottime_s()
+        stalled = now_s - self._turned_at_s > STALLED_POLLS * self._profile.poll_s + TURN_S
+        if stalled:
+            self._read_since_stall = False  # we stood still: what we believe may be long over (6.4)
+        self._detectors.turned(now_s, well=not stalled and not self._troubles and not self._self_evidence.trouble)
+        self._turned_at_s = now_s
+        if not self._read_since_stall or now_s >= self._policy.due_at_s(self._asked_witness_s, self._profile.poll_s):
+            self._try("witness", self._read)
+        self._try("epochs", self._remember)
+        if not self._belief.is_holder:
+            self._try("recoverable", self._look)
+        now_s, view = self._clock.boottime_s(), self._view()
+        self._diagnose(view, now_s)
+        moving = self._planned_moves.turn(self._belief, self._peer_states, self._committed_step, now_s)
+        decision = combined(decide(view, now_s, self._policy), moving)
+        if self._hook is not None:
+            decision = self._hook.weigh(decision, self._belief)
+        self._tell(decision)
+        self._decision = decision
+        self._try("act", lambda: self._act(decision))
+        if self._belief.is_holder:  # after the renewal: a slow store must not cost the lease
+            self._try("recoverable", self._look)
+        self._planned_moves.due(self._belief, self._clock.wall_ms())
+        self._try("wishes", self._apply_requests)
+        if self._belief.is_holder and not self._was_holder:
+            self._was_holder, self._stood_down = True, False
+            self._unclaimed = True  # a process of ours that won the epoch may have died before it left the copy
+            self._wanted |= dict.fromkeys(self._waiting())
+        self._announce()
+        self._try("epochs", self._remember)  # at once: launches wait for it
+        self._try("claim", self._claim)
+        self._try("history", self._note)  # before a launch takes the record's place: who comes after us sees only that
+        self._try("launches", self._serve)
+        return self._rests_s(decision)
+
+    def _rests_s(self, decision: Decision) -> float:
+        """How long nothing can change that we would not be woken for; one retry at a time, and no hurry, in trouble."""
+        lease = None if self._belief.held is None else self._belief.held.lease
+        moving = lease is not None and lease.mode in core.MOVING and self._belief.is_holder
+        left = self._wanted or self._notes or self._unclaimed or self._planned_moves.requests or self._operator
+        if self._troubles:
+            return min(RETRY_S, self._profile.poll_s)
+        if moving or left:
+            return TURN_S
+        now_s = self._clock.boottime_s()
+        return next_in_s(self._view(), decision, self._asked_witness_s, now_s, self._policy)
+
+    def _try(self, name: str, part: Callable[[], object]) -> None:
+        """A dependency that is away stops this part of this turn only, and is shown."""
+        try:
+            part()
+        except RetryableError as error:
+            if name not in self._troubles:
+                self._journal.say("control.waits", run=self._run, part=name, error=str(error))
+            self._troubles[name] = str(error)
+        else:
+            self._troubles.pop(name, None)
+
+    def _read(self) -> None:
+        self._asked_witness_s = self._clock.boottime_s()
+        held = self._leases.read(self._run)
+        now_s = self._clock.boottime_s()
+        self._belief = (
+            core.was_missing(self._belief, now_s) if held is None else core.was_read(self._belief, held, now_s)
+        )
+        self._read_since_stall = True
+        self._remark()
+
+    def _remember(self) -> None:
+        """The highest epoch seen is written down here before anything rests on it (6.1)."""
+        if self._durable_epoch is None:
+            newest = self._epoch_store.newest(self._run)
+            self._durable_epoch = 0 if newest is None else newest.view.epoch
+            self._belief = dataclasses.replace(self._belief, epoch_max=max(self._belief.epoch_max, self._durable_epoch))
+        held = self._belief.held
+        if held is not None and held.lease.epoch > self._durable_epoch:
+            self._epoch_store.remember(held.lease)
+            self._durable_epoch = held.lease.epoch
+
+    def _look(self) -> None:
+        """A listing is dear: when the region's log told of an outcome, in a new epoch, or after a while."""
+        now_s, held = self._clock.boottime_s(), self._belief.held
+        if held is None:
+            return
+        wanted = (self._peer_states[self._region].named, held.lease.epoch)
+        if wanted != self._looked_for or now_s - self._looked_s >= max(LOOK_LEAST_S, self._profile.lease_s / 2):
+            self._recovered = self._recoverable.newest(self._run, view_of(held.lease.lineage))
+            self._looked_for, self._looked_s = wanted, now_s
+
+    def _view(self) -> RunView:
+        held, own = self._belief.held, self._peer_states[self._region]
+        holder = None if held is None else self._peer_states.get(held.lease.holder)
+        known = self._durable_epoch is not None and (held is None or held.lease.epoch <= self._durable_epoch)
+        readiness = own.readiness
+        view = RunView(
+            belief=self._belief,
+            candidate=self._candidate,
+            may_create=self._region == self._first_region,
+            epochs_known=known or self._belief.gone_backwards,
+            read_since_stall=self._read_since_stall,
+            was_holder=self._was_holder,
+            stood_down=self._stood_down,
+            heard_at_s=core.NEVER_S if holder is None else holder.nodes_at_s,
+            controller_at_s=core.NEVER_S if holder is None else holder.pulse.controller_at_s,
+            works_at_s=own.pulse.works_at_s,
+            log_ack_at_s=self._self_evidence.log_ack_at_s,
+            store_put_at_s=self._self_evidence.store_put_at_s,
+            recoverable_step=None if self._recovered is None else self._recovered.manifest.step,
+            pool_ready=readiness is not None and readiness.proof != "",
+            operator=self._operator is not None,
+            fenced=self._operator is not None and self._operator.has_fenced(held),
+            moved_ago_s=moved_ago_s(held, self._clock.wall_ms()),
+            primary_step=None
+            if holder is None
+            else max((one.step for one in holder.pulse.nodes.values()), default=None),
+        )
+        return self._detectors.heard(view, self._clock.boottime_s())
+
+    def _diagnose(self, view: RunView, now_s: float) -> None:
+        """Name what is broken, and say so when that changes."""
+        if view.belief.held is not None:
+            self._detectors.saw(view.belief.held.lease, self._committed_step, now_s)
+        before, found = self._diagnosis, self._detectors.diagnosis(view, now_s)
+        self._diagnosis = found
+        changed = found is not None and (
+            before is None or (before.trouble, before.where) != (found.trouble, found.where)
+        )
+        if found is not None and changed and (before is not None or found.trouble is not Trouble.NONE):
+            self._journal.say(
+                "failover.diagnosed",
+                run=self._run,
+                trouble=found.trouble.value,
+                where=found.where,
+                evidence=list(found.evidence),
+            )
+
+    def _tell(self, decision: Decision) -> None:
+        """Journal what changed; a person reads these lines at 3 a.m."""
+        gates = {gate.name: gate for gate in decision.gates}
+        silence = gates.get("heartbeat_silence_s")
+        silent = silence is not None and silence.open
+        if silent and not self._silent and silence is not None:
+            self._journal.say("failover.silent", run=self._run, region=self._region, silence_s=round(silence.value, 3))
+        self._silent = silent
+        if _kind(decision) == _kind(self._decision):
+            return
+        event = "failover.alarm" if decision.action is Action.ALARM else "failover.decided"
+        closed = [gate.text for gate in decision.closed]
+        self._journal.say(
+            event, run=self._run, action=decision.action.value, reason=decision.reason.value, closed=closed
+        )
+
+    def _act(self, decision: Decision) -> None:
+        if self._operator is not None and self._clock.boottime_s() > self._operator.until_s:
+            self._journal.say("failover.refused", run=self._run, closed=[gate.text for gate in decision.closed])
+            self._operator = None
+        if decision.action is Action.STAND_DOWN:
+            self._was_holder, self._stood_down = False, decision.reason is Reason.REPLACED
+            self._journal.say("failover.stood_down", run=self._run, region=self._region, reason=decision.reason.value)
+        held, reason = self._belief.held, decision.reason.value
+        if decision.action is Action.CREATE:
+            self._seek(core.first(self._run, self._author(reason), self._profile), None, decision)
+        elif held is not None and decision.action is Action.RENEW:
+            self._write(core.renewal(held.lease, self._author(reason), self._committed_step), held)
+        elif held is not None and decision.action is Action.TAKE_OVER:
+            self._take_over(held, decision)
+        elif held is not None and decision.action in {Action.RELEASE, Action.CALL_OFF}:
+            self._move(held, decision)
+
+    def _move(self, held: Held, decision: Decision) -> None:
+        """Give the run away, or do not; both are one conditional write."""
+        given = decision.action is Action.RELEASE
+        mode, target = (core.RELEASED, held.lease.target) if given else (core.ACTIVE, "")
+        author = self._author(f"handover_{decision.reason.value}", held.lease.actor, held.lease.note)
+        if self._write(core.in_mode(held.lease, author, self._committed_step, mode, target), held):
+            self._journal.say(
+                "handover.released" if given else "handover.called_off",
+                run=self._run,
+                target=held.lease.target,
+                reason=decision.reason.value,
+                committed_step=self._committed_step,
+                closed=[gate.text for gate in decision.closed],
+            )
+
+    def _apply_requests(self) -> None:
+        """What a person asked of the holder: one conditional write each, while we may write at all."""
+        while self._planned_moves.requests:
+            request, held = self._planned_moves.requests[0], self._belief.held
+            why = refusal(request, None if held is None else held.lease, self._region, self._peer_states)
+            adopted = adoption_of(request, held, self._recoverable) if not why else None
+            if not why and request.kind == ADOPT and adopted is None:
+                why = f"no whole checkpoint of branch {request.target} is in this store: move the run there first"
+            if held is not None and (not why or (request.due and held.lease.holder == self._region)):
+                if not self._may_write():
+                    return
+                if adopted is not None:
+                    self._adopt(request, held, *adopted)
+                else:
+                    author = self._author(
+                        "schedule_refused" if why else request.kind, request.actor, why or request.note
+                    )
+                    after = record_after(request, held.lease, author, self._committed_step, refused=bool(why))
+                    if not self._write(after, held):
+                        return
+            self._planned_moves.requests.popleft()
+            self._journal.say(
+                "operator.heeded" if not why else "operator.refused",
+                run=self._run,
+                kind=request.kind,
+                actor=request.actor,
+                note=request.note,
+                target=request.target,
+                why=why,
+            )
+
+    def _adopt(self, request: MoveRequest, held: Held, epoch: int, fork: Fork) -> None:
+        """A new epoch whose parent is the branch's: what came after the old fork becomes a branch itself (I5, I9)."""
+        author = self._author(Reason.ADOPTED.value, request.actor, request.note)
+        lease = core.takeover(held.lease, author, fork, self._profile, parent=epoch)
+        self._seek(lease, held, Decision(Action.TAKE_OVER, Reason.ADOPTED))
+
+    def _take_over(self, held: Held, decision: Decision) -> None:
+        """The fork point is looked up at the last moment; the conditional write fixes it (6.6, I9)."""
+        found = self._recoverable.newest(self._run, view_of(held.lease.lineage))
+        if found is None and held.lease.committed_step >= 0:
+            return
+        actor, note = "controller", ""
+        if decision.reason is Reason.SWITCHOVER:
+            actor, note = held.lease.actor, held.lease.note
+        elif self._operator is not None:
+            said = " (the old region was stated to be fenced)" if self._operator.has_fenced(held) else ""
+            actor, note = self._operator.actor, self._operator.note + said
+        elif self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
+            note = self._diagnosis.text
+        author = self._author(decision.reason.value, actor, note)
+        fork = Fork() if found is None else found.fork
+        self._seek(core.takeover(held.lease, author, fork, self._profile), held, decision)
+
+    def _seek(self, lease: Lease, replaced: Held | None, decision: Decision) -> None:
+        before = "" if replaced is None else replaced.lease.holder
+        self._sought[lease.epoch] = (before, tuple(gate.text for gate in decision.gates))
+        self._write(lease, replaced)
+
+    def _write(self, lease: Lease, replaced: Held | None) -> bool:
+        """One conditional write; True if we are told that it won. Without an answer it stays pending (6.3)."""
+        expected = None if replaced is None else replaced.etag
+        self._belief = core.sent(self._belief, lease, expected, self._clock.boottime_s())
+        try:
+            etag = self._leases.write(lease, expected)
+        except UnknownOutcomeError:
+            self._asked_witness_s = core.NEVER_S
+            raise
+        except RetryableError:
+            self._belief = core.answered(self._belief, lease, None, self._clock.boottime_s())
+            raise
+        self._belief = core.answered(self._belief, lease, etag, self._clock.boottime_s())
+        if etag is None:
+            self._asked_witness_s = core.NEVER_S
+            return False
+        self._remark()
+        self._journal.say(
+            "lease.written",
+            run=self._run,
+            epoch=lease.epoch,
+            renew_seq=lease.renew_seq,
+            reason=lease.reason,
+            from_s=self._belief.won_at_s,
+            until_s=finite(self._belief.valid_until_s(self._profile)),
+        )
+        return True
+
+    def _announce(self) -> None:
+        """An epoch that we sought is ours, by the write's answer or by a read that showed it (I4, I12)."""
+        held = self._belief.held
+        if held is None or not self._belief.is_holder or held.lease.epoch not in self._sought:
+            return
+        lease, entry = held.lease, held.lease.lineage[-1]
+        before, gates = self._sought.pop(lease.epoch)
+        self._sought.clear()
+        self._unclaimed, self._operator = True, None
+        self._committed_step = lease.committed_step
+        self._journal.say(
+            "failover.promoted" if before else "run.created",
+            run=self._run,
+            region=self._region,
+            epoch=lease.epoch,
+            fork_step=entry.fork_step,
+            holder_before=before,
+            reason=entry.reason,
+            actor=entry.actor,
+            gates=list(gates),
+            diagnosis=entry.note if entry.reason == Reason.REGION_LOST.value else "",
+        )
+        self._self_evidence.outbox.append(self._self_evidence.change(lease, before, gates))
+
+    def _claim(self) -> None:
+        """Leave the epoch's create-only copy at the witness, which shows a record that was put back later."""
+        held = self._belief.held
+        if self._unclaimed and self._belief.is_holder and held is not None:
+            self._leases.claim(self._run, held.lease.epoch, self._codec.encode(held.lease))
+        self._unclaimed = False
+
+    def _remark(self) -> None:
+        """Whoever sees more than a renewal notes it (I12): its writer may have died before it did."""
+        held = self._belief.held
+        if held is None or held.lease.renew_seq <= self._noted:
+            return
+        self._noted = held.lease.renew_seq
+        if held.lease.reason != Reason.RENEWAL_DUE.value:
+            self._notes.append(held.lease)
+
+    def _note(self) -> None:
+        while self._notes:
+            self._leases.note(self._notes[0])
+            del self._notes[0]
+
+    # --- launches ---
+
+    def _serve(self) -> None:
+        """Settle the launches that agents asked about: recall them, or make them a new attempt if we may."""
+        for name in list(self._wanted):
+            del self._wanted[name]
+            known = recall(self._store, self._run, name)
+            if known is None and self._may_write():
+                known = self._new_attempt(name)
+            if known is None:
+                self._unknown[name] = self._clock.boottime_s()
+            else:
+                self._unknown.pop(name, None)
+                self._launches[name] = known
+
+    def _waiting(self) -> list[str]:
+        """Launches whose agents still ask: the time until they would ask again is not theirs to lose."""
+        since_s = self._clock.boottime_s() - ASKED_LATELY_S
+        return [name for name, asked_s in list(self._unknown.items()) if asked_s >= since_s]
+
+    def _may_write(self) -> bool:
+        held, now_s = self._belief.held, self._clock.boottime_s()
+        durable = held is not None and held.lease.epoch == self._durable_epoch
+        settled = not self._belief.unread_writes  # decision 0002: a read comes before another write
+        return durable and settled and now_s < self._belief.valid_until_s(self._profile)
+
+    def _new_attempt(self, name: str) -> Launch | None:
+        held = self._belief.held
+        if held is None:
+            return None
+        if held.lease.mode in core.MOVING:
+            return None  # the run is on its way: nothing new begins here
+        if held.lease.launch != name:  # else: won before, by us or by the controller before us, and not written down
+            author = self._author("launch")
+            if not self._write(core.new_attempt(held.lease, author, name), held):
+                return None
+        lease = self._belief.held.lease if self._belief.held is not None else held.lease
+        start = self._recoverable.start(lease)
+        launch = fix(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
+        self._journal.say(
+            "launch.granted",
+            run=self._run,
+            launch=name,
+            epoch=launch.epoch,
+            attempt=launch.attempt,
+            step=launch.start_step,
+        )
+        return launch
+
+    def _author(self, reason: str, actor: str = "", note: str = "") -> Author:
+        held = self._belief.held
+        if not actor:  # renewals keep the name of who put the run into its mode
+            kept = held is not None and (held.lease.mode != core.ACTIVE or held.lease.scheduled_ms > 0)
+            actor = held.lease.actor if held is not None and kept else "controller"
+        write_id = self._entropy.new_id()
+        return Author(self._region, self._belief.incarnation, write_id, reason, actor, self._clock.wall_ms(), note)
+
+
+def _kind(decision: Decision) -> object:
+    """What makes a decision worth a line: a holder that renews every second is not."""
+    if decision.reason in {Reason.HOLDING, Reason.RENEWAL_DUE}:
+        return Reason.HOLDING
+    return (decision.action, decision.reason)

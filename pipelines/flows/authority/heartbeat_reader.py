@@ -1,0 +1,150 @@
+"""Listens to a region's heartbeats and readiness: one reader a region, for every run; decides nothing (I10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pipelines import paths
+from pipelines.core import heartbeats as beats
+from pipelines.core.heartbeats import RegionHeartbeats
+from pipelines.core.replay_rules import replay_of
+from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
+from pipelines.ports import Clock, EventSource, Fetched, Partition
+from schemas.codec import Codec, DecodeError
+from schemas.records import Checkpoint, Heartbeat, Readiness, Sighting
+
+TURN_S = 0.1
+REFRESH_S = 15.0
+LOOK_S = 1.0
+
+
+class PeerState:
+    """What one region says of one run. Everything here is replaced whole, so another thread may read it.
+
+    `wake` is called when something came that the run's controller should look at before its next turn is due.
+    """
+
+    def __init__(self, *, region: str, run: str, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
+        self.region, self.run = region, run
+        self._wake = wake
+        self.pulse = RegionHeartbeats()
+        self.readiness: Readiness | None = None
+        self.sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}  # (observer, of region): what, when heard
+        self.since_s = clock.boottime_s()
+        self.trouble = ""
+        self.named = 0  # outcomes of checkpoints that the region's log has told of
+
+    @property
+    def nodes_at_s(self) -> float:
+        """When a node was heard last; the listener's own start if none ever was."""
+        return max(self.pulse.nodes_at_s, self.since_s)
+
+    def heard(self, beat: Heartbeat, now_s: float) -> None:
+        """A heartbeat of this region for this run, or of its controller."""
+        before = self.pulse.nodes.get(beat.node)
+        self.pulse = beats.heard(self.pulse, beat, now_s)
+        if beat.node != beats.CONTROLLER_NODE and (before is None or before.phase != beat.phase):
+            self._wake()
+
+    def heard_unreadable(self, now_s: float) -> None:
+        """A heartbeat in a format that we cannot read yet."""
+        self.pulse = beats.heard_unreadable(self.pulse, now_s)
+
+    def told(self, record: Readiness | Checkpoint) -> None:
+        """Its pool changed, or a checkpoint of the run has an outcome there."""
+        if isinstance(record, Readiness):
+            self.readiness = record
+        else:
+            self.named += 1
+        self._wake()
+
+
+class HeartbeatReader:
+    """One region's log, read once for all runs."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        source: EventSource,
+        codec: Codec,
+        clock: Clock,
+        peer_states: Iterable[PeerState],
+        checkpoints: bool = False,
+    ) -> None:
+        # `checkpoints`: also what the region says of them; wanted of our own, where they are looked up.
+        self._region = region
+        self._source, self._codec, self._clock = source, codec, clock
+        self._peer_states = {one.run: one for one in peer_states}
+        self._topics = [paths.HEARTBEATS, paths.CONTROL, *([paths.CHECKPOINTS] if checkpoints else [])]
+        self._followed: dict[tuple[str, int], Partition] = {}
+        self._looked_s = float("-inf")
+        self._trouble = ""
+        self._sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}
+
+    def turn(self) -> float:
+        """Take in what came; seconds until the next turn.
+
+        A log that refuses us is told and asked again: what another region forbids must not end the process that holds
+        our own leases (I16).
+        """
+        try:
+            self._follow()
+            for item in self._source.poll(TURN_S):
+                self._hear(item)
+        except (RetryableError, CorruptError) as error:
+            self._tell(str(error))
+            self._followed.clear()
+            return LOOK_S
+        except MisconfiguredError as error:
+            self._tell(str(error))
+            self._followed.clear()
+            return REFRESH_S
+        self._tell("")
+        return 0.0 if self._followed else TURN_S
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            for one in self._peer_states.values():
+                one.trouble = trouble
+
+    def _follow(self) -> None:
+        """Begin at the end: an old heartbeat is no sign of life (6.11)."""
+        now_s = self._clock.boottime_s()
+        if now_s - self._looked_s < (REFRESH_S if self._followed else LOOK_S):
+            return
+        self._looked_s = now_s
+        for partition in self._source.partitions(self._topics):
+            place = (partition.topic, partition.number)
+            if self._followed.get(place) != partition:
+                self._source.seek(partition, self._source.bounds(partition)[1])
+                self._followed[place] = partition
+
+    def _hear(self, item: Fetched) -> None:
+        if replay_of(item.headers) is not None:
+            return  # an old word, whoever put it there (6.11)
+        now_s = self._clock.boottime_s()
+        try:
+            record = self._codec.decode(item.value)
+        except DecodeError:
+            found = self._peer_states.get(item.key.decode(errors="replace"))
+            if found is not None and item.partition.topic == paths.HEARTBEATS:
+                found.heard_unreadable(now_s)
+            return
+        if isinstance(record, Heartbeat) and record.region == self._region:
+            for one in self._of(record.run):
+                one.heard(record, now_s)
+        elif isinstance(record, Checkpoint) or (isinstance(record, Readiness) and record.region == self._region):
+            for one in self._of(record.run):
+                one.told(record)
+        elif isinstance(record, Sighting) and record.region == self._region:
+            self._sightings = {**self._sightings, (record.observer, record.of_region): (record, now_s)}
+            for one in self._peer_states.values():
+                one.sightings = self._sightings
+
+    def _of(self, run: str) -> Iterable[PeerState]:
+        """Who is told of a run; a controller beats once for all of them."""
+        if run == paths.EVERY_RUN:
+            return self._peer_states.values()
+        return [self._peer_states[run]] if run in self._peer_states else []

@@ -1,0 +1,79 @@
+"""Tells the world outside: a webhook for each epoch that this region wins, and a ping while its controller works.
+
+A webhook is sent at least once, under a key that is the same for each repetition; that it was taken is written down in
+the region's store, create-only, so neither a restart nor a replay fires it again (I15). The ping goes out only while
+the lease's loop turns: whoever listens raises the alarm when it stops, since a dead controller cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from pipelines import paths
+from pipelines.errors import RetryableError
+from pipelines.ports import Clock, Journal, ObjectStore, Poster
+from schemas.records import EpochEntry
+
+TURN_S = 1.0
+RETRY_S = 5.0
+ALIVE_S = 10.0  # the lease's loop must have turned so recently
+
+
+class Webhooks:
+    """One run in one region. `won` gives the newest epoch if it is ours, `turned_at_s` when the lease's loop turned."""
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        region: str,
+        webhook: Poster | None,
+        ping: Poster | None,
+        ping_s: float,
+        won: Callable[[], EpochEntry | None],
+        turned_at_s: Callable[[], float],
+        store: ObjectStore,
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
+        self._run, self._region = run, region
+        self._webhook, self._ping, self._ping_s = webhook, ping, ping_s
+        self._won, self._turned_at_s = won, turned_at_s
+        self._store, self._clock, self._journal = store, clock, journal
+        self._told_epoch = 0
+        self._pinged_at_s = float("-inf")
+        self.trouble = ""
+
+    def turn(self) -> float:
+        """Send what is due; seconds until the next turn."""
+        try:
+            self._beat()
+            self._tell()
+        except RetryableError as error:
+            if not self.trouble:
+                self._journal.say("webhook.waits", run=self._run, error=str(error))
+            self.trouble = str(error)
+            return RETRY_S
+        self.trouble = ""
+        return TURN_S
+
+    def _beat(self) -> None:
+        now_s = self._clock.boottime_s()
+        alive = now_s - self._turned_at_s() <= ALIVE_S
+        if self._ping is not None and alive and now_s - self._pinged_at_s >= self._ping_s:
+            self._pinged_at_s = now_s  # a listener that is away is not asked more often than one that is there
+            self._ping.post(f"{self._run}/{self._region}", b"")
+
+    def _tell(self) -> None:
+        entry = self._won()
+        if self._webhook is None or entry is None or entry.epoch <= self._told_epoch:
+            return
+        marker, key = paths.notified(self._run, entry.epoch), f"{self._run}/{entry.epoch}"
+        if self._store.get(marker) is None:
+            body = json.dumps({"run": self._run, "key": key, **asdict(entry)}, sort_keys=True).encode()
+            self._webhook.post(key, body)
+            self._store.create(marker, body)
+            self._journal.say("webhook.told", run=self._run, epoch=entry.epoch, reason=entry.reason)
+        self._told_epoch = entry.epoch

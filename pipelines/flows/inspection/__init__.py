@@ -1,0 +1,1 @@
+"""Tools for people: replay, audit, dead letters."""

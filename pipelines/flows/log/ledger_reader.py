@@ -1,0 +1,17 @@
+"""Reads what a region has done from its own log."""
+
+from __future__ import annotations
+
+from pipelines import paths
+from pipelines.core.ledger import Ledger
+from pipelines.flows.log.log_reader import scan
+from pipelines.ports import Clock, EventSource
+from schemas.codec import Codec
+
+
+def read_ledger(own: EventSource, codec: Codec, clock: Clock) -> Ledger:
+    """What a region has done, from its own log; RetryableError if nothing of it comes for too long."""
+    ledger = Ledger()
+    for item in scan(own, [paths.LEDGER, paths.ALARMS], clock):
+        ledger.learn(codec.decode(item.value))
+    return ledger

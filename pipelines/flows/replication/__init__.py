@@ -1,0 +1,1 @@
+"""Following a peer's lanes: copies, verification, re-publishing, alarms, rebuilding."""

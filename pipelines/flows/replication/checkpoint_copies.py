@@ -1,0 +1,246 @@
+"""Copies what a checkpoint event names and verifies it; its manifest is created last, so that it is the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipelines.core import manifests
+from pipelines.core.manifests import Named
+from pipelines.core.newest_wins import Candidate
+from pipelines.core.retention import SWEPT
+from pipelines.errors import CorruptError, RetryableError
+from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
+from schemas.codec import Codec, DecodeError, digest
+from schemas.records import Abandoned, Checkpoint, Manifest
+
+RETRY_S = 1.0
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One checkpoint on its way."""
+
+    event: Checkpoint
+    envelope: bytes
+    wanted: tuple[Named, ...]
+    missing: dict[str, Named]
+    began_s: float
+    moved_bytes: int = 0
+    crossed_bytes: int = 0
+    retry_at_s: dict[str, float] = field(default_factory=dict)
+    broken: str = ""
+    swept: bool = False
+
+
+class CheckpointCopies:
+    """The checkpoints of one peer that are being copied into our store."""
+
+    def __init__(
+        self,
+        *,
+        peer: str,
+        store: ObjectStore,
+        peer_store: ObjectStore,
+        transfers: Transfers,
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
+        self._peer = peer
+        self._store, self._peer_store = store, peer_store
+        self._transfers = transfers
+        self._signer, self._codec = signer, codec
+        self._clock, self._journal = clock, journal
+        self._copies: dict[Checkpoint, _Copy] = {}  # by the whole event: two that name one manifest are checked each
+        self.moved_bytes = 0
+
+    def collect(self) -> None:
+        """Take in what has ended since the last turn, and start again what failed for want of an answer."""
+        owners = {_job_id(copy.event, key): copy for copy in self._copies.values() for key in copy.missing}
+        now_s = self._clock.boottime_s()
+        for result in self._transfers.finished():
+            copy = owners.get(result.job.job_id)
+            if copy is None:
+                continue
+            if result.corrupt:
+                copy.broken = result.error
+            elif result.error:
+                copy.retry_at_s[result.job.key] = now_s + RETRY_S
+            else:
+                copy.moved_bytes += copy.missing.pop(result.job.key).size
+                copy.crossed_bytes += result.moved_bytes
+                self.moved_bytes += result.moved_bytes
+        for copy in self._copies.values():
+            for key in [key for key, at_s in copy.retry_at_s.items() if at_s <= now_s]:
+                del copy.retry_at_s[key]
+                self._start(copy.event, copy.missing[key])
+
+    def done(self, event: Checkpoint) -> bool:
+        """Whether everything that the event names is verified here, its manifest included; begins it at first.
+
+        Raises:
+            CorruptError: it cannot be trusted: a dead letter.
+            RetryableError: the peer does not answer.
+        """
+        copy = self._copies.get(event)
+        if copy is None:
+            copy = self._begin(event)
+        if copy.broken:
+            raise CorruptError(copy.broken)
+        if copy.missing or not self._still_whole(copy):
+            return False
+        copy.swept = not self._create_manifest(event, copy.envelope)
+        if copy.swept:
+            return False
+        took_s = self._clock.boottime_s() - copy.began_s
+        self._journal.say(
+            "replicate.copied",
+            run=event.run,
+            epoch=event.epoch,
+            step=event.step,
+            size_bytes=event.size_bytes,
+            link_bytes=copy.crossed_bytes,
+            took_s=round(took_s, 3),
+        )
+        return True
+
+    def swept(self, event: Checkpoint) -> bool:
+        """Whether the copy came too late: the checkpoint was given up and swept here, and stays so."""
+        copy = self._copies.get(event)
+        return copy is not None and copy.swept
+
+    def whole(self, event: Checkpoint) -> bool:
+        """Whether all that a visible event names is here; see `whole`."""
+        return whole(event, self._store, self._codec, self._signer.verify)
+
+    def candidate(self, event: Checkpoint) -> Candidate:
+        """How much of a checkpoint is still to be copied, for newest-wins."""
+        copy = self._copies.get(event)
+        missing = event.size_bytes if copy is None else sum(one.size for one in copy.missing.values())
+        moved = 0 if copy is None else copy.moved_bytes
+        return Candidate(event.run, event.epoch, event.lineage_seq, missing, moved)
+
+    def drop(self, event: Checkpoint) -> None:
+        """Forget a copy: it was published, or is given up. What arrived stays in the store."""
+        copy = self._copies.pop(event, None)
+        for key in () if copy is None else copy.missing:
+            self._transfers.cancel(_job_id(event, key))
+
+    def forget(self) -> None:
+        """Give everything up, to begin again from the ledger."""
+        for event in list(self._copies):
+            self.drop(event)
+
+    def progress(self) -> list[dict[str, object]]:
+        """Bytes moved and wanted of each copy."""
+        return [
+            {
+                "run": one.event.run,
+                "step": one.event.step,
+                "moved_bytes": one.moved_bytes,
+                "size_bytes": one.event.size_bytes,
+            }
+            for one in self._copies.values()
+        ]
+
+    def trusted(self, event: Checkpoint) -> bool:
+        """Whether the event's manifest is what it says; nothing gives way to one that is not."""
+        try:
+            self._open(event)
+        except CorruptError:
+            return False
+        return True
+
+    def _begin(self, event: Checkpoint) -> _Copy:
+        envelope, wanted = self._open(event)
+        copy = _Copy(event, envelope, wanted, {one.key: one for one in wanted}, self._clock.boottime_s())
+        self._copies[event] = copy
+        for one in wanted:
+            self._start(event, one)
+        return copy
+
+    def _open(self, event: Checkpoint) -> tuple[bytes, tuple[Named, ...]]:
+        """The signed manifest and what it names; CorruptError if it is not the event's."""
+        own = manifests.check_event(event)
+        envelope = self._peer_store.get(event.manifest_key)
+        if envelope is None:
+            raise CorruptError(f"{event.manifest_key} is not in the store of {self._peer}")
+        payload = self._signer.verify(envelope)
+        if digest(payload) != event.manifest_digest:
+            raise CorruptError(f"{event.manifest_key} has SHA-256 {digest(payload)}, its event names another")
+        try:
+            record = self._codec.decode(payload)
+        except DecodeError as error:
+            raise CorruptError(f"{event.manifest_key}: {error.reason}") from error
+        wanted: tuple[Named, ...] = ()
+        if isinstance(record, Manifest):
+            manifests.check(record, own)
+            wanted = manifests.objects(record)
+        elif not isinstance(record, Abandoned):
+            raise CorruptError(f"{event.manifest_key} holds a {type(record).__name__}")
+        return envelope, wanted
+
+    def _start(self, event: Checkpoint, one: Named) -> None:
+        self._transfers.start(CopyJob(_job_id(event, one.key), self._peer, one.key, one.size, one.sha256))
+
+    def _still_whole(self, copy: _Copy) -> bool:
+        """A long copy may have lost what came first (6.10): all is looked for once more, and the rest copied again."""
+        if not copy.wanted:
+            return True
+        prefix = copy.event.manifest_key.removesuffix("manifest")
+        sizes = {one.key: one.size for one in self._store.entries(prefix)}
+        copy.missing = {one.key: one for one in copy.wanted if sizes.get(one.key) != one.size}
+        for one in copy.missing.values():
+            self._start(copy.event, one)
+        return not copy.missing
+
+    def _create_manifest(self, event: Checkpoint, envelope: bytes) -> bool:
+        """Put the proof last; False if a sweep has taken its key for good."""
+        if self._store.create(event.manifest_key, envelope):
+            return True
+        present = self._store.get(event.manifest_key)
+        if present is None:
+            raise RetryableError(f"{event.manifest_key} was refused, and is not there")
+        if present == envelope:
+            return True
+        if self._is_swept(present):
+            return False
+        raise CorruptError(f"{event.manifest_key} is there already, with other bytes (I6)")
+
+    def _is_swept(self, envelope: bytes) -> bool:
+        try:
+            record = self._codec.decode(self._signer.verify(envelope))
+        except (CorruptError, DecodeError):
+            return False
+        return isinstance(record, Abandoned) and record.reason.startswith(SWEPT)
+
+
+def _job_id(event: Checkpoint, key: str) -> str:
+    return f"{event.producer}/{event.seq}/{key}"
+
+
+def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
+    """Whether all that a visible event names is in a store; what a sweep took is meant to be gone.
+
+    Args:
+        event: of a checkpoint.
+        store: the region's.
+        codec: reads the manifest.
+        opened: takes the payload out of a signed envelope.
+
+    Raises:
+        RetryableError: the store does not answer.
+    """
+    if event.state != "committed":
+        return True
+    envelope = store.get(event.manifest_key)
+    if envelope is None:
+        return False
+    try:
+        record = codec.decode(opened(envelope))
+    except (CorruptError, DecodeError):
+        return False
+    sizes = {one.key: one.size for one in store.entries(event.manifest_key.removesuffix("manifest"))}
+    return not isinstance(record, Manifest) or not manifests.missing(record, sizes)

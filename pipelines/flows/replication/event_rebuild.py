@@ -1,0 +1,214 @@
+"""Checkpoint events rebuilt from manifests, where a peer's log lost them and its store did not (decision 0006).
+
+An event's number is in the intent beside its manifest, so what is rebuilt is the very event that its agent published or
+would have: the same identity, and the same bytes. It goes the way of every event: copied, verified, asked of the
+lineage, published in the transaction that takes its number. So it cannot become visible twice, and the original, should
+it turn up, is a duplicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+from pipelines import paths
+from pipelines.core import manifests
+from pipelines.core.alarms import OF_LOG, Kind
+from pipelines.core.ledger import Arrival, Ledger, stream
+from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.errors import CorruptError
+from pipelines.flows.log.envelope import wrap
+from pipelines.ports import Clock, Fetched, Journal, ObjectStore, Partition, Signer
+from schemas.codec import Codec, DecodeError, digest
+from schemas.records import Abandoned, Alarm, Checkpoint, Intent, Manifest
+
+LANE = "checkpoints"
+LOOK_AGAIN_S = 300.0  # if nothing is lost that was not looked for
+LOOKS_MAX = 20  # manifests that are read in a turn
+AT_ONCE_MAX = 100  # events that are under way together
+
+
+@dataclass(frozen=True, slots=True)
+class RebuiltEvent:
+    """An event as it would have been read."""
+
+    event: Checkpoint
+    fetched: Fetched
+
+
+@dataclass(slots=True)
+class _Search:
+    """One look through the manifests of some runs."""
+
+    ends: dict[Partition, int]  # of the peer's log, seen before the manifests were listed
+    left: list[paths.CheckpointId] = field(default_factory=list)
+    sent: dict[paths.CheckpointId, Checkpoint] = field(default_factory=dict)  # of those, what is under way
+    is_of_log: bool = False  # for what a log lost, not for holes alone
+
+    def settled(self, own: paths.CheckpointId) -> None:
+        """This one is dealt with."""
+        self.left.remove(own)
+        self.sent.pop(own, None)
+
+
+class EventRebuild:
+    """Looks for the events that a peer's log lost, as long as an open alarm says that there may be any.
+
+    Only checkpoints have manifests: in another lane it finds nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        peer: str,
+        lane: str,
+        runs: Collection[str],
+        peer_store: ObjectStore,
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
+        self._peer, self._runs = peer, tuple(runs)
+        self._is_for_it = lane == LANE
+        self._store, self._signer, self._codec = peer_store, signer, codec
+        self._clock, self._journal = clock, journal
+        self._search: _Search | None = None
+        self._looked_s = float("-inf")
+        self._looked_for: tuple[Alarm, ...] = ()
+        self._unknown: set[str] = set()  # manifests without an intent, said once
+
+    def forget(self) -> None:
+        """The flow begins again."""
+        self._search, self._looked_s = None, float("-inf")
+
+    def turn(
+        self,
+        ledger: Ledger,
+        *,
+        ends: Callable[[], dict[Partition, int]],
+        lineage: Callable[[str], LineageView | None],
+        is_read: Callable[[str, dict[Partition, int]], bool],
+    ) -> Iterator[RebuiltEvent]:
+        """The events that are to be queued now, each once; `finished` says when there are no more.
+
+        Args:
+            ledger: what is done.
+            ends: asks for the ends of the peer's log now.
+            lineage: a run's.
+            is_read: whether all of a run up to these ends is settled, so that what is not done is not coming.
+        """
+        search = self._search or self._begin(ledger, ends)
+        if search is None:
+            return
+        looks_left = LOOKS_MAX
+        for own in tuple(search.left):
+            if own in search.sent:
+                if ledger.arrival(search.sent[own]) is Arrival.DUPLICATE:
+                    search.settled(own)
+                continue
+            view = lineage(own.run) if is_read(own.run, search.ends) else None
+            if view is None or standing(view, own.epoch, own.step) is Standing.UNKNOWN:
+                continue
+            if looks_left == 0 or len(search.sent) == AT_ONCE_MAX:
+                return
+            looks_left -= 1
+            found = None if standing(view, own.epoch, own.step) is Standing.BRANCH else self._look_at(own)
+            if found is None or not self._is_lost(found.event, ledger):
+                search.settled(own)
+            else:
+                search.sent[own] = found.event
+                yield found
+
+    def finished(self, ledger: Ledger) -> bool:
+        """Whether a look is over that accounts for all that a log lost; the next one comes later."""
+        search = self._search
+        if search is None or search.left:
+            return False
+        self._search = None
+        self._looked_s, self._looked_for = self._clock.boottime_s(), self._reasons(ledger)
+        return search.is_of_log and any(one.kind in OF_LOG for one in self._reasons(ledger))
+
+    def _reasons(self, ledger: Ledger) -> tuple[Alarm, ...]:
+        kinds = {*OF_LOG, Kind.HOLE.value}
+        return tuple(one for one in ledger.alarms.open_of(self._peer, LANE) if one.kind in kinds)
+
+    def _is_lost(self, event: Checkpoint, ledger: Ledger) -> bool:
+        """Not done here; and if nothing says whose an abandoned one was, its number does."""
+        if ledger.arrival(event) is Arrival.DUPLICATE:
+            return False
+        is_peers = ledger.epochs.get((event.run, self._peer, LANE)) == event.epoch
+        return event.state == "committed" or is_peers or event.seq in ledger.alarms.missing(stream(event))
+
+    def _begin(self, ledger: Ledger, ends: Callable[[], dict[Partition, int]]) -> _Search | None:
+        reasons = self._reasons(ledger)
+        is_early = self._clock.boottime_s() - self._looked_s < LOOK_AGAIN_S
+        if not self._is_for_it or not reasons or (is_early and reasons == self._looked_for):
+            return None
+        is_of_log = any(one.kind in OF_LOG for one in reasons)
+        known = {run for run, _, _, lane in ledger.watermarks if lane == LANE}
+        runs = {*self._runs, *known} if is_of_log else {one.run for one in reasons}
+        search = _Search(ends(), is_of_log=is_of_log)
+        for run in sorted(runs):
+            search.left += paths.committed(self._store.list(paths.checkpoints_prefix(run)))
+        self._search = search
+        return search
+
+    def _look_at(self, own: paths.CheckpointId) -> RebuiltEvent | None:
+        """The event of a checkpoint; None if it is not the peer's own, or cannot be told."""
+        envelope = self._store.get(own.manifest)
+        if envelope is None:
+            return None
+        try:
+            return self._rebuilt(own, envelope)
+        except (CorruptError, DecodeError) as error:
+            if own.manifest not in self._unknown:
+                self._unknown.add(own.manifest)
+                self._journal.say(
+                    "replicate.not_rebuilt", run=own.run, peer=self._peer, manifest=own.manifest, why=str(error)
+                )
+            return None
+
+    def _rebuilt(self, own: paths.CheckpointId, envelope: bytes) -> RebuiltEvent | None:
+        payload = self._signer.verify(envelope)
+        record = self._codec.decode(payload)
+        written = self._store.get(own.intent)
+        if isinstance(record, Manifest):
+            manifests.check(record, own)
+            if record.region != self._peer:
+                return None  # it was copied there: its own region's log has its event
+            size_bytes, state, reason = manifests.size_bytes(record), "committed", ""
+        elif isinstance(record, Abandoned):
+            if written is None:
+                return None  # nothing of it was accepted, or it was copied there
+            size_bytes, state, reason = 0, "abandoned", record.reason
+        else:
+            raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
+        if written is None:
+            raise CorruptError(f"{own.intent} is missing, which has the number of its event")
+        intent = self._codec.decode_as(Intent, written)
+        if manifests.checkpoint_of(intent) != own:
+            raise CorruptError(f"{own.intent} is of {manifests.checkpoint_of(intent).prefix}")
+        if isinstance(record, Manifest) and record.shards != tuple(sorted(intent.shards, key=lambda one: one.rank)):
+            raise CorruptError(f"{own.intent} has other shards than the manifest")
+        event = Checkpoint(
+            event_id=f"{own.run}/{own.epoch}/{intent.producer}/checkpoints/{intent.seq}",
+            run=own.run,
+            region=self._peer,
+            epoch=own.epoch,
+            attempt=own.attempt,
+            producer=intent.producer,
+            seq=intent.seq,
+            step=own.step,
+            time_ms=intent.time_ms,
+            state=state,
+            manifest_key=own.manifest,
+            manifest_digest=digest(payload),
+            lineage_seq=record.lineage_seq,
+            size_bytes=size_bytes,
+            reason=reason,
+        )
+        message = wrap(event, "checkpoint", self._codec)
+        place = Partition("", "", paths.CHECKPOINTS, 0)
+        headers = (*message.headers, ("farside_rebuilt", own.manifest.encode()))
+        return RebuiltEvent(event, Fetched(place, 0, message.key, message.value, headers))

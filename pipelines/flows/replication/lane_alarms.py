@@ -1,0 +1,179 @@
+"""The alarms of one lane of one peer: raised and healed with the ledger, told once, and acknowledged by a person.
+
+They lie in a topic of their own, `farside.alarms`, written in the transaction that moves the position past what is
+missing: so none is lost, none is raised twice, and a replicator that is older than they are never meets one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from pipelines import paths
+from pipelines.core.alarms import HEALED, OF_LOG, OPEN, TEXTS, Kind, alarm, id_of, key_of, of_bounds, of_stream, plain
+from pipelines.core.ledger import Ledger, Stream
+from pipelines.core.ledger import key_of as ledger_key_of
+from pipelines.core.sequence_numbers import Numbered
+from pipelines.core.sequence_ranges import SequenceRanges
+from pipelines.ports import Clock, Journal, Message, Partition
+from schemas.codec import Codec
+from schemas.records import Alarm
+
+TOLD_MAX = 50  # in a status
+KEPT_MAX = 1_000  # answers that are remembered for whoever asked
+WAITS, DONE, UNKNOWN = "waits", "done", "unknown"
+_LOST = (
+    "the peer's log lost them, or its node's disk did before they were published; or they lie among the dead letters, "
+    "without a number that can be read"
+)
+_ZOMBIE = "a trainer or agent that was not told of the newer epoch goes on, or an old spool or log was restored"
+
+
+def changed(after: Ledger, before: Ledger, codec: Codec) -> list[Message]:
+    """What the transaction has to hold besides the events, each record in its topic."""
+    return [
+        Message(
+            paths.ALARMS if isinstance(one, Alarm) else paths.LEDGER,
+            ledger_key_of(one),
+            codec.encode(one),
+        )
+        for one in after.changes_since(before)
+    ]
+
+
+class LaneAlarms:
+    """`acknowledge` and `status` may be called by any thread, the rest by the flow that owns the lane."""
+
+    def __init__(self, *, peer: str, lane: str, clock: Clock, journal: Journal) -> None:
+        self._peer, self._lane = peer, lane
+        self._clock, self._journal = clock, journal
+        self._open: tuple[Alarm, ...] = ()
+        self._asked: dict[str, tuple[str, str]] = {}  # alarm id -> actor, what has become of it
+        self._lock = threading.Lock()
+        self.raised: Counter[str] = Counter()  # by kind, since this process began
+
+    def bounds(self, after: Ledger, partition: Partition, known: int | None, bounds: tuple[int, int]) -> bool:
+        """Raise what a log's bounds say about reading on; False if nothing is wrong with them."""
+        same = [
+            one
+            for one in after.positions.values()
+            if (one.topic, one.partition, one.cluster) == (partition.topic, partition.number, partition.cluster)
+        ]
+        found = of_bounds(known, *bounds, others=bool(same))
+        if found is None:
+            return False
+        kind, numbers, cause = found
+        place = f"{partition.topic_id}/{partition.number}"
+        after.alarms.add(self._alarm(kind, cause, place, numbers))
+        return True
+
+    def taken(self, after: Ledger, taken: Numbered, *, is_aside: bool) -> None:
+        """Numbers are settled: what was jumped over, and what its own region had left behind.
+
+        Args:
+            after: the ledger that is going to hold.
+            taken: the record's numbers.
+            is_aside: whether the record, or a part of it, lies past a fork.
+        """
+        run, epoch, _, lane = taken.stream
+        skipped = after.take(taken.stream, taken.first_seq, taken.seq)
+        if skipped:
+            gone = [one for one in after.alarms.open_of(self._peer, lane) if one.kind in OF_LOG]
+            cause = f"{TEXTS[Kind(gone[-1].kind)]}: {gone[-1].cause}" if gone else _LOST
+            self._of_stream(after, Kind.HOLE, taken.stream, skipped, cause)
+        if not after.saw_epoch(run, self._peer, lane, epoch) and is_aside:
+            newest = after.epochs[run, self._peer, lane]
+            cause = f"{self._peer} had written epoch {newest} before: {_ZOMBIE}"
+            self._of_stream(after, Kind.EPOCH, taken.stream, SequenceRanges([(taken.first_seq, taken.seq)]), cause)
+
+    def absent(self, after: Ledger, stream: Stream, numbers: SequenceRanges) -> None:
+        """Numbers that are in no log of this region, although later ones are."""
+        if numbers:
+            self._of_stream(after, Kind.HOLE, stream, numbers, _LOST)
+
+    def ledger_lost(self, after: Ledger, place: str, cause: str) -> None:
+        """This region's own ledger is not the one that it was."""
+        after.alarms.add(self._alarm(Kind.LEDGER, cause, place, SequenceRanges()))
+
+    def rebuilt(self, after: Ledger) -> None:
+        """All that a log lost of checkpoints is accounted for by their manifests."""
+        for one in after.alarms.open_of(self._peer, self._lane):
+            if one.kind in OF_LOG:
+                after.alarms.end(key_of(one), HEALED)
+
+    def tell(self, after: Ledger, before: Ledger | None) -> None:
+        """The transaction is through: say what is new, once."""
+        known = Ledger() if before is None else before
+        self._open = after.alarms.open_of(self._peer, self._lane)
+        if before is None:
+            return  # read from the log: it was told when it was written
+        for one in after.alarms.changes_since(known.alarms):
+            if (one.peer, one.lane) != (self._peer, self._lane):
+                continue
+            if one.state == OPEN:
+                earlier = known.alarms.kept.get(key_of(one))
+                if earlier is None or earlier.state != OPEN:
+                    self.raised[one.kind] += 1
+                if earlier is not None and _size(one) < _size(earlier):
+                    continue  # a part of it healed
+            name = "replicate.alarm" if one.state == OPEN else f"replicate.alarm_{one.state}"
+            self._journal.say(name, **plain(one))
+
+    def open_by_kind(self) -> Counter[str]:
+        """How many are open."""
+        return Counter(one.kind for one in self._open)
+
+    def status(self) -> dict[str, object]:
+        """How many are open, and the newest of them."""
+        return {"open": len(self._open), "newest": [plain(one) for one in self._open[-TOLD_MAX:]]}
+
+    # --- a person knows ---
+
+    def acknowledge(self, alarm_id: str, actor: str) -> dict[str, object]:
+        """Note the wish, or say what has become of it."""
+        with self._lock:
+            if alarm_id not in self._asked or self._is_open_again(alarm_id):
+                self._asked.pop(alarm_id, None)
+                settled = [name for name, (_, state) in self._asked.items() if state != WAITS]
+                for name in settled[: max(0, len(self._asked) - KEPT_MAX + 1)]:
+                    del self._asked[name]
+                self._asked[alarm_id] = (actor, WAITS)
+            return {"state": self._asked[alarm_id][1]}
+
+    def turn(self, ledger: Ledger, commit: Callable[[Ledger, Ledger], Ledger]) -> Ledger:
+        """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
+        with self._lock:
+            waiting = {name: actor for name, (actor, state) in self._asked.items() if state == WAITS}
+        if not waiting:
+            return ledger
+        after = ledger.copy()
+        known = {name: after.alarms.acknowledge(name, actor) for name, actor in waiting.items()}
+        if any(known.values()):
+            after = commit(ledger, after)
+        with self._lock:
+            for name, is_known in known.items():
+                self._asked[name] = (waiting[name], DONE if is_known else UNKNOWN)
+        return after
+
+    def _is_open_again(self, alarm_id: str) -> bool:
+        return self._asked[alarm_id][1] != WAITS and any(id_of(one) == alarm_id for one in self._open)
+
+    def _alarm(self, kind: Kind, cause: str, place: str, numbers: SequenceRanges) -> Alarm:
+        return alarm(
+            kind,
+            peer=self._peer,
+            lane=self._lane,
+            cause=cause,
+            time_ms=self._clock.wall_ms(),
+            place=place,
+            numbers=numbers,
+        )
+
+    def _of_stream(self, after: Ledger, kind: Kind, stream: Stream, numbers: SequenceRanges, cause: str) -> None:
+        time_ms = self._clock.wall_ms()
+        after.alarms.add(of_stream(kind, stream, numbers, peer=self._peer, cause=cause, time_ms=time_ms))
+
+
+def _size(one: Alarm) -> int:
+    return one.unlisted + sum(each.last - each.first + 1 for each in one.ranges)

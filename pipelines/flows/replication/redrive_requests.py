@@ -1,0 +1,203 @@
+"""Redriving: a dead letter is handled once more, by the replicator whose lane it came from (docs/decisions/0005).
+
+A dead letter has taken its event's number, so the lane will never look at it again. Here its original bytes meet the
+same decision as any record, apart from the ledger. What comes of it, and the record that it was done, are one
+transaction of the flow that owns the lane: of two that are asked, or one that is asked twice, only one can do it.
+
+**Once, also by identity.** The flow reads its own region's lane beside the dead letters: an event that is visible there
+already, from another copy of the same record, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pipelines import paths
+from pipelines.core.ledger import Arrival, Ledger
+from pipelines.core.record_filter import Facts, facts_of, facts_of_letter, identity_of
+from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.replication.lane_alarms import changed
+from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
+from pipelines.flows.replication.visible_index import VisibleIndex
+from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
+from schemas.codec import Codec
+from schemas.records import DeadLetter, Event, Redriven
+
+PUBLISHED, DEAD_AGAIN = "published", "dead_again"
+KEPT_MAX = 1_000  # answers that are remembered for whoever asked
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveRequest:
+    """What somebody asks for: the letter's place in this region's dead letters. Asking again repeats the answer."""
+
+    ask_id: str
+    partition: int
+    offset: int
+    force: bool
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a record leads to now: a message for the lane, a letter since the cause still holds, or (why) it waits."""
+
+    message: Message | None = None
+    letter: Message | None = None
+    why: str = ""
+    event: Event | None = None
+    also: Message | None = None  # what of it goes elsewhere
+    stands: Callable[[], bool] = lambda: True  # looked at again directly before the transaction (6.2)
+
+
+@dataclass(slots=True)
+class _Asked:
+    request: RedriveRequest
+    state: str = WAITS
+    why: str = "it is taken up at the next turn"
+    letter: DeadLetter | None = None
+
+    def plain(self) -> dict[str, object]:
+        return {"state": self.state, "why": self.why}
+
+
+class RedriveRequests:
+    """The wishes for one lane of one peer. `ask` may be called by any thread, `turn` by the flow that owns the lane."""
+
+    def __init__(
+        self,
+        *,
+        peer: str,
+        lane: str,
+        visible: VisibleIndex,
+        log: EventLog,
+        codec: Codec,
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
+        self._peer, self._lane = peer, lane
+        self._visible, self._log, self._codec = visible, log, codec
+        self._clock, self._journal = clock, journal
+        self._requests = Requests[str, _Asked](KEPT_MAX)
+
+    def ask(self, request: RedriveRequest) -> dict[str, object]:
+        """Note a wish, or say what has become of it."""
+        return self._requests.ask(request.ask_id, lambda: _Asked(request))
+
+    def turn(self, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
+        """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
+        waiting = self._requests.waiting()
+        if waiting and not self._visible.read_on():
+            for one in waiting:
+                one.why = "this region's log is being read, to see what is visible already"
+            return ledger
+        for one in waiting:
+            try:
+                ledger = self._settle(one, ledger, judge)
+            except CorruptError as error:
+                self._end(one, REFUSED, str(error))
+        return ledger
+
+    def _settle(self, one: _Asked, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
+        mark = self._visible.marks.get((one.request.partition, one.request.offset))
+        if mark is not None:
+            again = mark.ask_id != one.request.ask_id
+            self._end(one, REFUSED if again else DONE, f"{mark.outcome} by {mark.actor}, asked at {mark.time_ms}")
+            return ledger
+        letter = one.letter = one.letter or self._visible.letter(one.request.partition, one.request.offset)
+        if letter.topic != paths.topic(self._lane):
+            raise CorruptError(_foreign(letter, self._lane))
+        try:
+            verdict = judge(_original(letter))
+        except RetryableError as error:
+            one.why = str(error)
+            return ledger
+        if verdict.message is None and verdict.letter is None:
+            one.why = verdict.why
+            return ledger
+        if verdict.message is None and not one.request.force:
+            held = self._codec.decode_as(DeadLetter, verdict.letter.value) if verdict.letter else letter
+            raise CorruptError(f"the cause still holds: {held.reason}: {held.detail}")
+        if not verdict.stands():
+            return ledger
+        return self._do(one, letter, verdict, ledger)
+
+    def _do(self, one: _Asked, letter: DeadLetter, verdict: Verdict, ledger: Ledger) -> Ledger:
+        facts = facts_of_letter(letter) if verdict.event is None else facts_of(verdict.event, ())
+        after = ledger.copy()
+        outcome, sent = DEAD_AGAIN, verdict.letter
+        if verdict.message is not None:
+            self._check_once(facts, after)
+            whose = f"{one.request.partition}:{one.request.offset}".encode()
+            message = verdict.message
+            outcome = PUBLISHED
+            sent = Message(message.topic, message.key, message.value, (*message.headers, ("farside_redriven", whose)))
+        mark = self._mark(one.request, facts, outcome, letter)
+        changes = changed(after, ledger, self._codec)
+        told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
+        also = verdict.also if outcome == PUBLISHED else None
+        self._log.transaction([*(each for each in (sent, also) if each is not None), told, *changes])
+        self._visible.marks[mark.partition, mark.offset] = mark
+        identity = identity_of(facts)
+        if outcome == PUBLISHED and identity is not None:
+            self._visible.see(*identity)
+        self._end(one, DONE, outcome)
+        fields = {"outcome": outcome, "event_id": mark.event_id, "letter": mark.offset, "actor": mark.actor}
+        self._journal.say("replicate.redriven", run=mark.run, lane=self._lane, peer=self._peer, **fields)
+        return after
+
+    def _check_once(self, facts: Facts, after: Ledger) -> None:
+        """CorruptError unless the event is visible nowhere here, and none before it can still come."""
+        identity = identity_of(facts)
+        if identity is None:
+            raise CorruptError("nobody can tell which number it has: it might be visible already")
+        stream, numbers = identity
+        there = self._visible.known(stream).visible & numbers
+        if there:
+            raise CorruptError(f"number {there} of {stream[2]} is visible here already")
+        arrival = after.arrival_of(stream, numbers.first)
+        if arrival is Arrival.GAP:
+            raise CorruptError(f"number {numbers.first} of {stream[2]} is ahead of its lane: ask again later")
+        after.take(stream, numbers.first, numbers.last)
+
+    def _mark(self, request: RedriveRequest, facts: Facts, outcome: str, letter: DeadLetter) -> Redriven:
+        found = {one.key: one.value.decode(errors="replace") for one in letter.headers}
+        return Redriven(
+            partition=request.partition,
+            offset=request.offset,
+            run=facts.run or "",
+            lane=self._lane,
+            event_id=found.get("ce_id", f"{letter.topic}/{letter.partition}/{letter.offset}"),
+            outcome=outcome,
+            actor=request.actor,
+            ask_id=request.ask_id,
+            time_ms=self._clock.wall_ms(),
+        )
+
+    def _end(self, one: _Asked, state: str, why: str) -> None:
+        one.why, one.letter, one.state = why, None, state
+
+
+def parse_request(plain: Mapping[str, object]) -> RedriveRequest:
+    """A wish as it comes over HTTP, its fields checked already."""
+    return RedriveRequest(
+        ask_id=str(plain["ask_id"]),
+        partition=int(str(plain["partition"])),
+        offset=int(str(plain["offset"])),
+        force=bool(plain["force"]),
+        actor=str(plain["actor"]),
+    )
+
+
+def _original(letter: DeadLetter) -> Fetched:
+    """The record as it was when it was set aside."""
+    place = Partition(letter.cluster, "", letter.topic, letter.partition)
+    headers = tuple((one.key, one.value) for one in letter.headers)
+    return Fetched(place, letter.offset, letter.key, letter.value, headers)
+
+
+def _foreign(letter: DeadLetter, lane: str) -> str:
+    if letter.reason == "spool_record":
+        return f"it is a record of {letter.cluster} that never became an event: only its agent could make one of it"
+    return f"it came from {letter.topic}, this is the lane {lane}"

@@ -1,0 +1,1 @@
+"""Which checkpoints stay and which are deleted: sweeps and pins."""

@@ -1,0 +1,277 @@
+"""Sweeping one run in one region: observe, let `pipelines/core/retention.py` plan, act; see there why it cannot race.
+
+Each time everything is looked at anew, and what is unreferenced is noted, create-only. What was noted for longer than
+the grace goes: directly before, its objects and every reference in this region are looked at once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pipelines import paths
+from pipelines.core import manifests
+from pipelines.core.retention import (
+    SWEPT,
+    Found,
+    Go,
+    Listed,
+    Moment,
+    Note,
+    Outcome,
+    Plan,
+    Roots,
+    SweepPolicy,
+    Verdict,
+    needless,
+    newest_first,
+    plan,
+    tombstone,
+    understood,
+)
+from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.retention.pins import pinned
+from pipelines.flows.standby.recoverable import RecoverableFinder
+from pipelines.paths import CheckpointId
+from pipelines.ports import Clock, Entropy, Journal, ObjectStore, Signer
+from schemas.codec import Codec, DecodeError, digest
+from schemas.records import Abandoned, Intent, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep planned, and what of it is gone; the others of `plan.due` were overtaken by somebody."""
+
+    plan: Plan
+    gone: tuple[Verdict, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is gone."""
+        return sum(one.size_bytes for one in self.gone)
+
+
+class Sweep:
+    """One run's checkpoints in one region's store.
+
+    Args:
+        run: whose.
+        store: the region's, for the one user who may delete there.
+        peers: the other regions' stores, which are only read.
+        signer: signs what takes a swept manifest's place.
+        codec: of records.
+        clock: the wall's time, beside the store's own.
+        entropy: names the notes.
+        journal: is told what goes.
+        policy: how much stays.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        store: ObjectStore,
+        peers: Mapping[str, ObjectStore],
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        policy: SweepPolicy,
+    ) -> None:
+        self._run, self._store = run, store
+        self._signer, self._codec = signer, codec
+        self._clock, self._entropy, self._journal = clock, entropy, journal
+        self._policy = policy
+        self._peers = {
+            name: (EpochStore(peer), RecoverableFinder(peer, signer, codec), peer) for name, peer in peers.items()
+        }
+        self._launches: dict[str, tuple[int, int, str]] = {}
+
+    def plan(self) -> Plan:
+        """What would go now; nothing is changed, also no note is made."""
+        wall_ms = self._clock.wall_ms()
+        found = self._found()
+        roots = self._elsewhere(found, self._roots())
+        return plan(found, roots, self._policy, self._notes(), Moment(wall_ms, wall_ms))
+
+    def execute(self) -> Swept:
+        """Note what is unreferenced, and remove what has been for long enough.
+
+        Raises:
+            RetryableError: a store does not answer; what is half done goes on at a later sweep.
+        """
+        now = Moment(self._clock.wall_ms(), self._store_ms())
+        found = self._found()
+        roots = self._elsewhere(found, self._roots())
+        notes = self._notes()
+        planned = plan(found, roots, self._policy, notes, now)
+        if planned.held is not None:
+            self._journal.say("sweep.held", run=self._run, why=planned.held.value, unseen=planned.unseen)
+            return Swept(planned)
+        self._note(planned, now)
+        gone = []
+        for verdict in planned.due:
+            one = self._looked_at_again(verdict, found, roots, notes, now)
+            if one is not None and self._remove(verdict, one, found):
+                gone.append(verdict)
+                found = [other for other in found if other.own != verdict.own]
+        self._tidy(now)
+        done = Swept(planned, tuple(gone))
+        counts = {"candidates": len(planned.candidates), "gone": len(gone), "size_bytes": done.size_bytes}
+        self._journal.say("sweep.done", run=self._run, **counts)
+        return done
+
+    # --- what is there ---
+
+    def _found(self) -> list[Found]:
+        grouped: dict[CheckpointId, list[Listed]] = {}
+        for listed in self._store.entries(paths.checkpoints_prefix(self._run)):
+            own = paths.canonical(listed.key)
+            if own is not None:
+                grouped.setdefault(own, []).append(listed)
+        known = {own: understood(own, objects) for own, objects in grouped.items()}
+        return [self._one(own, objects) for own, objects in known.items() if objects]
+
+    def _one(self, own: CheckpointId, objects: tuple[Listed, ...]) -> Found:
+        try:
+            return self._read(own, objects)
+        except (CorruptError, DecodeError):
+            return Found(own, objects, Outcome.BROKEN)
+
+    def _read(self, own: CheckpointId, objects: tuple[Listed, ...]) -> Found:
+        keys = {listed.key for listed in objects}
+        envelope = self._store.get(own.manifest) if own.manifest in keys else None
+        if envelope is None:
+            return self._unsettled(own, objects, keys)
+        payload = self._signer.verify(envelope)
+        record = self._codec.decode(payload)
+        if isinstance(record, Abandoned):
+            swept = record.reason.startswith(SWEPT)
+            return Found(own, objects, Outcome.GONE, record.parent_digest, record.lineage_seq, swept=swept)
+        if not isinstance(record, Manifest):
+            raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
+        manifests.check(record, own)
+        whole = not manifests.missing(record, {listed.key: listed.size for listed in objects})
+        return Found(own, objects, Outcome.WHOLE if whole else Outcome.BROKEN, digest(payload), record.lineage_seq)
+
+    def _unsettled(self, own: CheckpointId, objects: tuple[Listed, ...], keys: set[str]) -> Found:
+        body = self._store.get(own.intent) if own.intent in keys else None
+        if body is None:
+            return Found(own, objects, Outcome.NONE)
+        intent = self._codec.decode_as(Intent, body)
+        before = None if intent.previous_step < 0 else replace(own, step=intent.previous_step)
+        start = (intent.start_manifest_digest, intent.start_lineage_seq)
+        return Found(own, objects, Outcome.NONE, *start, previous=before)
+
+    # --- who needs it ---
+
+    def _roots(self) -> Roots:
+        """What this region's store says of them: looked up anew before each removal."""
+        view = EpochStore(self._store)(self._run)
+        launches = [self._launch(key) for key in self._store.list(paths.launches_prefix(self._run))]
+        newest = max(((epoch, attempt) for epoch, attempt, _ in launches), default=None)
+        discarded = self._store.list(paths.discarded_prefix(self._run))
+        return Roots(
+            view=view,
+            epoch_max=0 if view is None else view.epoch,
+            pinned=pinned(self._store, self._run),
+            discarded=frozenset(int(key.rpartition("/")[2]) for key in discarded),
+            starts=frozenset(start for epoch, attempt, start in launches if (epoch, attempt) == newest),
+        )
+
+    def _launch(self, key: str) -> tuple[int, int, str]:
+        if key not in self._launches:
+            try:
+                plain = json.loads(self._store.get(key) or b"")
+                self._launches[key] = (int(plain["epoch"]), int(plain["attempt"]), str(plain["start_manifest_key"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise CorruptError(f"{key} is no launch: nothing may go before it is understood") from error
+        return self._launches[key]
+
+    def _elsewhere(self, found: Sequence[Found], roots: Roots) -> Roots:
+        """What the other regions' stores say: the newest epoch, and the newest checkpoint that is whole there too."""
+        shared, unseen, epoch_max = set(), [], roots.epoch_max
+        for name, (epoch_store, recoverable, store) in self._peers.items():
+            try:
+                view = epoch_store(self._run)
+                epoch_max = max(epoch_max, 0 if view is None else view.epoch)
+                there = set(paths.committed(store.list(paths.checkpoints_prefix(self._run))))
+                common = [one.own for one in newest_first(found, roots.view) if one.own in there] if roots.view else []
+                shared |= set(next(([own] for own in common if recoverable.verified(own) is not None), []))
+            except RetryableError as error:
+                self._journal.say("sweep.unseen", run=self._run, peer=name, why=str(error))
+                unseen.append(name)
+        return replace(roots, shared=frozenset(shared), unseen=tuple(unseen), epoch_max=epoch_max)
+
+    # --- when it was seen first ---
+
+    def _store_ms(self) -> int:
+        """The store's own time, by an object that is put there now."""
+        key = paths.sweep_clock(self._run)
+        self._store.put(key, b"")
+        return max((one.modified_ms for one in self._store.entries(key) if one.key == key), default=0)
+
+    def _notes(self) -> list[Note]:
+        found = []
+        for listed in self._store.entries(paths.sweeps_prefix(self._run)):
+            body = self._store.get(listed.key)
+            if body is not None:
+                found.append(Note(_moment(listed), json.loads(body)))
+        return found
+
+    def _note(self, planned: Plan, now: Moment) -> None:
+        plain = {verdict.own.prefix: verdict.state for verdict in planned.candidates}
+        key = paths.sweep_note(self._run, now.wall_ms, self._entropy.new_id()[:12])
+        self._store.create(key, json.dumps(plain, sort_keys=True).encode())
+
+    def _tidy(self, now: Moment) -> None:
+        listed = [(one.key, _moment(one)) for one in self._store.entries(paths.sweeps_prefix(self._run))]
+        for key in needless(listed, self._policy, now):
+            self._store.delete(key)
+
+    # --- away with it ---
+
+    def _looked_at_again(
+        self, verdict: Verdict, found: Sequence[Found], roots: Roots, notes: Sequence[Note], now: Moment
+    ) -> Found | None:
+        """The checkpoint as it is now; None unless the very same would still be done with it."""
+        own = verdict.own
+        fresh = self._one(own, understood(own, self._store.entries(f"{own.prefix}/")))
+        others = [one for one in found if one.own != own]
+        seen = replace(self._roots(), shared=roots.shared, unseen=roots.unseen)
+        seen = replace(seen, epoch_max=max(seen.epoch_max, roots.epoch_max))
+        if verdict in plan([*others, fresh], seen, self._policy, notes, now).due:
+            return fresh
+        self._journal.say("sweep.overtaken", run=self._run, checkpoint=own.prefix, why="it has changed")
+        return None
+
+    def _remove(self, verdict: Verdict, one: Found, found: Sequence[Found]) -> bool:
+        """First the key of its outcome is taken, so that no manifest can come to stand over what goes after it."""
+        own = verdict.own
+        if verdict.reason is not Go.TOMBSTONE and not self._settled(verdict, one, found):
+            self._journal.say("sweep.overtaken", run=self._run, checkpoint=own.prefix, why="it was committed")
+            return False
+        for key in verdict.keys:
+            if key != own.manifest or verdict.reason is Go.TOMBSTONE:
+                self._store.delete(key)
+        size = verdict.size_bytes
+        self._journal.say("sweep.gone", run=self._run, checkpoint=own.prefix, why=verdict.reason.value, size_bytes=size)
+        return True
+
+    def _settled(self, verdict: Verdict, one: Found, found: Sequence[Found]) -> bool:
+        """Whether the outcome's key says for good that there is no manifest."""
+        if one.outcome is Outcome.GONE:
+            return True
+        envelope = self._signer.sign(self._codec.encode(tombstone(one, verdict.reason, found)))
+        if one.outcome is Outcome.WHOLE:
+            self._store.delete(one.own.manifest)
+        # After a lost reply the key may be taken by ourselves.
+        return self._store.create(one.own.manifest, envelope) or self._store.get(one.own.manifest) == envelope
+
+
+def _moment(listed: Listed) -> Moment:
+    """When a note was made: its name has the wall's time, the store its own."""
+    return Moment(int(listed.key.rpartition("/")[2].partition("-")[0]), listed.modified_ms)

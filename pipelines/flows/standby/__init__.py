@@ -1,0 +1,1 @@
+"""The standby pool: the newest recoverable checkpoint, kept resident and rehearsed."""

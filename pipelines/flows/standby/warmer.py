@@ -1,0 +1,162 @@
+"""The warmer: keeps the newest proven checkpoint resident in the standby pool, and says how ready the pool is.
+
+It asks the region's own store only: what is not recoverable here cannot be staged. Readiness carries a *predicted*
+recovery time: what the lease's profile needs to detect and fence, what the pollings between a won epoch and a waiting
+trainer need to release it, the load as it was measured here, and a step as the primary's checkpoints were apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipelines import paths
+from pipelines.core.lineage import LineageView
+from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
+from pipelines.ports import Clock, Entropy, EventLog, Journal, Message, ObjectStore, PoolHealth, Signer, StandbyPool
+from schemas.codec import Codec
+from schemas.records import Manifest, Readiness
+
+TURN_S = 0.3
+PUBLISH_S = 5.0
+GRADE = "W3"
+
+
+class Warmer:
+    """One run's pool in one region."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        run: str,
+        store: ObjectStore,
+        pool: StandbyPool,
+        log: EventLog,
+        lineage: Callable[[str], LineageView | None],
+        signer: Signer,
+        codec: Codec,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        standby: Callable[[], bool] = lambda: True,
+        authority_s: float = 0.0,
+        release_s: float = 0.0,
+    ) -> None:
+        # `standby` says whether this region is a standby for the run now: a primary's pool trains and does not wait.
+        # `authority_s` is the longest that detecting and fencing takes under the lease's profile.
+        self._region = region
+        self._run = run
+        self._pool = pool
+        self._log = log
+        self._lineage = lineage
+        self._codec = codec
+        self._clock = clock
+        self._entropy = entropy
+        self._journal = journal
+        self._standby = standby
+        # `release_s` is the longest that a grant needs from the won epoch to the waiting trainer.
+        self._authority_s, self._release_s = authority_s, release_s
+        self._first_step_s = 0.0
+        self._recoverable = RecoverableFinder(store, signer, codec)
+        self._producer = f"warmer-{entropy.new_id()[:16]}"
+        self._seq = 0
+        self._staged: RecoverableCheckpoint | None = None
+        self._staged_s = 0.0
+        self._health: PoolHealth | None = None
+        self._published_at_s = float("-inf")
+        self._published_ranks = -1
+        self._epoch = 0
+
+    def turn(self) -> float:
+        """Stage what is newest, look at the pool, publish readiness; seconds until the next turn."""
+        view = self._lineage(self._run)
+        if view is None or not self._standby():
+            return TURN_S
+        self._epoch = view.epoch
+        newest = self._recoverable.newest(self._run, view)
+        staged = newest is not None and (self._staged is None or newest.digest != self._staged.digest)
+        if newest is not None and staged:
+            self._stage(newest)
+        self._health = self._pool.health()
+        changed = self._health.waiting_ranks != self._published_ranks
+        if staged or changed or self._clock.boottime_s() - self._published_at_s >= PUBLISH_S:
+            self._publish(self._health)
+        return TURN_S
+
+    def predicted_rto_s(self) -> float | None:
+        """The sum of its parts; None while nothing is staged."""
+        parts = self.predicted_parts_s()
+        return sum(parts.values()) if parts else None
+
+    def predicted_parts_s(self) -> dict[str, float]:
+        """Detect and fence at their longest, then releasing, loading and one step; empty while nothing is staged."""
+        if self._health is None or self._staged is None:
+            return {}
+        return {
+            "detect_and_fence": self._authority_s,
+            "restore": self._release_s + self._health.load_s,
+            "first_step": self._first_step_s,
+        }
+
+    def status(self) -> dict[str, object]:
+        """What is resident, how well it is proven, and the predicted recovery time."""
+        health = self._health
+        return {
+            "run": self._run,
+            "grade": GRADE,
+            "ready": health is not None and health.ready,
+            "waiting_ranks": 0 if health is None else health.waiting_ranks,
+            "staged_step": None if self._staged is None else self._staged.manifest.step,
+            "staged_epoch": None if self._staged is None else self._staged.manifest.epoch,
+            "manifest_digest": "" if self._staged is None else self._staged.digest,
+            "proof": "" if health is None else health.proof,
+            "staged_s": self._staged_s,
+            "load_s": None if health is None else health.load_s,
+            "predicted_rto_s": self.predicted_rto_s(),
+            "predicted_parts_s": self.predicted_parts_s(),
+        }
+
+    def _stage(self, newest: RecoverableCheckpoint) -> None:
+        self._staged_s = self._pool.stage(newest.manifest, newest.digest)
+        if self._staged is not None:
+            self._first_step_s = step_s(self._staged.manifest, newest.manifest) or self._first_step_s
+        self._staged = newest
+        self._journal.say(
+            "warmer.staged",
+            run=self._run,
+            step=newest.manifest.step,
+            epoch=newest.manifest.epoch,
+            manifest_digest=newest.digest,
+            staged_s=round(self._staged_s, 3),
+        )
+
+    def _publish(self, health: PoolHealth) -> None:
+        if self._staged is None:
+            return
+        self._seq += 1
+        event = Readiness(
+            event_id=self._entropy.new_id(),
+            run=self._run,
+            region=self._region,
+            epoch=self._epoch,
+            attempt=self._staged.manifest.attempt,
+            producer=self._producer,
+            seq=self._seq,
+            step=self._staged.manifest.step,
+            time_ms=self._clock.wall_ms(),
+            manifest_digest=self._staged.digest,
+            grade=GRADE,
+            proof=health.proof,
+            staged_s=self._staged_s,
+            predicted_rto_s=self.predicted_rto_s() or 0.0,
+            waiting_ranks=health.waiting_ranks,
+        )
+        self._log.publish([Message(paths.CONTROL, self._run.encode(), self._codec.encode(event))])
+        self._published_at_s, self._published_ranks = self._clock.boottime_s(), health.waiting_ranks
+
+
+def step_s(before: Manifest, after: Manifest) -> float | None:
+    """Seconds a step, from two checkpoints of one attempt; None if they do not tell."""
+    same = (before.epoch, before.attempt) == (after.epoch, after.attempt)
+    steps, took_ms = after.step - before.step, after.time_ms - before.time_ms
+    return took_ms / 1000 / steps if same and steps > 0 and took_ms > 0 else None

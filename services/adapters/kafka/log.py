@@ -1,0 +1,307 @@
+"""One region's Kafka through kafka-python. Clients are made at first use and made anew after an error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import kafka
+from kafka import errors
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from pipelines import paths
+from pipelines.errors import CorruptError, FarsideError, FencedError, RetryableError, UnknownOutcomeError
+from pipelines.ports import Fetched, Message, Partition
+from services.adapters.kafka.access import COMMON, told
+from services.adapters.kafka.clients import made, thrown_away
+from services.adapters.kafka.cluster import KafkaCluster
+
+DELIVERY_MS = 10_000
+# Without a linger the sender takes each record as it comes, wakes for it, and makes a request of it. So all that is
+# published together waits for the flush that follows at once; a batch is smaller than what a broker takes, 1 MiB.
+LINGER_MS, BATCH_BYTES = 1_000, 512 * 1024
+TRANSACTION_MS = 15_000  # one that its writer left open holds back everybody's committed reads for so long
+_REFUSED = errors.TopicAuthorizationFailedError
+_FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
+
+
+class KafkaLog:
+    """Implements EventLog: an idempotent producer, acks=all, transactional if it has an id."""
+
+    def __init__(self, cluster: KafkaCluster, transactional_id: str | None = None) -> None:
+        self._cluster = cluster
+        self._transactional_id = transactional_id
+        self._producer: Any = None
+        self._fenced = ""
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Append and return when all are acknowledged."""
+        try:
+            self._send(messages)
+        except errors.KafkaError as error:
+            self.close()
+            raise self._told(error, messages) from error
+
+    def transaction(self, messages: Sequence[Message]) -> None:
+        """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
+        if self._fenced:
+            raise FencedError(self._fenced)  # another producer of ours would fence who fenced us
+        committing = False
+        try:
+            self._ready().begin_transaction()
+            self._send(messages)
+            committing = True
+            self._producer.commit_transaction()
+        except errors.KafkaError as error:
+            self.close()  # the next producer's init_transactions settles whatever this one left open
+            if isinstance(error, _FENCED):
+                self._fenced = f"transactional id {self._transactional_id}: {error!r}"
+                raise FencedError(self._fenced) from error
+            kind = UnknownOutcomeError if committing else RetryableError
+            raise self._told(error, messages, kind) from error
+
+    def close(self) -> None:
+        """Drop the producer; the next call makes another."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            thrown_away(producer)
+
+    def _told(
+        self, error: errors.KafkaError, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
+    ) -> FarsideError:
+        """Of an idempotent producer that may write no topic at all, the broker says that the cluster refuses it."""
+        what = f"topic {', '.join(sorted({item.topic for item in messages}))}"
+        if not messages or isinstance(error, errors.TransactionalIdAuthorizationFailedError):
+            what = f"transactional id {self._transactional_id}"
+        return told(self._cluster, error, f"Describe and Write on {what}", kind)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        producer = self._ready()
+        futures = [
+            producer.send(item.topic, key=item.key, value=item.value, headers=list(item.headers)) for item in messages
+        ]
+        producer.flush(timeout=DELIVERY_MS / 1000)  # sends what lingers
+        for future in futures:
+            future.get(timeout=DELIVERY_MS / 1000)
+
+    def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
+        if self._producer is None:
+            producer = made(
+                kafka.KafkaProducer,
+                transactional_id=self._transactional_id,
+                acks="all",
+                enable_idempotence=True,
+                delivery_timeout_ms=DELIVERY_MS,
+                request_timeout_ms=DELIVERY_MS // 2,
+                max_block_ms=DELIVERY_MS // 2,
+                batch_size=BATCH_BYTES,
+                linger_ms=LINGER_MS,
+                transaction_timeout_ms=TRANSACTION_MS,
+                max_request_size=64 * 1024 * 1024,
+                **self._cluster.options(),
+                **COMMON,
+            )
+            self._producer = producer
+            if self._transactional_id is not None:
+                producer.init_transactions()
+        return self._producer
+
+
+class KafkaSource:
+    """Implements EventSource: assigned partitions, read_committed, no auto-commit, no reset policy.
+
+    Args:
+        cluster: whose log.
+        answer_ms: how long it may take to say which partitions there are.
+    """
+
+    def __init__(self, cluster: KafkaCluster, answer_ms: int = DELIVERY_MS) -> None:
+        self._cluster = cluster
+        self._answer_ms = answer_ms
+        self._consumer: Any = None
+        self._looking: Any = None  # asks for bounds only
+        self._admin: Any = None
+        self._assigned: dict[Any, Partition] = {}
+        self._positions: dict[Any, int] = {}
+        self._paused: set[Any] = set()
+
+    def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
+        """The partitions of these topics as they are now."""
+        try:
+            # Kept: to make one costs more than to ask, and whoever follows a log asks again and again.
+            admin = self._admin = self._admin or made(
+                KafkaAdminClient, request_timeout_ms=self._answer_ms, **self._cluster.options(), **COMMON
+            )
+            cluster = str(admin.describe_cluster()["cluster_id"])
+            found = admin.describe_topics(list(topics))
+        except errors.KafkaError as error:
+            self._drop_admin()
+            raise told(self._cluster, error, _reading(topics)) from error
+        refused = [topic["name"] for topic in found if topic["error_code"] == _REFUSED.errno]
+        if refused:  # it must not look like a topic that is not there yet
+            raise told(self._cluster, _REFUSED(), _reading(refused))
+        return tuple(
+            Partition(cluster, str(topic["topic_id"]), topic["name"], part["partition_index"])
+            for topic in found
+            if not topic["error_code"]
+            for part in sorted(topic["partitions"], key=lambda item: item["partition_index"])
+        )
+
+    def bounds(self, partition: Partition) -> tuple[int, int]:
+        """(first offset still there, end offset).
+
+        The end counts what is not committed yet: others' open transactions hold back what a read_committed reader is
+        shown, and one that stopped there would take a part of the log for the whole.
+        """
+        place = _place(partition)
+        try:
+            consumer = self._looking = self._looking or self._consumer_of("read_uncommitted")
+            first = consumer.beginning_offsets([place], timeout_ms=DELIVERY_MS)[place]
+            return first, consumer.end_offsets([place], timeout_ms=DELIVERY_MS)[place]
+        except errors.KafkaError as error:
+            raise self._lost(error, partition) from error
+
+    def offset_at(self, partition: Partition, time_ms: int) -> int:
+        """The first offset whose record was put there at a time or later; the end if there is none."""
+        _, end = self.bounds(partition)
+        place = _place(partition)
+        try:
+            found = self._looking.offsets_for_times({place: time_ms}, timeout_ms=DELIVERY_MS)[place]
+        except errors.KafkaError as error:
+            raise self._lost(error, partition) from error
+        return end if found is None else int(found.offset)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
+        first, end = self.bounds(partition)
+        if not first <= offset <= end:
+            raise CorruptError(f"{partition.topic}/{partition.number}: offset {offset} is outside {first}..{end}")
+        self._ready()
+        place = _place(partition)
+        self._assigned[place] = partition
+        self._positions[place] = offset
+        self._restore()
+
+    def position(self, partition: Partition) -> int:
+        """The offset at which an assigned partition is read next."""
+        try:
+            return int(self._ready().position(_place(partition), timeout_ms=DELIVERY_MS))
+        except errors.KafkaError as error:
+            raise self._lost(error, partition) from error
+
+    def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
+        """The next records of the assigned partitions that are not paused."""
+        if not self._assigned:
+            return ()
+        try:
+            found = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
+        except errors.OffsetOutOfRangeError as error:
+            raise CorruptError(f"Kafka {self._cluster.bootstrap}: {error!r}") from error
+        except errors.KafkaError as error:
+            raise self._lost(error, *self._assigned.values()) from error
+        fetched: list[Fetched] = []
+        for place, batch in found.items():
+            self._positions[place] = batch[-1].offset + 1
+            fetched.extend(_fetched(self._assigned[place], item) for item in batch)
+        return tuple(fetched)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Deliver nothing of these until `resume`."""
+        places = [_place(item) for item in partitions]
+        self._paused.update(places)
+        if self._consumer is not None:
+            self._consumer.pause(*places)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Undo `pause`."""
+        places = [_place(item) for item in partitions]
+        self._paused.difference_update(places)
+        if self._consumer is not None:
+            self._consumer.resume(*places)
+
+    def close(self) -> None:
+        """Drop the clients; the next call makes others, and reads on at the same positions."""
+        self._drop_admin()
+        open_ones = [one for one in (self._consumer, self._looking) if one is not None]
+        self._consumer = self._looking = None
+        for consumer in open_ones:
+            with contextlib.suppress(errors.KafkaError):  # it is being thrown away
+                consumer.close(autocommit=False)
+
+    def _drop_admin(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()
+
+    def _lost(self, error: errors.KafkaError, *partitions: Partition) -> FarsideError:
+        self.close()
+        return told(self._cluster, error, _reading(one.topic for one in partitions))
+
+    def _restore(self) -> None:
+        consumer = self._consumer
+        consumer.assign(list(self._assigned))
+        for place, offset in self._positions.items():
+            consumer.seek(place, offset)
+        consumer.pause(*self._paused.intersection(self._assigned))
+
+    def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
+        if self._consumer is None:
+            self._consumer = self._consumer_of("read_committed")
+            if self._assigned:
+                self._restore()
+        return self._consumer
+
+    def _consumer_of(self, isolation_level: str) -> Any:  # noqa: ANN401 - kafka-python has no types
+        return made(
+            kafka.KafkaConsumer,
+            isolation_level=isolation_level,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            **self._cluster.options(),
+            **COMMON,
+        )
+
+
+def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, prefix: str = "") -> None:
+    """Create the topics that are missing, with `prefix` before their names; ledger and alarms are compacted."""
+    try:
+        with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
+            present = set(admin.list_topics())
+            for name in paths.TOPICS:
+                configs = {"cleanup.policy": "compact"} if name in paths.COMPACTED else {}
+                if prefix + name not in present:
+                    topic = NewTopic(prefix + name, partitions, replication, topic_configs=configs)
+                    with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker
+                        admin.create_topics([topic])
+    except errors.KafkaError as error:
+        need = f"Create, Describe, Read and Write on topics {prefix}{paths.TOPIC_PREFIX}*"
+        raise told(cluster, error, need) from error
+
+
+def ensure_topic(cluster: KafkaCluster, name: str, replication: int) -> None:
+    """Create one topic if it is missing."""
+    try:
+        with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
+            found = admin.describe_topics([name])
+            if any(not topic["error_code"] for topic in found):
+                return
+            with contextlib.suppress(errors.TopicAlreadyExistsError):  # another one was quicker
+                admin.create_topics([NewTopic(name, 1, replication)])
+    except errors.KafkaError as error:
+        raise told(cluster, error, f"Create, Describe, Read and Write on topic {name}") from error
+
+
+def _reading(topics: Iterable[str]) -> str:
+    """The grant that a reader of these needs."""
+    return f"Describe and Read on topic {', '.join(sorted(set(topics)))}"
+
+
+def _place(partition: Partition) -> Any:  # noqa: ANN401 - kafka-python has no types
+    return kafka.TopicPartition(partition.topic, partition.number)
+
+
+def _fetched(partition: Partition, item: Any) -> Fetched:  # noqa: ANN401 - kafka-python has no types
+    headers = tuple((key, value) for key, value in item.headers)
+    return Fetched(partition, item.offset, item.key or b"", item.value or b"", headers, item.timestamp)

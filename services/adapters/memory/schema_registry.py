@@ -1,0 +1,28 @@
+"""A schema registry in memory."""
+
+from __future__ import annotations
+
+from pipelines.errors import MisconfiguredError
+from schemas.codec import Codec
+
+
+class MemorySchemaRegistry:
+    """Implements SchemaRegistry: one number a schema, whatever the subject. It judges no compatibility."""
+
+    def __init__(self) -> None:
+        self.subjects: dict[str, list[int]] = {}
+        self.schemas: list[str] = []
+
+    def register(self, subject: str, schema: str) -> int:
+        """The id of a schema under a subject; MisconfiguredError if it is none."""
+        try:
+            Codec().learn(schema)
+        except Exception as error:  # fastavro raises many kinds on a text that is no schema; all mean the same here
+            raise MisconfiguredError(f"{subject}: no Avro schema: {error}") from error
+        if schema not in self.schemas:
+            self.schemas.append(schema)
+        found = self.schemas.index(schema) + 1
+        versions = self.subjects.setdefault(subject, [])
+        if found not in versions:
+            versions.append(found)
+        return found

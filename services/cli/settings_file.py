@@ -1,0 +1,32 @@
+"""Which settings a command uses, unless it is told by --config."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.settings import Settings
+
+
+def load(config: Path | None) -> Settings:
+    """The settings of --config, else of FARSIDE_CONFIG, else ./farside.toml, else the local stack's.
+
+    Raises:
+        MisconfiguredError: with one line for each key that is wrong.
+    """
+    from services import settings  # noqa: PLC0415 - heavy; `farside --help` must be quick
+
+    return settings.load(config or _default())
+
+
+def _default() -> Path:
+    named, here = os.environ.get("FARSIDE_CONFIG"), Path("farside.toml")
+    if named:
+        return Path(named)
+    if here.exists():
+        return here
+    from infra.local.background_stack import default_folder  # noqa: PLC0415 - only where nothing else was named
+
+    return default_folder() / "farside.toml"

@@ -1,0 +1,180 @@
+"""Where `farside replay` delivers to: the live handlers of a region, or a topic that no service reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines import paths
+from pipelines.core.replay_rules import marked, origin_of, replay_of
+from pipelines.core.sequence_ranges import SequenceRanges
+from pipelines.errors import MisconfiguredError, RetryableError
+from pipelines.flows.log.log_reader import Decoding, scan
+from pipelines.flows.replication.replay_requests import origin
+from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message, Partition, SchemaRegistry
+from schemas import confluent
+from schemas.codec import writer_of
+
+Ask = Callable[[dict[str, object]], dict[str, Any] | None]
+
+
+@dataclass(slots=True)
+class HandlersTarget:
+    """Implements ReplayTarget: names places to a region's replicator, which reads and judges them itself."""
+
+    peer: str
+    region: str
+    replay_id: str
+    ask: Ask
+    _waits: str = ""
+
+    def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
+        """Ask for these, or what has become of them."""
+        by_partition: dict[Partition, list[int]] = {}
+        for item in records:
+            by_partition.setdefault(item.partition, []).append(item.offset)
+        answers = [self._of(partition, offsets) for partition, offsets in by_partition.items()]
+        self._waits = next((str(one["why"]) for one in answers if one["state"] == "waits"), "")
+        if any(one["state"] == "waits" for one in answers):
+            return None
+        counts: Counter[str] = Counter()
+        self._waits = "; ".join(str(one["why"]) for one in answers if one["why"])
+        for one in answers:
+            counts.update({str(name): int(count) for name, count in one["counts"].items()})
+        return counts
+
+    def _of(self, partition: Partition, offsets: list[int]) -> Mapping[str, Any]:
+        answer = self.ask(
+            {
+                "peer": self.peer,
+                "lane": partition.topic.removeprefix(paths.topic("")),
+                "replay_id": self.replay_id,
+                "cluster": partition.cluster,
+                "topic_id": partition.topic_id,
+                "partition": partition.number,
+                "offsets": offsets,
+            }
+        )
+        if answer is None:
+            raise RetryableError(f"the replicator of {self.region} does not answer, or refuses what it is asked")
+        if answer["state"] == "refused":
+            raise MisconfiguredError(f"the replicator of {self.region} refuses: {answer['why']}")
+        return answer
+
+    def mark(self) -> int:
+        """What was done is in the region's own log; nothing is kept here."""
+        return 0
+
+    def waits(self) -> str:
+        """For what the handlers wait."""
+        return self._waits
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A value that a wire format cannot carry, and why."""
+
+    reason: str
+
+
+Wire = Callable[[bytes], bytes | LeftOut]
+
+
+def as_it_is(value: bytes) -> bytes:
+    """Single-object encoding: also what cannot be decoded is carried."""
+    return value
+
+
+@dataclass(slots=True)
+class ConfluentWire:
+    """A value in Confluent's wire format. Each writer's schema is registered at its first value, under its own name.
+
+    What cannot be decoded is left out: whoever reads with a registry stops at the first value that is no record.
+    """
+
+    decoding: Decoding
+    registry: SchemaRegistry
+    _ids: dict[str, int] = field(default_factory=dict)  # by fingerprint
+
+    def __call__(self, value: bytes) -> bytes | LeftOut:
+        """The value with the registry's id of its schema; errors as of `SchemaRegistry.register`."""
+        record, problem = self.decoding.read(value)
+        if record is None:
+            return LeftOut(problem)
+        return confluent.framed(value, self._id_of(writer_of(value)))
+
+    def _id_of(self, fingerprint: str) -> int:
+        if fingerprint not in self._ids:
+            text = self.decoding.codec.text_of(fingerprint)
+            self._ids[fingerprint] = self.registry.register(confluent.subject_of(text), text)
+        return self._ids[fingerprint]
+
+
+def _quiet(_what: str) -> None:
+    """For a wire format that leaves nothing out."""
+
+
+@dataclass(slots=True)
+class TopicTarget:
+    """Implements ReplayTarget: the records under another topic's name, each marked with where it came from.
+
+    One that goes on after a kill reads its topic first, so that what is there is not put there twice. `say` is told of
+    each record that the wire format leaves out.
+    """
+
+    topic: str
+    log: EventLog
+    replay_id: str
+    there: dict[str, SequenceRanges] = field(default_factory=dict)  # by the original's partition
+    wire: Wire = as_it_is
+    say: Callable[[str], None] = _quiet
+
+    def look(self, source: EventSource, clock: Clock) -> None:
+        """Learn what this replay has put there already."""
+        for item in scan(source, [self.topic], clock):
+            if replay_of(item.headers) == self.replay_id:
+                place, _, offset = (origin_of(item.headers) or "").rpartition("/")
+                if offset.isdecimal():
+                    self.there.setdefault(place, SequenceRanges()).add(int(offset) + 1)
+
+    def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
+        """Publish these, apart from those that are there."""
+        wanted = [(item, self.wire(item.value)) for item in records if not self._has(item)]
+        self.log.publish(
+            [
+                Message(self.topic, item.key, value, marked(item.headers, self.replay_id, origin(item)))
+                for item, value in wanted
+                if isinstance(value, bytes)
+            ]
+        )
+        left_out = [(item, value.reason) for item, value in wanted if isinstance(value, LeftOut)]
+        for item, reason in left_out:
+            self.say(f"{item.partition.topic}/{item.partition.number}/{item.offset} is left out: {reason}")
+        counts = Counter({"published": len(wanted) - len(left_out), "there": len(records) - len(wanted)})
+        if left_out:
+            counts["left_out"] = len(left_out)
+        return counts
+
+    def mark(self) -> int:
+        """What was published says so itself."""
+        return 0
+
+    def waits(self) -> str:
+        """An answer is waited for inside `deliver`."""
+        return ""
+
+    def _has(self, item: Fetched) -> bool:
+        place, _, offset = origin(item).rpartition("/")
+        return int(offset) + 1 in self.there.get(place, SequenceRanges())
+
+
+def check_topic(name: str) -> str:
+    """A topic's name that a replay may write to; MisconfiguredError otherwise."""
+    if not name.startswith(paths.REPLAY_TOPICS) or name == paths.REPLAY_TOPICS:
+        raise MisconfiguredError(
+            f"topic {name!r}: a replay writes only to topics whose names begin with {paths.REPLAY_TOPICS!r}, "
+            "which no service reads; --to handlers is for the live ones"
+        )
+    return name

@@ -1,0 +1,1 @@
+"""Which user may do what in which store or Kafka."""

@@ -1,0 +1,67 @@
+"""Who may do what in which bucket: the one source of the local stores' policies and of those in `docs/credentials.md`.
+
+A region writes to its own store only, and replication only pulls (6.2): a region that wakes up superseded can spoil
+nothing but its own branch, whatever it believes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines import paths
+
+READ = ("s3:GetObject",)
+LIST = ("s3:ListBucket",)
+WRITE = ("s3:PutObject", "s3:AbortMultipartUpload")
+DELETE = ("s3:DeleteObject",)
+DRILLS, PROBES = f"{paths.DRILLS}*", "probe/*"  # the second as `services/adapters/s3/conformance.py` has it
+SWEEPS = f"{paths.SWEEPS}*"
+# Written out to the last digit: `runs/*/e*` would take in `runs/<run>/epochs/`, which nobody may ever delete (I2).
+CHECKPOINTS = "runs/*/e??????/a????/s??????????/*"
+MANIFESTS = "runs/*/e??????/a????/s??????????/manifest"
+
+ROLES: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    # What the agent, replicator, warmer and controller of a region do in its own bucket. Nothing of it is deleted.
+    "region": ((LIST, ""), (READ, "*"), (WRITE, "*")),
+    # What another region's replicator and controller do there.
+    "link": ((LIST, ""), (READ, "*")),
+    # What a region's controller does at the witness. A lease record is never deleted (I2); the doctor's probes are.
+    "witness": ((LIST, ""), (READ, "*"), (WRITE, "*"), (DELETE, PROBES)),
+    # What a drill does in its region's bucket: it reads what is real, and writes beside it (I10).
+    "drill": ((LIST, ""), (READ, "*"), (WRITE, DRILLS), (DELETE, DRILLS)),
+    # What a sweep does in its region's bucket: it deletes what belongs to checkpoints, and puts a record where a
+    # manifest was.
+    "sweeper": (
+        (LIST, ""),
+        (READ, "*"),
+        (WRITE, MANIFESTS),
+        (WRITE, SWEEPS),
+        (DELETE, CHECKPOINTS),
+        (DELETE, SWEEPS),
+    ),
+}
+
+
+def statements(role: str, bucket: str) -> list[dict[str, Any]]:
+    """The statements of a role, without whom they are for: an IAM policy's."""
+    return [
+        {
+            "Effect": "Allow",
+            "Action": list(actions),
+            "Resource": [f"arn:aws:s3:::{bucket}" + (f"/{keys}" if keys else "")],
+        }
+        for actions, keys in ROLES[role]
+    ]
+
+
+def iam_policy(role: str, bucket: str) -> str:
+    """For a user or role of AWS's IAM, as JSON."""
+    return json.dumps({"Version": "2012-10-17", "Statement": statements(role, bucket)}, indent=2)
+
+
+def bucket_policy(users: Iterable[tuple[str, str]], bucket: str) -> str:
+    """For a store that knows policies of buckets only: (user, role) each, as JSON."""
+    found = [{"Principal": {"AWS": [user]}, **one} for user, role in users for one in statements(role, bucket)]
+    return json.dumps({"Version": "2012-10-17", "Statement": found})

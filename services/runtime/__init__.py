@@ -1,0 +1,1 @@
+"""The frame every service runs in: process, scheduler, journal, wiring, child processes."""

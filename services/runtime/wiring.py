@@ -1,0 +1,165 @@
+"""What the services are made of, from the settings: one region's clients, signer, lineage and journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from prometheus_client import CollectorRegistry
+from starlette.routing import BaseRoute
+
+from pipelines import paths
+from pipelines.core.lease import LeaseProfile
+from pipelines.errors import MisconfiguredError
+from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.authority.reachability import KAFKA, STORE, Probe, Reachability
+from pipelines.flows.log.writer_schemas import store_schemas
+from pipelines.ports import EventLog
+from schemas.codec import Codec
+from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.log import KafkaSource, ensure_topics
+from services.adapters.s3.object_store import S3ObjectStore, ensure_bucket
+from services.adapters.signer import Ed25519Signer
+from services.adapters.system_clock import SystemClock, SystemEntropy
+from services.runtime.clients import client_of, cluster_of, store_of
+from services.runtime.journal import ServiceJournal
+from services.runtime.process import Process
+from services.runtime.scheduler import Flow, Scheduler
+from services.settings import LinkSettings, RegionSettings, Settings
+from services.wrappers.retrying import retrying
+
+PREPARE_S = 60.0
+PROBE_TIMEOUT_S = 2.0
+
+
+class Wiring:
+    """One service's surroundings in one region."""
+
+    def __init__(self, settings: Settings, region: str, service: str) -> None:
+        self.settings = settings
+        self.region = region
+        self.service = service
+        self.here: RegionSettings = settings.region(region)
+        self.kafka = cluster_of(self.here)
+        self.clock = SystemClock()
+        self.entropy = SystemEntropy()
+        self.registry = CollectorRegistry()
+        self.journal = ServiceJournal(
+            service=service,
+            region=region,
+            folder=settings.state_dir / "timeline",
+            clock=self.clock,
+            registry=self.registry,
+        )
+        self.signer = signer_of(settings, region)
+        for run in settings.runs:
+            paths.check_run(run)
+
+    @property
+    def profile(self) -> LeaseProfile:
+        """The lease's times."""
+        return self.settings.lease_profile
+
+    def store(self) -> S3ObjectStore:
+        """A client of this region's bucket; each flow has its own."""
+        return store_of(self.here)
+
+    def peer_store(self, peer: str) -> S3ObjectStore:
+        """A client of another region's bucket, through the link."""
+        link = self.link(peer)
+        return S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
+
+    def peer_kafka(self, peer: str) -> KafkaCluster:
+        """Another region's Kafka, through the link, as a user who may only read there."""
+        return cluster_of(self.link(peer))
+
+    def link(self, peer: str) -> LinkSettings:
+        """How this region reaches another; MisconfiguredError if it is not said."""
+        return self.settings.link(self.region, peer)
+
+    def reachability(
+        self, observer: str, log: EventLog, closing: list[Callable[[], None]], nodes_at_s: Callable[[str], float]
+    ) -> Reachability:
+        """What this service can reach of the other regions, through clients of its own."""
+        probes: dict[str, dict[str, Probe]] = {}
+        for peer in self.peers():
+            link, source = self.link(peer), KafkaSource(self.peer_kafka(peer), int(PROBE_TIMEOUT_S * 1000))
+            store = S3ObjectStore(
+                client_of(link.s3, link.credentials_file, attempts=1, timeout_s=PROBE_TIMEOUT_S), link.bucket
+            )
+            closing.append(source.close)
+            probes[peer] = {
+                KAFKA: partial(source.partitions, [paths.HEARTBEATS]),
+                STORE: partial(store.size, paths.health("controller", peer)),
+            }
+        every_s = max(PROBE_TIMEOUT_S, self.profile.poll_s)
+        return Reachability(
+            region=self.region,
+            observer=observer,
+            probes=probes,
+            log=log,
+            codec=Codec(),
+            clock=self.clock,
+            every_s=every_s,
+            nodes_at_s=nodes_at_s,
+        )
+
+    def peers(self) -> tuple[str, ...]:
+        """The other regions."""
+        return tuple(name for name in self.settings.regions if name != self.region)
+
+    def epoch_store(self) -> EpochStore:
+        """The lineage as this region's store knows it."""
+        return EpochStore(self.store())
+
+    def only_run(self) -> str:
+        """The run that a one-run service serves; MisconfiguredError unless there is exactly one."""
+        if len(self.settings.runs) != 1:
+            raise MisconfiguredError(f"runs: this service serves one run, the settings have {len(self.settings.runs)}")
+        return next(iter(self.settings.runs))
+
+    def prepare(self) -> None:
+        """Wait for this region's store and Kafka, and make the bucket, topics and schemas that are missing.
+
+        Raises:
+            RetryableError: they did not answer in time.
+        """
+        client = client_of(self.here.s3, self.here.credentials_file)
+
+        def make() -> None:
+            ensure_bucket(client, self.here.bucket)
+            ensure_topics(self.kafka, replication=self.here.replication)
+            store_schemas(self.store())
+
+        retrying(
+            make, clock=self.clock, deadline_s=PREPARE_S, waits=lambda why: self.journal.say("service.waits", why=why)
+        )
+
+    def serve(
+        self,
+        flows: Mapping[str, Flow],
+        *,
+        status: Callable[[], Mapping[str, object]],
+        close: Sequence[Callable[[], None]],
+        routes: Sequence[BaseRoute] = (),
+        schedulers: Sequence[Scheduler] = (),
+    ) -> int:
+        """Turn the flows and serve on the service's own port until the end; the exit code."""
+        process = Process(
+            clock=self.clock,
+            journal=self.journal,
+            registry=self.registry,
+            port=getattr(self.here.ports, self.service),
+            status=status,
+            routes=routes,
+        )
+        return process.run(flows, close, schedulers)
+
+
+def signer_of(settings: Settings, region: str) -> Ed25519Signer:
+    """A region's signer, which trusts every region of the settings."""
+    return Ed25519Signer(
+        key_id=region,
+        private_key_path=settings.region(region).signing_key_file,
+        trusted={name: one.public_key_file for name, one in settings.regions.items()},
+    )
