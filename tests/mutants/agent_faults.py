@@ -1,0 +1,49 @@
+"""Faults in what an agent publishes."""
+
+from __future__ import annotations
+
+from tests.mutants.places import AGENT, CHECKPOINT_STORIES, PUBLISH, SWEEPS, UPLOADING, VIGIL, VIGILS, Mutant
+
+AGENT_FAULTS = (
+    Mutant(
+        "committed without a valid grant",
+        PUBLISH,
+        "if not branch and not self._valid(launch):",
+        "if False:",
+        (*AGENT, "tests/core/authority/test_witness_away.py"),
+    ),
+    Mutant("another attempt's grant is good enough", PUBLISH, "and own and self._clock", "and self._clock", AGENT),
+    Mutant(
+        "a guard's validity counted from the answer",
+        VIGIL,
+        "valid_s, asked_s + reply",
+        "valid_s, self._clock.boottime_s() + reply",
+        VIGILS,
+    ),
+    Mutant(
+        "another attempt renews a guard's validity", VIGIL, " and (reply.epoch, reply.attempt) == own:", ":", VIGILS
+    ),
+    Mutant("committed without looking for the chunks again", UPLOADING, "return not gone", "return True", SWEEPS),
+    Mutant("a receipt is believed whatever is gone", UPLOADING, "shard.rank not in doubted and (", "(", SWEEPS),
+    Mutant(
+        "a replaced attempt is waited for without end",
+        PUBLISH,
+        "return replaced and self._abandon(",
+        "return not own and self._abandon(",
+        CHECKPOINT_STORIES,
+    ),
+    Mutant(
+        "the position passes metrics that gather",
+        "pipelines/flows/agent/outbox.py",
+        "for queue in (self.metrics, self.others) if queue",
+        "for queue in (self.others,) if queue",
+        ("tests/core/agent/test_outbox.py",),
+    ),
+    Mutant(
+        "a log is removed with records left in it",
+        "services/adapters/spool.py",
+        "or self.read(run, producer, offset, 1):",
+        ":",
+        ("tests/contract/test_spool.py",),
+    ),
+)
