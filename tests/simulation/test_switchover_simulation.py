@@ -223,7 +223,7 @@ def test_a_run_is_not_given_to_a_region_in_which_nobody_waits(signer: Ed25519Sig
 
 
 @pytest.mark.parametrize(
-    ("wish", "why"),
+    ("move", "why"),
     [
         (MoveRequest(RESUME, "ann"), "nothing is paused"),
         (MoveRequest(CANCEL, "ann"), "no planned move"),
@@ -231,10 +231,10 @@ def test_a_run_is_not_given_to_a_region_in_which_nobody_waits(signer: Ed25519Sig
         (MoveRequest(SWITCHOVER, "ann", target="west"), "is its warmer running"),
     ],
 )
-def test_a_wish_that_cannot_be_is_refused_with_what_to_do(
-    signer: Ed25519Signer, request: MoveRequest, why: str
+def test_a_request_that_cannot_be_is_refused_with_what_to_do(
+    signer: Ed25519Signer, move: MoveRequest, why: str
 ) -> None:
     """At once, and nothing is written."""
     world = World(9, signer, faults=False, length_s=30.0).run()
-    assert why in ask(world, "east", request)
-    assert "east holds the run" in ask(world, "west", request)
+    assert why in ask(world, "east", move)
+    assert "east holds the run" in ask(world, "west", move)
