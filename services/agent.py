@@ -11,6 +11,7 @@ from pipelines.flows.agent.grant_renewal import GrantRenewal
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply
 from schemas.codec import Codec
+from schemas.http_bodies import AgentStatus
 from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.http.grants import HttpGrants
 from services.adapters.kafka.log import KafkaLog
@@ -69,7 +70,18 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
         catch_up_bytes_s=publish.catch_up_bytes_s,
     )
 
-    def status() -> dict[str, object]:
-        return flow.status() | grant_renewal.status() | log.status()
+    def status() -> AgentStatus:
+        published, renewed = flow.status(), grant_renewal.status()
+        return AgentStatus(
+            producer=published.producer,
+            backlog=published.backlog,
+            backlog_checkpoints=published.backlog_checkpoints,
+            committed_step=published.committed_step,
+            troubles=published.troubles,
+            launches=published.launches,
+            hard_left_s=renewed.hard_left_s,
+            hard_troubles=renewed.hard_troubles,
+            kafka=log.status(),
+        )
 
     return parts.serve({"publish": flow.turn, "grant_renewal": grant_renewal.turn}, status=status, close=[log.close])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
-from prometheus_client import Gauge
 from pydantic import SecretStr
 
 from pipelines.core.failover_decision import FailoverPolicy, policy_of
@@ -16,12 +16,14 @@ from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerStat
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.webhooks import Webhooks
 from schemas.codec import Codec
+from schemas.http_bodies import ControllerStatus
 from services.adapters.http.poster import HttpPoster
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.http.authority_routes import AuthorityRoutes
 from services.runtime.clients import client_of
+from services.runtime.metrics import ControllerCollector
 from services.runtime.scheduler import Flow, Scheduler
 from services.runtime.wiring import Wiring
 from services.settings import RunSettings, Settings
@@ -43,26 +45,10 @@ def run(settings: Settings, region: str) -> int:
     parts = Wiring(settings, region, "controller")
     parts.prepare()
     controller = _Controller(parts)
-    registry = parts.registry
-    epoch = Gauge("farside_epoch", "Epoch of the run as seen here.", ["run"], registry=registry)
-    valid = Gauge("farside_lease_valid_seconds", "What is left of our lease.", ["run"], registry=registry)
-    kept = Gauge(
-        "farside_promise_kept", "1 while a failover to us would keep the run's objectives.", ["run"], registry=registry
-    )
-
-    def status() -> dict[str, object]:
-        found = {name: control.status() for name, control in controller.controls.items()}
-        for name, one in found.items():
-            epoch.labels(name).set(float(str(one["epoch"])))
-            valid.labels(name).set(float(str(one["valid_s"])))
-            promise = one["promise"]
-            kept.labels(name).set(float(isinstance(promise, dict) and promise["kept"]))
-            one["drill"] = controller.drills[name].status()
-        return dict(found)
-
+    parts.registry.register(ControllerCollector(controller.status))
     return parts.serve(
         controller.flows,
-        status=status,
+        status=controller.status,
         close=controller.closing,
         routes=AuthorityRoutes(controller.controls).routes(),
         schedulers=(controller.leases, controller.notices),
@@ -70,7 +56,7 @@ def run(settings: Settings, region: str) -> int:
 
 
 class _Controller:
-    """What all runs of a region share, and each run's own flows."""
+    """The parts that all runs of a region share, and each run's own flows."""
 
     def __init__(self, parts: Wiring) -> None:
         self.parts = parts
@@ -91,8 +77,15 @@ class _Controller:
         self._peer_states = {name: self._listen(name) for name in runs}
         for other in parts.settings.regions:
             self._hear(other)
-        self.drills = {name: self._drills(name, wanted) for name, wanted in runs.items()}
-        self.controls = {name: self._control(name, wanted) for name, wanted in runs.items()}
+        self.drills = {name: self._drills(name, run_settings) for name, run_settings in runs.items()}
+        self.controls = {name: self._control(name, run_settings) for name, run_settings in runs.items()}
+
+    def status(self) -> ControllerStatus:
+        """Every run, with the age of its last good drill here."""
+        return {
+            run: dataclasses.replace(control.status(), drill=self.drills[run].status())
+            for run, control in self.controls.items()
+        }
 
     def _stores(self) -> tuple[S3ObjectStore, GroupedLeases]:
         """This region's store, and the witness as all runs ask it."""
@@ -161,18 +154,18 @@ class _Controller:
         )
         self.flows[f"heartbeats-{other}"] = heartbeats.turn
 
-    def _drills(self, name: str, wanted: RunSettings) -> DrillHistory:
-        found = DrillHistory(run=name, store=self._store, clock=self.parts.clock, most_days=wanted.drill_days)
-        self.notices.add(f"{name}/drills", found.turn)
-        return found
+    def _drills(self, name: str, run_settings: RunSettings) -> DrillHistory:
+        history = DrillHistory(run=name, store=self._store, clock=self.parts.clock, most_days=run_settings.drill_days)
+        self.notices.add(f"{name}/drills", history.turn)
+        return history
 
-    def _control(self, name: str, wanted: RunSettings) -> Controller:
+    def _control(self, name: str, run_settings: RunSettings) -> Controller:
         parts = self.parts
         control = Controller(
             region=parts.region,
             run=name,
-            first_region=wanted.first_region,
-            candidate=parts.region in {wanted.first_region, *wanted.standby},
+            first_region=run_settings.first_region,
+            candidate=parts.region in {run_settings.first_region, *run_settings.standby},
             leases=self._witness,
             peer_states=self._peer_states[name],
             self_evidence=self._self_evidence,
@@ -182,24 +175,24 @@ class _Controller:
             clock=parts.clock,
             entropy=parts.entropy,
             journal=parts.journal,
-            policy=_policy(parts, wanted),
+            policy=_policy(parts, run_settings),
             reachability=self._reachability,
-            hook=self._hook(name, wanted),
+            hook=self._hook(name, run_settings),
             wake=self._waking(name),
         )
         self.leases.add(f"{name}/lease", control.turn)
-        if wanted.webhook_url is not None or wanted.ping_url is not None:
-            self.notices.add(f"{name}/notify", self._notify(name, wanted, control).turn)
+        if run_settings.webhook_url is not None or run_settings.ping_url is not None:
+            self.notices.add(f"{name}/notify", self._notify(name, run_settings, control).turn)
         return control
 
-    def _hook(self, name: str, wanted: RunSettings) -> ApprovalHook | None:
+    def _hook(self, name: str, run_settings: RunSettings) -> ApprovalHook | None:
         """Who may object to a move; None if nobody may."""
-        if wanted.before_url is None:
+        if run_settings.before_url is None:
             return None
         parts = self.parts
         hook = ApprovalHook(
-            poster=HttpPoster(wanted.before_url.get_secret_value(), wanted.before_timeout_s),
-            timeout_s=wanted.before_timeout_s,
+            poster=HttpPoster(run_settings.before_url.get_secret_value(), run_settings.before_timeout_s),
+            timeout_s=run_settings.before_timeout_s,
             clock=parts.clock,
             journal=parts.journal,
             wake=lambda: self.notices.wake(f"{name}/hook"),
@@ -207,14 +200,14 @@ class _Controller:
         self.notices.add(f"{name}/hook", hook.turn)
         return hook
 
-    def _notify(self, name: str, wanted: RunSettings, control: Controller) -> Webhooks:
+    def _notify(self, name: str, run_settings: RunSettings, control: Controller) -> Webhooks:
         parts = self.parts
         return Webhooks(
             run=name,
             region=parts.region,
-            webhook=_poster(wanted.webhook_url),
-            ping=_poster(wanted.ping_url),
-            ping_s=wanted.ping_s,
+            webhook=_poster(run_settings.webhook_url),
+            ping=_poster(run_settings.ping_url),
+            ping_s=run_settings.ping_s,
             won=control.won,
             turned_at_s=lambda: control.turned_at_s,
             store=self._store,
@@ -226,14 +219,14 @@ class _Controller:
         return lambda: self.leases.wake(f"{name}/lease")
 
 
-def _policy(parts: Wiring, wanted: RunSettings) -> FailoverPolicy:
+def _policy(parts: Wiring, run_settings: RunSettings) -> FailoverPolicy:
     return policy_of(
         parts.profile,
-        rpo_steps=wanted.rpo_steps,
-        rto_s=wanted.rto_s,
-        settle_s=wanted.settle_s,
-        fencing=wanted.fencing,
-        in_step=wanted.group is not None,
+        rpo_steps=run_settings.rpo_steps,
+        rto_s=run_settings.rto_s,
+        settle_s=run_settings.settle_s,
+        fencing=run_settings.fencing,
+        in_step=run_settings.group is not None,
     )
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from prometheus_client import Gauge
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from pipelines import paths
-from pipelines.core.alarms import Kind
 from pipelines.core.lease import NEVER_S
 from pipelines.errors import CorruptError, MisconfiguredError
 from pipelines.flows.replication.lane_replicator import LaneReplicator
@@ -22,9 +19,11 @@ from pipelines.flows.replication.redrive_requests import parse_request
 from pipelines.flows.replication.replay_requests import parse_places
 from pipelines.ports import EventSource
 from schemas.codec import Codec
+from schemas.http_bodies import AcknowledgeBody, RedriveBody, ReplayBody, ReplicatorStatus
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
-from services.http.server import asked
+from services.http.server import answer_of, body_of
+from services.runtime.metrics import ReplicatorCollector
 from services.runtime.wiring import Wiring
 from services.settings import Settings
 from services.wrappers.unwrapped import Wrap, unwrapped
@@ -45,20 +44,15 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     log = KafkaLog(parts.kafka)
     closing.append(log.close)
     reachability = parts.reachability("replicator", log, closing, lambda _peer: NEVER_S)
-    lag = Gauge("farside_lag_steps", "Steps that this region is behind.", ["peer", "run"], registry=parts.registry)
 
-    def status() -> dict[str, object]:
-        found: dict[str, Any] = {name: flow.status() for name, flow in flows.items()}
-        for one in found.values():
-            for name, steps in one["lag_steps"].items():
-                lag.labels(one["peer"], name).set(steps)
-            one["reachability_trouble"] = reachability.trouble
-        return found
+    def status() -> ReplicatorStatus:
+        trouble = reachability.trouble
+        return {name: dataclasses.replace(flow.status(), reachability_trouble=trouble) for name, flow in flows.items()}
 
     routes = [Route("/v1/replay", replaying(flows), methods=["POST"])]
     routes.append(Route("/v1/redrive", redriving(flows), methods=["POST"]))
     routes.append(Route("/v1/alarm", acknowledging(flows), methods=["POST"]))
-    parts.registry.register(AlarmCollector(flows))
+    parts.registry.register(ReplicatorCollector(flows))
     turned = {name: flow.turn for name, flow in flows.items()} | {"reachability": reachability.turn}
     return parts.serve(turned, status=status, close=closing, routes=routes)
 
@@ -103,59 +97,37 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def replaying(flows: Mapping[str, LaneReplicator]) -> Handler:
-    """Serves the wish that some records be looked at again: each ask says what has become of them."""
+    """The route by which somebody asks that records be looked at again; asked once more, it answers how that went."""
 
     async def replay(request: Request) -> Response:
-        wanted: dict[str, type] = dict.fromkeys(("peer", "lane", "replay_id", "cluster", "topic_id"), str)
-        body = await asked(request, **wanted, partition=int, offsets=list)
+        body = await body_of(request, ReplayBody)
         try:
             places = parse_places(body)
         except CorruptError as error:
             raise HTTPException(400, str(error)) from error
-        return JSONResponse(_of(flows, body).replay(places))
+        return answer_of(_lane_of(flows, body).replay(places))
 
     return replay
 
 
 def redriving(flows: Mapping[str, LaneReplicator]) -> Handler:
-    """Serves the wish that a dead letter be handled again: each ask of one `ask_id` says what has become of it."""
+    """The route by which somebody asks that a dead letter be handled again; the same `ask_id` is the same request."""
 
     async def redrive(request: Request) -> Response:
-        body = await asked(request, peer=str, lane=str, ask_id=str, partition=int, offset=int, force=bool, actor=str)
-        return JSONResponse(_of(flows, body).redrive(parse_request(body)))
+        body = await body_of(request, RedriveBody)
+        return answer_of(_lane_of(flows, body).redrive(parse_request(body)))
 
     return redrive
 
 
 def acknowledging(flows: Mapping[str, LaneReplicator]) -> Handler:
-    """Serves the wish that an alarm be no longer open: asked again, it says what has become of it."""
+    """The route by which a person acknowledges an alarm; asked once more, it answers whether that is done."""
 
     async def acknowledge(request: Request) -> Response:
-        body = await asked(request, peer=str, lane=str, alarm=str, actor=str)
-        return JSONResponse(_of(flows, body).lane_alarms.acknowledge(body["alarm"], body["actor"]))
+        body = await body_of(request, AcknowledgeBody)
+        return answer_of(_lane_of(flows, body).lane_alarms.acknowledge(body.alarm, body.actor))
 
     return acknowledge
-
-
-class AlarmCollector(Collector):
-    """Counts alarms by lane, peer and kind: those raised since the process began, and those that are open."""
-
-    def __init__(self, flows: Mapping[str, LaneReplicator]) -> None:
-        self._flows = flows
-
-    def collect(self) -> Iterable[Metric]:
-        """Implements prometheus_client's Collector."""
-        names = ("lane", "peer", "kind")
-        raised = CounterMetricFamily("farside_alarms", "Gaps and resets of followed logs.", labels=names)
-        is_open = GaugeMetricFamily("farside_alarms_open", "Those neither healed nor acknowledged.", labels=names)
-        for name, flow in self._flows.items():
-            peer, _, lane = name.partition("/")
-            now = flow.lane_alarms.open_by_kind()
-            for kind in Kind:
-                raised.add_metric((lane, peer, kind.value), flow.lane_alarms.raised[kind.value])
-                is_open.add_metric((lane, peer, kind.value), now[kind.value])
-        yield raised
-        yield is_open
 
 
 def check_follows(settings: Settings, region: str) -> None:
@@ -186,8 +158,8 @@ def check_follows(settings: Settings, region: str) -> None:
             )
 
 
-def _of(flows: Mapping[str, LaneReplicator], request: Mapping[str, Any]) -> LaneReplicator:
-    flow = flows.get(f"{request['peer']}/{request['lane']}")
+def _lane_of(flows: Mapping[str, LaneReplicator], body: ReplayBody | RedriveBody | AcknowledgeBody) -> LaneReplicator:
+    flow = flows.get(f"{body.peer}/{body.lane}")
     if flow is None:
         raise HTTPException(404, f"no such flow; there are {', '.join(flows)}")
     return flow

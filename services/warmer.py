@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from pipelines.core.failover_decision import policy_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.agent import publisher
 from pipelines.flows.authority import controller
 from pipelines.flows.standby.warmer import Warmer
 from schemas.codec import Codec
+from schemas.http_bodies import WarmerStatus
 from services.adapters.kafka.log import KafkaLog
 from services.adapters.spool import NodeSpool
 from services.adapters.standby_torch import TorchStandbyPool
@@ -51,21 +54,22 @@ def run(settings: Settings, region: str) -> int:
         authority_s=max(policy.silence_s, parts.profile.challenger_wait_s) + parts.profile.poll_s,
         release_s=RELEASE_S,
     )
-    said: list[str] = []
+    trouble = ""
 
     def turn() -> float:
-        """What cannot be staged now is told once, and tried again: the one before stays resident."""
+        """If staging fails, log the reason once and try again; the checkpoint before stays resident."""
+        nonlocal trouble
         try:
             wait_s = flow.turn()
         except (RetryableError, CorruptError) as error:
-            if str(error) not in said:
+            if str(error) != trouble:
                 parts.journal.say("warmer.waits", run=name, why=str(error))
-                said[:] = [str(error)]
+                trouble = str(error)
             return RETRY_S
-        said.clear()
+        trouble = ""
         return wait_s
 
-    def status() -> dict[str, object]:
-        return flow.status() | {"trouble": "".join(said)}
+    def status() -> WarmerStatus:
+        return dataclasses.replace(flow.status(), trouble=trouble)
 
     return parts.serve({"warm": turn}, status=status, close=[log.close])

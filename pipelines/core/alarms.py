@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.sequence_ranges import SequenceRanges
+from schemas.http_bodies import AlarmStatus
 from schemas.records import Alarm, AlarmRange
 
 Stream = tuple[str, int, str, str]
@@ -145,11 +146,31 @@ def sentence(one: Alarm) -> str:
     return f"{one.lane} of {one.peer}, {run}: {TEXTS[Kind(one.kind)]}{ranges}{more}{whose}; likely: {one.cause}"
 
 
-def plain(one: Alarm) -> dict[str, object]:
-    """As JSON."""
-    ranges = [[each.first, each.last] for each in one.ranges]
-    names = [each.name for each in dataclasses.fields(one) if each.name != "ranges"]
-    return {"id": id_of(one), **{name: getattr(one, name) for name in names}, "ranges": ranges, "text": sentence(one)}
+def status_of(alarm: Alarm) -> AlarmStatus:
+    """An alarm as `/status` answers it, with its id and its sentence."""
+    return AlarmStatus(
+        id=id_of(alarm),
+        kind=alarm.kind,
+        state=alarm.state,
+        peer=alarm.peer,
+        lane=alarm.lane,
+        run=alarm.run,
+        epoch=alarm.epoch,
+        producer=alarm.producer,
+        place=alarm.place,
+        unlisted=alarm.unlisted,
+        cause=alarm.cause,
+        time_ms=alarm.time_ms,
+        actor=alarm.actor,
+        ranges=tuple((each.first, each.last) for each in alarm.ranges),
+        text=sentence(alarm),
+    )
+
+
+def plain(alarm: Alarm) -> dict[str, object]:
+    """The same as fields for the journal."""
+    status = status_of(alarm)
+    return {**dataclasses.asdict(status), "ranges": [list(each) for each in status.ranges]}
 
 
 @dataclass(slots=True)

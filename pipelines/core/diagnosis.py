@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.core.failure_detector import PHI_MOST
+from schemas.http_bodies import DiagnosisStatus
 
 NEVER_AGE_S = math.inf
 
@@ -108,9 +109,9 @@ class Diagnosis:
         head = "nothing is wrong" if self.trouble is Trouble.NONE else f"{self.trouble.value} of {self.where}"
         return f"{head}: {'; '.join(self.evidence)}" if self.evidence else head
 
-    def plain(self) -> dict[str, object]:
-        """As JSON."""
-        return {"trouble": self.trouble.value, "where": self.where, "evidence": list(self.evidence), "text": self.text}
+    def status(self) -> DiagnosisStatus:
+        """The diagnosis as `/status` answers it."""
+        return DiagnosisStatus(trouble=self.trouble.value, where=self.where, evidence=self.evidence, text=self.text)
 
 
 def diagnose(seen: Symptoms) -> Diagnosis:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pipelines.core.failure_detector import PHI_LIMIT, PHI_MOST
 from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, Held, LeaseProfile, released_to
+from schemas.http_bodies import GateStatus
 from schemas.records import Lease
 
 SILENCE_LEAST_S = 3.0
@@ -101,11 +102,17 @@ class Gate:
             f"{self.name} {value} {stands} {limit}: {'open' if self.open else 'noted' if self.advisory else 'closed'}"
         )
 
-    def plain(self) -> dict[str, object]:
-        """As JSON, which knows no infinity."""
-        value = self.value if math.isfinite(self.value) else None
-        shown = {"name": self.name, "value": value, "rule": self.rule, "limit": self.limit}
-        return {**shown, "open": self.open, "advisory": self.advisory, "text": self.text}
+    def status(self) -> GateStatus:
+        """The gate as `/status` answers it; JSON knows no infinity."""
+        return GateStatus(
+            name=self.name,
+            value=self.value if math.isfinite(self.value) else None,
+            rule=self.rule,
+            limit=self.limit,
+            open=self.open,
+            advisory=self.advisory,
+            text=self.text,
+        )
 
 
 def _figures(name: str, value: float, limit: float) -> tuple[str, str]:

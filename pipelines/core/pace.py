@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from schemas.http_bodies import BacklogStatus
+
 WINDOW_S = 30.0
 RECORD_BYTES = 400.0  # of a spool's record, until some were seen
 
@@ -38,15 +40,15 @@ class Backlog:
     bytes_s: float
     remaining_s: float | None  # None: it does not shrink
 
-    def plain(self) -> dict[str, object]:
-        """As JSON."""
-        return {
-            "records": self.records,
-            "bytes": self.size_bytes,
-            "records_per_s": round(self.records_s, 1),
-            "bytes_per_s": round(self.bytes_s),
-            "remaining_s": None if self.remaining_s is None else round(self.remaining_s, 1),
-        }
+    def status(self) -> BacklogStatus:
+        """The backlog as the agent's `/status` answers it, rounded."""
+        return BacklogStatus(
+            records=self.records,
+            bytes=self.size_bytes,
+            records_per_s=round(self.records_s, 1),
+            bytes_per_s=round(self.bytes_s),
+            remaining_s=None if self.remaining_s is None else round(self.remaining_s, 1),
+        )
 
 
 @dataclass(slots=True)

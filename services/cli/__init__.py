@@ -6,12 +6,13 @@ import typer
 
 from services.cli import (
     alarms,
-    authority,
     demo,
     doctor,
     drill,
     events,
+    explain,
     failover,
+    moves,
     replay,
     retention,
     schemas,
@@ -34,16 +35,16 @@ app.command()(stack.ps)
 app.command()(status.status)
 app.command()(failover.failover)
 for _verb in (
-    authority.switchover,
-    authority.failback,
-    authority.pause,
-    authority.resume,
-    authority.acknowledge,
-    authority.history,
-    authority.explain,
-    authority.lineage,
-    authority.adopt,
-    authority.discard,
+    moves.switchover,
+    moves.failback,
+    moves.pause,
+    moves.resume,
+    moves.acknowledge,
+    explain.history,
+    explain.explain,
+    explain.lineage,
+    moves.adopt,
+    moves.discard,
 ):
     app.command()(_verb)
 app.command()(drill.drill)

@@ -1,43 +1,61 @@
-"""`farside alarms`: gaps and resets of the logs that each region follows, and knowing of them."""
+"""`farside alarms`: the gaps and resets of the logs that each region follows, and acknowledging them."""
 
 from __future__ import annotations
 
 import getpass
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
+from schemas.http_bodies import AcknowledgeBody, AlarmStatus
 from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.prompts import Json, until
 from services.cli.serve import Config
 from services.cli.settings_file import load
-from services.http.client import ask
-
-if TYPE_CHECKING:
-    from services.settings import Settings
+from services.http.bodies import plain
+from services.http.client import UnexpectedAnswerError, replicator_of
+from services.settings import Settings
 
 GIVES_UP_S = 30.0
 
 app = typer.Typer(
-    help="Look at gaps and resets of followed logs, and acknowledge them.", no_args_is_help=True, add_completion=False
+    help="Show the gaps and resets of the logs that each region follows, and acknowledge them.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmAt:
+    """An open alarm and the region that raised it."""
+
+    at: str
+    alarm: AlarmStatus
+
+    def plain(self) -> dict[str, object]:
+        """Both as JSON."""
+        return {"at": self.at, **plain(self.alarm)}
 
 
 @app.command("list")
 def list_(config: Config = None, *, as_json: Json = False) -> None:
-    """Show the open alarms of every region, oldest first.
+    """Show the open alarms of every region, oldest first: where, its id, what is missing and the likely cause.
+
+    Example: farside alarms list
 
     Exit codes: 0 there is none, 1 there are some, or a replicator does not answer, 2 misconfigured.
     """
     with misconfigured_exits():
-        settings = _settings(config)
-    found, silent = gather(settings)
-    for one in found:
-        typer.echo(json.dumps(one) if as_json else f"{one['at']}  {one['id']}  {one['text']}")
-    for region in silent:
-        typer.echo(f"farside: the replicator of {region} does not answer", err=True)
-    raise typer.Exit(FAILED if found or silent else 0)
+        settings = load(config)
+    alarms, silent = gather(settings)
+    for each in alarms:
+        line = f"{each.at}  {each.alarm.id}  {each.alarm.text}"
+        typer.echo(json.dumps(each.plain()) if as_json else line)
+    for why in silent:
+        typer.echo(f"farside: {why}", err=True)
+    raise typer.Exit(FAILED if alarms or silent else 0)
 
 
 @app.command()
@@ -47,46 +65,54 @@ def acknowledge(
     *,
     as_json: Json = False,
 ) -> None:
-    """Say that you know of an alarm: it is no longer open. What is missing is still taken if it turns up.
+    """Close an alarm that you have looked at; the region that raised it keeps your name with it.
+
+    Missing events that turn up later are still taken in. (For the cooldown after an automatic failover, see `farside
+    acknowledge`.)
+
+    Example: farside alarms acknowledge 3fa94c10
 
     Exit codes: 0 acknowledged, 1 there is no such open alarm, or its replicator does not answer, 2 misconfigured.
     """
     with misconfigured_exits():
-        settings = _settings(config)
-    found = next((one for one in gather(settings)[0] if one["id"] == alarm), None)
-    if found is None:
+        settings = load(config)
+    alarms, silent = gather(settings)
+    chosen = next((each for each in alarms if each.alarm.id == alarm), None)
+    if chosen is None:
+        for why in silent:
+            typer.echo(f"farside: {why}", err=True)
         typer.echo(f"farside: no replicator that answers has an open alarm {alarm}", err=True)
         raise typer.Exit(FAILED)
-    port = settings.region(found["at"]).ports.replicator
-    request: dict[str, object] = {"peer": found["peer"], "lane": found["lane"], "alarm": alarm}
-    request["actor"] = getpass.getuser()
+    replicator = replicator_of(settings, chosen.at)
+    request = AcknowledgeBody(peer=chosen.alarm.peer, lane=chosen.alarm.lane, alarm=alarm, actor=getpass.getuser())
     state = ""
 
     def is_settled() -> bool:
         nonlocal state
-        state = (ask(port, "/v1/alarm", request) or {}).get("state", state)
+        answer = replicator.acknowledge(request)
+        state = state if answer is None else answer.state
         return state in {"done", "unknown"}
 
-    until(is_settled, GIVES_UP_S)
+    with misconfigured_exits():
+        until(is_settled, GIVES_UP_S)
     if as_json:
-        typer.echo(json.dumps({"alarm": alarm, "at": found["at"], "state": state or "unanswered"}))
+        typer.echo(json.dumps({"alarm": alarm, "at": chosen.at, "state": state or "unanswered"}))
     else:
-        typer.echo(f"{found['at']}  {alarm}  {'acknowledged' if state == 'done' else state or 'unanswered'}")
+        typer.echo(f"{chosen.at}  {alarm}  {'acknowledged' if state == 'done' else state or 'unanswered'}")
     raise typer.Exit(0 if state == "done" else FAILED)
 
 
-def gather(settings: Settings) -> tuple[list[dict[str, Any]], list[str]]:
-    """The open alarms, each with the region that has it, and the regions whose replicator does not answer."""
-    found, silent = [], []
-    for name, region in settings.regions.items():
-        answer = ask(region.ports.replicator, "/status")
-        if answer is None:
-            silent.append(name)
-        for flow in (answer or {}).values():
-            found += [{"at": name, **one} for one in flow.get("alarms", {}).get("newest", ())]
-    return sorted(found, key=lambda one: (one["time_ms"], one["id"])), silent
-
-
-def _settings(config: Config) -> Settings:
-
-    return load(config)
+def gather(settings: Settings) -> tuple[list[AlarmAt], list[str]]:
+    """The open alarms of every region, and a line for each replicator that does not answer with a status."""
+    alarms, silent = [], []
+    for region in settings.regions:
+        try:
+            status = replicator_of(settings, region).status()
+        except UnexpectedAnswerError as error:
+            silent.append(str(error))
+            continue
+        if status is None:
+            silent.append(f"the replicator of {region} does not answer")
+            continue
+        alarms += [AlarmAt(region, alarm) for lane in status.values() for alarm in lane.alarms.newest]
+    return sorted(alarms, key=lambda each: (each.alarm.time_ms, each.alarm.id)), silent

@@ -1,4 +1,4 @@
-"""`farside events dead`: what could not be handled, and handling it once more."""
+"""`farside events dead`: the events that a replicator could not handle, and having them handled once more."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import getpass
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.core.record_filter import RecordFilter
 from pipelines.errors import MisconfiguredError
+from schemas.http_bodies import RedriveAnswer, RedriveBody
 from services.adapters.system_clock import SystemEntropy
 from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.filters import filtered
@@ -19,17 +20,20 @@ from services.cli.prompts import Json, Yes, confirm, until
 from services.cli.region_logs import At, decoding_of, log_of, progress
 from services.cli.serve import Config
 from services.cli.settings_file import load
-from services.http.client import ask
+from services.http.client import ReplicatorClient, replicator_of
 
 if TYPE_CHECKING:
     from pipelines.flows.inspection.dead_letters import Letter
     from services.settings import Settings
 
 app = typer.Typer(
-    help="Look at what could not be handled, and have it handled once more.", no_args_is_help=True, add_completion=False
+    help="Show the events that a replicator could not handle, and have them handled once more.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 _PLACE = re.compile(r"(?:dead-letters/|farside\.dead-letters/)?(\d{1,9})/(\d{1,18})", re.ASCII)
 NONE_LEFT = "no dead letter is selected"
+UNANSWERED = RedriveAnswer(state="waits", why="the replicator does not answer")
 Whole = Annotated[bool, typer.Option("--all", help="Also those that were redriven.")]
 Place = Annotated[str, typer.Argument(help="PARTITION/OFFSET, as `list` shows it.")]
 
@@ -39,7 +43,11 @@ Place = Annotated[str, typer.Argument(help="PARTITION/OFFSET, as `list` shows it
 def list_(
     chosen: RecordFilter, config: Config = None, *, at: At = None, whole: Whole = False, as_json: Json = False
 ) -> None:
-    """Show the dead letters that are open, oldest first; the filter is on the event that is in each.
+    """Show a region's open dead letters, oldest first: the events that its replicator could not handle, and why.
+
+    The filter applies to the event inside each letter. With --all, also those that were redriven.
+
+    Example: farside events dead list --run gpt --at west
 
     Exit codes: 0 shown, 1 no log answers, 2 misconfigured.
     """
@@ -57,6 +65,8 @@ def list_(
 @app.command()
 def show(place: Place, config: Config = None, *, at: At = None, as_json: Json = False) -> None:
     """Show one dead letter whole: its origin, the reason, the stack, and the original bytes and headers.
+
+    Example: farside events dead show 0/17 --at west
 
     Exit codes: 0 shown, 1 there is none, or no log answers, 2 misconfigured.
     """
@@ -82,19 +92,23 @@ def redrive(
     config: Config = None,
     *,
     at: At = None,
-    whole: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="Redrive all that are open.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Handle them although the cause may hold: what fails is a letter anew.")
+        bool,
+        typer.Option("--force", help="Handle them even if the cause still holds; one that fails is a new letter."),
     ] = False,
-    peer: Annotated[str, typer.Option(help="Whose event it is, where its headers do not tell.")] = "",
-    patience_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds until it must be settled.")] = 60.0,
+    peer: Annotated[str, typer.Option(help="The region that published the event, where its headers do not tell.")] = "",
+    patience_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait until all are settled.")] = 60.0,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Have dead letters handled once more, as they are, by the region's replicator; each at most once.
+    """Have a region's replicator handle dead letters once more, with their original bytes; each at most once.
 
-    One whose cause still holds is refused and stays as it is. Nothing becomes visible before what it names is there,
-    nor past a fork, also with --force.
+    Do it when the cause is gone. A letter whose cause still holds is refused and stays open; with --force it is handled
+    anyhow and becomes a new letter if it fails. In neither case does an event become visible before the objects that it
+    names are there, or past a fork.
+
+    Example: farside events dead redrive 0/17 --at west
 
     Exit codes: 0 all were handled, 1 some were refused or not settled in time, or not confirmed, 2 misconfigured.
     """
@@ -102,42 +116,51 @@ def redrive(
         if not whole and not places and chosen == RecordFilter():
             raise MisconfiguredError("say which: PARTITION/OFFSET, a filter, or --all")
         (settings, region), found = _letters(config, at, chosen, places or [])
-        asked = [_asked(settings, region, one, peer) for one in found if one.mark is None and one.letter]
-    if not asked:
+        requests = [_request_of(settings, region, one, peer) for one in found if one.mark is None and one.letter]
+    if not requests:
         typer.echo(
             f"farside: {NONE_LEFT}: it is not there, or was redriven; see `farside events dead list --all`", err=True
         )
         raise typer.Exit(FAILED)
     if not yes:
-        _table([one.letter for one in asked])
-    confirm(f"Redrive {len(asked)} dead letters in {region}?", yes=yes)
-    port = settings.region(region).ports.replicator
-    until(lambda: not [one for one in asked if not one.settled(port, force=force)], patience_s)
-    for one in asked:
+        _table([request.letter for request in requests])
+    confirm(f"Redrive {len(requests)} dead letters in {region}?", yes=yes)
+    replicator = replicator_of(settings, region)
+    with misconfigured_exits():
+        until(lambda: not [one for one in requests if not one.settled(replicator, force=force)], patience_s)
+    for request in requests:
+        place, answer = _place(request.letter), request.answer
         if as_json:
-            typer.echo(json.dumps({"place": _place(one.letter), **one.answer}))
+            typer.echo(json.dumps({"place": place, "state": answer.state, "why": answer.why}))
         else:
-            typer.echo(f"{_place(one.letter)}: {one.answer['state']}: {one.answer['why']}")
-    raise typer.Exit(0 if all(one.answer["state"] == "done" for one in asked) else FAILED)
+            typer.echo(f"{place}: {answer.state}: {answer.why}")
+    raise typer.Exit(0 if all(request.answer.state == "done" for request in requests) else FAILED)
 
 
 @dataclass(slots=True)
-class _Asked:
-    """One letter that a replicator was asked to handle."""
+class _Request:
+    """One letter that a replicator is asked to handle, and its answer so far."""
 
     letter: Letter
     peer: str
     ask_id: str = field(default_factory=lambda: SystemEntropy().new_id())
-    answer: dict[str, Any] = field(default_factory=lambda: {"state": "waits", "why": "the replicator does not answer"})
+    answer: RedriveAnswer = UNANSWERED
 
-    def settled(self, port: int, *, force: bool) -> bool:
-        """Ask, or ask what has become of it."""
-        if self.answer["state"] == "waits":
+    def settled(self, replicator: ReplicatorClient, *, force: bool) -> bool:
+        """Send the request, or ask once more what has become of it; whether that is settled."""
+        if self.answer.state == "waits":
             partition, offset = self.letter.place
-            body: dict[str, object] = {"peer": self.peer, "lane": self.letter.facts.lane, "ask_id": self.ask_id}
-            body |= {"partition": partition, "offset": offset, "force": force, "actor": getpass.getuser()}
-            self.answer = ask(port, "/v1/redrive", body) or self.answer
-        return bool(self.answer["state"] != "waits")
+            body = RedriveBody(
+                peer=self.peer,
+                lane=self.letter.facts.lane or "",
+                ask_id=self.ask_id,
+                partition=partition,
+                offset=offset,
+                force=force,
+                actor=getpass.getuser(),
+            )
+            self.answer = replicator.redrive(body) or self.answer
+        return self.answer.state != "waits"
 
 
 def _letters(
@@ -158,26 +181,26 @@ def _parsed(place: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _place(one: Letter) -> str:
-    return "{}/{}".format(*one.place)
+def _place(letter: Letter) -> str:
+    return "{}/{}".format(*letter.place)
 
 
-def _asked(settings: Settings, region: str, one: Letter, said: str) -> _Asked:
-    if one.letter is not None and one.letter.reason == "spool_record":
-        why = f"it never became an event: only the agent of {one.letter.cluster} could make one of it"
-        return _Asked(one, "", answer={"state": "refused", "why": why})
-    return _Asked(one, _peer(settings, region, one, said))
+def _request_of(settings: Settings, region: str, letter: Letter, peer: str) -> _Request:
+    if letter.letter is not None and letter.letter.reason == "spool_record":
+        why = f"it never became an event: only the agent of {letter.letter.cluster} could make one of it"
+        return _Request(letter, "", answer=RedriveAnswer(state="refused", why=why))
+    return _Request(letter, _peer_of(settings, region, letter, peer))
 
 
-def _peer(settings: Settings, region: str, one: Letter, said: str) -> str:
-    """Which region's event it is: its headers tell, or there is only one other."""
+def _peer_of(settings: Settings, region: str, letter: Letter, option: str) -> str:
+    """The region that published the event: by --peer, by the letter's headers, or because there is only one other."""
     others = [name for name in settings.regions if name != region]
-    found = said or one.facts.region or (others[0] if len(others) == 1 else "")
-    if found not in others:
+    peer = option or letter.facts.region or (others[0] if len(others) == 1 else "")
+    if peer not in others:
         raise MisconfiguredError(
-            f"{_place(one)}: its headers do not tell whose event it is: use --peer {'|'.join(others)}"
+            f"{_place(letter)}: its headers do not tell whose event it is: use --peer {'|'.join(others)}"
         )
-    return found
+    return peer
 
 
 def _plain(one: Letter) -> dict[str, object]:

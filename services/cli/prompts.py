@@ -1,4 +1,4 @@
-"""Asking the person at the terminal, and waiting for what was asked of a service."""
+"""Options that many commands share, asking the person at the terminal, and waiting for a service."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import typer
 from services.cli.exits import FAILED
 
 LOOK_S = 0.2
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; kept in the history.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Reason = Annotated[str, typer.Option("--reason", help="Your reason, in your own words; kept in the history.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ends the command unless the person says yes, or did so by `--yes`."""
+    """End the command with exit code 1 unless the person answers yes, or did so by `--yes`."""
     if not yes and not typer.confirm(question, err=True):
         raise typer.Exit(FAILED)
 
 
 def until(done: Callable[[], bool], patience_s: float) -> None:
-    """Look again and again until it is done, or patience ends."""
+    """Ask `done` again and again until it is true or `patience_s` is over."""
     deadline_s = time.monotonic() + patience_s  # noqa: TID251 - a command's own patience
     while not done() and time.monotonic() < deadline_s:  # noqa: TID251 - as above
         time.sleep(LOOK_S)  # noqa: TID251 - as above

@@ -37,7 +37,7 @@ from services.cli.events_view import as_json, clean, console, when
 from services.cli.exits import FAILED
 from services.cli.region_logs import decoding_of, progress, reader
 from services.cli.registry import Wiring
-from services.http.client import ask
+from services.http.client import replicator_of
 from services.operations.replay_targets import ConfluentWire, HandlersTarget, TopicTarget, as_it_is, check_topic
 from services.runtime.clients import cluster_of, store_of
 
@@ -305,9 +305,7 @@ _SAYS = {
 def _target_of(settings: Settings, asked: Asked, mark: Mark, decoding: Decoding) -> Iterator[ReplayTarget]:
     here = settings.region(asked.region)
     if asked.kind == HANDLERS:
-        yield HandlersTarget(
-            asked.at, asked.region, mark.replay_id, lambda body: ask(here.ports.replicator, "/v1/replay", body)
-        )
+        yield HandlersTarget(asked.at, asked.region, mark.replay_id, replicator_of(settings, asked.region).replay)
     elif asked.kind == FILE:
         target = RecordingTarget(Path(asked.name), mark.target, lambda item: _meaning(decoding.see(item)))
         with contextlib.closing(target):
@@ -472,7 +470,7 @@ def _rebuild(
     from services.operations.region_rebuild import RegionRebuild  # noqa: PLC0415 - as above
     from services.runtime.wiring import Wiring  # noqa: PLC0415 - `farside --help` must be quick
 
-    if ask(settings.region(asked.region).ports.replicator, "/status") is not None:
+    if replicator_of(settings, asked.region).status() is not None:
         raise MisconfiguredError(
             f"the replicator of {asked.region} runs: it does this by itself; stop it, or use --to handlers"
         )

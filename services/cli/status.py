@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -17,11 +17,11 @@ from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.prompts import Json
 from services.cli.serve import Config
 from services.cli.settings_file import load
-from services.operations.run_status import gather, seen_before
+from services.http.bodies import plain
+from services.operations.run_status import Overview, RegionOverview, RunOverview, gather, seen_before
 from services.settings import Settings
 
 WATCH_S = 1.0
-GIVES_UP_S = 120.0
 ALARMS_SHOWN = 5  # of a region, below its run's table
 
 
@@ -31,91 +31,100 @@ def status(
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Print again each second until Ctrl-C.")] = False,
 ) -> None:
-    """Show each run: primary, epoch, step, recoverable step and lag of each region, standby readiness.
+    """Show each run: its primary, epoch and step, and each region's recoverable step, lag and standby.
 
-    Works with a region dead: says what it cannot see, and since when. Gaps and resets of followed logs are alarms below
-    the table, until they are healed or acknowledged (`farside alarms`).
+    Works with a region dead: it shows which region is not seen, and since when. Below the table stand the promises that
+    could not be kept now, the parts that wait with the reason, and the open alarms: gaps and resets of followed logs,
+    until they heal or a person acknowledges them (`farside alarms`).
 
-    Exit codes: 0 a primary holds every run, 1 some run has none that can be seen, 2 misconfigured.
+    Example: farside status --watch
+
+    Exit codes: 0 a primary holds every run, 1 some run has none that can be seen or a service answers something else,
+    2 misconfigured.
     """
     with misconfigured_exits():
         settings = load(config)
     seen: dict[str, float] = seen_before(settings)
-    for found in _again(settings, seen, watch=watch):
+    for overview in _again(settings, seen, watch=watch):
         if as_json:
-            typer.echo(json.dumps(found))
+            typer.echo(json.dumps(plain(overview)))
         else:
-            _show(found)
+            _show(overview)
         if not watch:
-            held = all(run["primary"] and run["valid_s"] for run in found["runs"].values())
-            raise typer.Exit(0 if held else FAILED)
+            raise typer.Exit(0 if _is_well(overview) else FAILED)
 
 
-def _again(settings: Settings, seen: dict[str, float], *, watch: bool) -> Iterator[dict[str, Any]]:
+def _is_well(overview: Overview) -> bool:
+    """Every run has a primary that is seen, and no service answers something else."""
+    held = all(run.primary and run.valid_s for run in overview.runs.values())
+    return held and not any(region.unexpected for run in overview.runs.values() for region in run.regions.values())
+
+
+def _again(settings: Settings, seen: dict[str, float], *, watch: bool) -> Iterator[Overview]:
     yield gather(settings, seen)
     while watch:
         time.sleep(WATCH_S)  # noqa: TID251 - the terminal's own pace
         yield gather(settings, seen)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(overview: Overview) -> None:
     from rich.console import Console  # noqa: PLC0415 - only for people
 
-    Console().print(tables(found))
+    Console().print(tables(overview))
 
 
-def tables(found: dict[str, Any]) -> Group:
+def tables(overview: Overview) -> Group:
     """A table for each run. Safe: the recoverable step; aside: dead letters / branch events."""
     shown: list[Table | Text] = []
-    for run, one in found["runs"].items():
-        valid = "no holder seen" if one["valid_s"] is None else f"valid {one['valid_s']:.1f} s"
-        mode = "" if one["mode"] in {None, "active"} else f", {one['mode'].upper()}"
-        mode += ", fencing HARD" if one["fencing"] == "hard" else ""
-        title = f"{run}: primary {one['primary'] or '?'}, epoch {one['epoch']}, step {one['step']}, {valid}{mode}"
+    for name, run in overview.runs.items():
+        valid = "no holder seen" if run.valid_s is None else f"valid {run.valid_s:.1f} s"
+        mode = "" if run.mode in {None, "active"} else f", {str(run.mode).upper()}"
+        mode += ", fencing HARD" if run.fencing == "hard" else ""
+        title = f"{name}: primary {run.primary or '?'}, epoch {run.epoch}, step {run.step}, {valid}{mode}"
         table = Table("region", "safe", "lag", "does", "standby", "RTO", "copying", "aside", title=title)
         table.box, table.title_justify = SIMPLE_HEAD, "left"
         for column in table.columns:
             column.no_wrap = True
-        for name, region in one["regions"].items():
-            table.add_row(name, *_row(region))
+        for region_name, region in run.regions.items():
+            table.add_row(region_name, *_row(region))
         shown.append(table)
-        shown.extend(
-            Text(f"  {name} could not keep the promise now: {broken}", style="bold red")
-            for name, region in one["regions"].items()
-            for broken in region["promise_broken"]
-        )
-        shown.extend(
-            Text(f"  {name}: {region['drill_warning']}", style="yellow")
-            for name, region in one["regions"].items()
-            if region["drill_warning"]
-        )
-        shown.extend(
-            Text(f"  {name}: {part} waits: {why}", style="yellow")
-            for name, region in one["regions"].items()
-            for part, why in region["troubles"].items()
-        )
-        for name, region in one["regions"].items():
-            told = [f"  {name}: ALARM {each['id']}: {each['text']}" for each in region["alarms"][:ALARMS_SHOWN]]
-            more = len(region["alarms"]) - ALARMS_SHOWN
-            told += [f"  {name}: and {more} more: farside alarms list"] if more > 0 else []
-            shown.extend(Text(line, style="bold red") for line in told)
+        shown.extend(_below(run))
     return Group(*shown)
 
 
-def _row(region: dict[str, Any]) -> list[str]:
-    if not region["visible"]:
-        since = region["not_seen_for_s"]
-        return ["-", "-", "not seen" if since is None else f"unseen {since:.0f} s", "-", "-", "-", "-"]
-    standby = region["standby"] or {}
-    staged, rto = standby.get("staged_step"), standby.get("predicted_rto_s")
-    copies = [f"{one['step']}: {one['moved_bytes'] * 100 // max(1, one['size_bytes'])} %" for one in region["copies"]]
-    step = region["recoverable_step"]
+def _below(run: RunOverview) -> list[Text]:
+    """The lines below a run's table, by what they are about, then by region."""
+    lines = [line for name, region in run.regions.items() for line in _lines(name, region)]
+    return [Text(f"  {text}", style=style) for _, text, style in sorted(lines, key=lambda line: line[0])]
+
+
+def _lines(name: str, region: RegionOverview) -> Iterator[tuple[int, str, str]]:
+    """A region's lines: rank, text and style."""
+    yield from ((0, f"{name}: {line}", "bold red") for line in region.unexpected)
+    could_not = f"{name} could not keep the promise now"
+    yield from ((1, f"{could_not}: {broken}", "bold red") for broken in region.promise_broken)
+    if region.drill_warning:
+        yield 2, f"{name}: {region.drill_warning}", "yellow"
+    yield from ((3, f"{name}: {part} waits: {why}", "yellow") for part, why in region.troubles.items())
+    alarms = region.alarms
+    yield from ((4, f"{name}: ALARM {alarm.id}: {alarm.text}", "bold red") for alarm in alarms[:ALARMS_SHOWN])
+    if len(alarms) > ALARMS_SHOWN:
+        yield 4, f"{name}: and {len(alarms) - ALARMS_SHOWN} more: farside alarms list", "bold red"
+
+
+def _row(region: RegionOverview) -> list[str]:
+    if not region.visible:
+        since_s = region.not_seen_for_s
+        return ["-", "-", "not seen" if since_s is None else f"unseen {since_s:.0f} s", "-", "-", "-", "-"]
+    staged = None if region.standby is None else region.standby.staged_step
+    rto_s = None if region.standby is None else region.standby.predicted_rto_s
+    copies = [f"{copy.step}: {copy.moved_bytes * 100 // max(1, copy.size_bytes)} %" for copy in region.copies]
     return [
-        "-" if step is None else str(step),
-        "-" if region["lag_steps"] is None else f"{region['lag_steps']} steps",
-        str(region["reason"]),
-        "-" if staged is None else f"{staged} {standby['proof']}",
-        "-" if rto is None else f"{rto:.1f} s",
+        "-" if region.recoverable_step is None else str(region.recoverable_step),
+        "-" if region.lag_steps is None else f"{region.lag_steps} steps",
+        str(region.reason),
+        "-" if region.standby is None or staged is None else f"{staged} {region.standby.proof}",
+        "-" if rto_s is None else f"{rto_s:.1f} s",
         ", ".join(copies) or "-",
-        f"{region['dead_letters']}/{region['branch_events']}",
+        f"{region.dead_letters}/{region.branch_events}",
     ]

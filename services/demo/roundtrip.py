@@ -19,7 +19,7 @@ from services.demo import figures, picture
 from services.demo.actors import Actors
 from services.demo.report import compared, keep
 from services.demo.story import EAST, RUN, START_S, TRAIN_S, WEST, Say, Story
-from services.http.client import ask
+from services.http.client import controller_of
 from services.runtime.clients import store_of
 
 REJOIN_S = 180.0
@@ -62,13 +62,13 @@ class Roundtrip(Story):
         )
         self.answers["left_by_drill"] = list(store_of(self.settings.region(WEST)).list("drills/now/"))
         self.answers["drills"] = json.loads(self._farside_says("drill", "--region", WEST, "--history", "--json"))
-        lease = (self.status() or {})["runs"][RUN]
-        if (lease["primary"], lease["epoch"]) != (EAST, 1):
-            raise RetryableError(f"the drill moved the real lease: {lease['primary']} holds epoch {lease['epoch']}")
+        lease = self.overview()
+        if (lease.primary, lease.epoch) != (EAST, 1):
+            raise RetryableError(f"the drill moved the real lease: {lease.primary} holds epoch {lease.epoch}")
 
     def _warm_in_west(self) -> bool:
-        standby = (self.status() or {})["runs"][RUN]["regions"][WEST]["standby"] or {}
-        return bool(standby.get("ready")) and bool(standby.get("predicted_parts_s", {}).get("first_step"))
+        standby = self.overview().regions[WEST].standby
+        return standby is not None and standby.ready and bool(standby.predicted_parts_s.get("first_step"))
 
     def _rejoin(self, actors: Actors, stack: Stack) -> None:
         """East's disks are back; its own ranks wait again, and its warmer stages what west has committed since."""
@@ -111,14 +111,14 @@ class Roundtrip(Story):
         return EAST
 
     def _caught_up(self) -> bool:
-        west = (self.status() or {})["runs"][RUN]["regions"]
-        standby = west[EAST]["standby"] or {}
-        holder = (ask(self.settings.region(WEST).ports.controller, "/status") or {}).get(RUN, {})
-        heard = holder.get("regions", {}).get(EAST, {})  # what the holder knows: it refuses to give to nobody
+        standby = self.overview().regions[EAST].standby
+        holder = controller_of(self.settings, WEST).status_of(RUN)
+        if standby is None or holder is None:
+            return False
         return (
-            bool(standby.get("ready"))
-            and (heard.get("waiting_ranks") or 0) > 0
-            and standby.get("staged_epoch") == (self._promoted() or {}).get("epoch")
+            standby.ready
+            and (holder.regions[EAST].waiting_ranks or 0) > 0  # the holder gives a run to nobody but waiting ranks
+            and standby.staged_epoch == (self._promoted() or {}).get("epoch")
         )
 
     def _farside_says(self, *words: str) -> str:

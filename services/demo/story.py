@@ -21,7 +21,7 @@ from services.adapters.arena import write_index_folder
 from services.adapters.system_clock import SystemClock
 from services.demo import figures, local_config
 from services.demo.actors import Actors, read_lines
-from services.operations.run_status import gather
+from services.operations.run_status import Overview, RunOverview, gather
 from services.runtime.clients import cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings, load
@@ -90,9 +90,13 @@ class Story:
                 actors.stop()
                 local_config.clean(self.folder)
 
-    def status(self) -> dict[str, Any] | None:
-        """What `farside status` says now; None before the stack is up."""
+    def status(self) -> Overview | None:
+        """The same as `farside status` shows now; None before the stack is up."""
         return None if self._settings is None else gather(self._settings, self._seen)
+
+    def overview(self) -> RunOverview:
+        """The run's part of it, once the stack is up."""
+        return gather(self.settings, self._seen).runs[RUN]
 
     def losses(self, name: str) -> list[dict[str, Any]]:
         """What a trainer wrote down, a line a step."""
@@ -136,12 +140,11 @@ class Story:
         actors.wait(f"step {self._loss_at}", lambda: self._step(EAST) >= self._loss_at, TRAIN_S)
 
     def _lose(self, actors: Actors, stack: Stack) -> None:
-        before = (self.status() or {})["runs"][RUN]
-        west = before["regions"][WEST]
-        standby = west["standby"] or {}
-        self.facts.recoverable_at_loss = -1 if west["recoverable_step"] is None else west["recoverable_step"]
-        self.facts.predicted_rto_s = standby.get("predicted_rto_s")
-        self.facts.warm_before_loss = bool(standby.get("ready"))
+        west = self.overview().regions[WEST]
+        standby = west.standby
+        self.facts.recoverable_at_loss = -1 if west.recoverable_step is None else west.recoverable_step
+        self.facts.predicted_rto_s = None if standby is None else standby.predicted_rto_s
+        self.facts.warm_before_loss = standby is not None and standby.ready
         actors.kill("trainer-east", "agent-east", "controller-east", "replicator-east")
         stack.kill("kafka-east", "s3-east")
         self.facts.killed_at_step = self._step(EAST)

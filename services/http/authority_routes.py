@@ -1,51 +1,59 @@
-"""What the controller answers beside its health: grants for agents, and what operators ask."""
+"""The controller's own routes: grants for agents, and the requests of operators."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from pipelines.core.failover_decision import Decision
 from pipelines.errors import RetryableError
 from pipelines.flows.authority.planned_moves import KINDS, MoveRequest
 from pipelines.ports import GrantReply
+from schemas.http_bodies import (
+    FailoverAnswer,
+    FailoverBody,
+    GrantBody,
+    HistoryAnswer,
+    MoveAnswer,
+    MoveBody,
+    PreviewAnswer,
+)
 from schemas.records import Lease
-from services.http.server import asked
+from services.http.server import answer_of, body_of
 
 
 class Authority(Protocol):
-    """What is asked of a run's controller."""
+    """The part of a run's controller that is reached by HTTP."""
 
     def grant(self, launch: str, committed_step: int) -> GrantReply:
-        """The standing of a launch."""
+        """A launch's standing: granted, wait or superseded."""
 
     def ask_takeover(self, actor: str, note: str = "", *, fenced: bool = False) -> None:
-        """A person wants this region to take over."""
+        """Note that a person wants this region to take the run over."""
 
     def preview(self) -> Decision:
-        """What that would meet now."""
+        """The decision that a person's failover would meet now; nothing is done."""
 
     def ask(self, body: MoveRequest) -> str:
-        """A person asks the holder; why it cannot be, or ""."""
+        """Note a person's request to the holder; why it is refused, or "" if it is not."""
 
     def history(self) -> tuple[Lease, ...]:
-        """Every noted change of authority."""
+        """Every noted change of authority; RetryableError if the witness does not answer."""
 
 
 class AuthorityRoutes:
-    """One region's runs."""
+    """The routes of one region's runs."""
 
     def __init__(self, controls: Mapping[str, Authority]) -> None:
         self._controls = controls
 
     def routes(self) -> list[Route]:
-        """For the service's server."""
+        """The routes for the service's server."""
         return [
             Route("/v1/grant", self._grant, methods=["POST"]),
             Route("/v1/failover", self._failover, methods=["POST"]),
@@ -60,32 +68,29 @@ class AuthorityRoutes:
         return self._controls[run]
 
     async def _grant(self, request: Request) -> Response:
-        body = await asked(request, run=str, launch=str, committed_step=int)
-        reply = self._of(body["run"]).grant(body["launch"], body["committed_step"])
-        return JSONResponse(dataclasses.asdict(reply))
+        body = await body_of(request, GrantBody)
+        return answer_of(self._of(body.run).grant(body.launch, body.committed_step))
 
     async def _failover(self, request: Request) -> Response:
-        body = await asked(request, run=str, actor=str, note=str, fenced=bool)
-        self._of(body["run"]).ask_takeover(body["actor"], body["note"], fenced=body["fenced"])
-        return JSONResponse({"asked": True})
+        body = await body_of(request, FailoverBody)
+        self._of(body.run).ask_takeover(body.actor, body.note, fenced=body.fenced)
+        return answer_of(FailoverAnswer(asked=True))
 
     def _preview(self, request: Request) -> Response:
         decision = self._of(request.query_params.get("run", "")).preview()
-        gates = [gate.plain() for gate in decision.gates]
-        return JSONResponse({"action": decision.action.value, "reason": decision.reason.value, "gates": gates})
+        gates = tuple(gate.status() for gate in decision.gates)
+        return answer_of(PreviewAnswer(action=decision.action.value, reason=decision.reason.value, gates=gates))
 
     async def _ask(self, request: Request) -> Response:
-        body = await asked(request, run=str, kind=str, actor=str, note=str, target=str, at_ms=int)
-        if body["kind"] not in KINDS:
+        body = await body_of(request, MoveBody)
+        if body.kind not in KINDS:
             raise HTTPException(400, f"kind: one of {', '.join(KINDS)}")
-        refused = self._of(body["run"]).ask(
-            MoveRequest(body["kind"], body["actor"], body["note"], body["target"], body["at_ms"])
-        )
-        return JSONResponse({"refused": refused})
+        move = MoveRequest(body.kind, body.actor, body.note, body.target, body.at_ms)
+        return answer_of(MoveAnswer(refused=self._of(body.run).ask(move)))
 
     def _history(self, request: Request) -> Response:
         try:
             records = self._of(request.query_params.get("run", "")).history()
         except RetryableError as error:
             raise HTTPException(503, str(error)) from error
-        return JSONResponse({"records": [dataclasses.asdict(lease) for lease in records]})
+        return answer_of(HistoryAnswer(records=records))

@@ -1,4 +1,4 @@
-"""What every service serves on loopback: /healthz, /metrics and /status; the controller adds its own routes.
+"""The HTTP server of every service, on loopback: /healthz, /metrics and /status; a service may add its own routes.
 
 prometheus-client's own server answers 200 to any path, so health is served here (503 when a flow stands still).
 """
@@ -6,9 +6,9 @@ prometheus-client's own server answers 200 to any path, so health is served here
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -20,22 +20,25 @@ from starlette.routing import BaseRoute, Route
 
 from pipelines.errors import MisconfiguredError
 from pipelines.ports import Clock
+from services.http.bodies import BodyError, from_json, to_json
 from services.settings import HOST
 
 STUCK_S = 30.0
 START_S = 10.0
+T = TypeVar("T")
 
 
-async def asked(request: Request, **wanted: type) -> dict[str, Any]:
-    """The request's JSON object with the wanted fields; HTTPException 400 says which one is missing or wrong."""
+async def body_of(request: Request, kind: type[T]) -> T:
+    """The request's body as the record of this kind; HTTPException 400 says which field is missing or wrong."""
     try:
-        body = await request.json()
-    except ValueError as error:
-        raise HTTPException(400, f"the body is no JSON: {error}") from error
-    for name, kind in wanted.items():
-        if not isinstance(body, dict) or not isinstance(body.get(name), kind):
-            raise HTTPException(400, f"{name}: a {kind.__name__} is wanted; send {', '.join(wanted)} as JSON")
-    return dict(body)
+        return from_json(kind, await request.body())
+    except BodyError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+def answer_of(record: object) -> Response:
+    """A record, or a dictionary of records, as the answer to a request."""
+    return Response(to_json(record), media_type="application/json")
 
 
 @dataclass(slots=True)
@@ -52,7 +55,15 @@ class Turns:
 
 
 class HttpServer:
-    """Serves on a thread of its own until `close`."""
+    """Serves on a thread of its own until `close`.
+
+    Args:
+        port: of loopback.
+        turns: when each flow turned last, for `/healthz`.
+        registry: the collectors behind `/metrics`.
+        status: the record, or the dictionary of records, that `/status` answers.
+        routes: further paths.
+    """
 
     def __init__(
         self,
@@ -60,7 +71,7 @@ class HttpServer:
         port: int,
         turns: Turns,
         registry: CollectorRegistry,
-        status: Callable[[], Mapping[str, object]],
+        status: Callable[[], object],
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         def healthz(_: Request) -> Response:
@@ -70,10 +81,10 @@ class HttpServer:
         def metrics(_: Request) -> Response:
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-        def tell(_: Request) -> Response:
-            return JSONResponse(dict(status()))
+        def answer_status(_: Request) -> Response:
+            return answer_of(status())
 
-        own = [Route("/healthz", healthz), Route("/metrics", metrics), Route("/status", tell)]
+        own = [Route("/healthz", healthz), Route("/metrics", metrics), Route("/status", answer_status)]
         config = uvicorn.Config(
             Starlette(routes=[*own, *routes]), host=HOST, port=port, log_config=None, lifespan="off", access_log=False
         )

@@ -41,7 +41,7 @@ from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
-from services.http.client import ask
+from services.http.client import UnexpectedAnswerError, controller_of, warmer_of
 from services.runtime.child_processes import compiling_environment, kill_families, spawn, tail
 from services.runtime.clients import client_of, cluster_of
 from services.runtime.journal import ServiceJournal
@@ -103,7 +103,7 @@ def rehearse(settings: Settings, region: str, run: str, command: tuple[str, ...]
     newest = RecoverableFinder(parts.store(), parts.signer, Codec()).newest(run, authority.view)
     if newest is None:
         raise RetryableError(f"{region} has no recoverable checkpoint of {run}: there is nothing to resume from")
-    warmer = ask(parts.here.ports.warmer, "/status") or {}
+    warmer = warmer_of(settings, region).status()
     stage = Stage(parts, run, authority.view, newest)
     drill = Drill(
         drill_id=stage.drill_id,
@@ -113,7 +113,7 @@ def rehearse(settings: Settings, region: str, run: str, command: tuple[str, ...]
         time_ms=parts.clock.wall_ms(),
         actor=actor,
         good=False,
-        predicted_parts_s=dict(warmer.get("predicted_parts_s") or {}),
+        predicted_parts_s={} if warmer is None else warmer.predicted_parts_s,
         promised_s=settings.run(run).rto_s,
     )
     try:
@@ -214,7 +214,7 @@ class Stage:
         say("the trainer starts, beside the real pool")
         wait("ranks that wait for their grant", lambda: bool(self._spool.launches(self._run)), START_S)
         wait("the ghost's beats", lambda: _heard(listener), START_S)
-        wait("a settled standby", lambda: control.status()["reason"] == Reason.PRIMARY_WELL.value, START_S)
+        wait("a settled standby", lambda: control.status().reason == Reason.PRIMARY_WELL.value, START_S)
         marks.pop("failover.silent", None)
         simulated_primary.die()
         lost_at_s = simulated_primary.beat_at_s
@@ -257,11 +257,14 @@ class Stage:
 
     def _give_way(self) -> None:
         """A real failover comes first; so does a real trouble that may become one."""
-        real = (ask(self._parts.here.ports.controller, "/status") or {}).get(self._run)
+        try:
+            real = controller_of(self._parts.settings, self._parts.region).status_of(self._run)
+        except UnexpectedAnswerError as error:
+            raise RetryableError(str(error)) from error
         if real is None:
             raise RetryableError("the region's real controller does not answer: a drill needs it to give way to it")
-        if real["primary"] == self._parts.region or real["reason"] in {one.value for one in REAL_TROUBLE}:
-            raise RetryableError(f"gave way: the real controller says {real['reason']}")
+        if real.primary == self._parts.region or real.reason in {reason.value for reason in REAL_TROUBLE}:
+            raise RetryableError(f"gave way: the real controller says {real.reason}")
 
     def _steps(self) -> list[int]:
         return [one.step for one in self._spool.beats(self._run) if one.phase == "train"]

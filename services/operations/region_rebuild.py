@@ -7,7 +7,7 @@ position is the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from pipelines import paths
 from pipelines.core.replay_rules import Tempo
@@ -17,6 +17,7 @@ from pipelines.flows.log.ledger_reader import read_ledger
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.ports import EventSource, Partition
 from schemas.codec import Codec
+from schemas.http_bodies import LaneStatus
 from services.adapters.kafka.log import KafkaSource
 from services.replicator import flow_of
 from services.runtime.wiring import Wiring
@@ -77,17 +78,16 @@ class RegionRebuild:
     def counts(self) -> dict[str, int]:
         """What has become of them."""
         found: dict[str, int] = {}
-        for one in self._status():
-            for name, count in one["counts"].items():  # type: ignore[attr-defined] # plain JSON
+        for lane in self._status():
+            for name, count in lane.counts.items():
                 found[name] = found.get(name, 0) + count
         return found
 
     def waits(self) -> str:
         """For what it waits; "" if for nothing."""
-        for one in self._status():
-            waits: Mapping[str, str] = one["waits"]  # type: ignore[assignment] # plain JSON
-            if one["trouble"] or waits:
-                return str(one["trouble"] or next(iter(waits.values())))
+        for lane in self._status():
+            if lane.trouble or lane.waits:
+                return lane.trouble or next(iter(lane.waits.values()))
         return ""
 
     def close(self) -> None:
@@ -95,9 +95,9 @@ class RegionRebuild:
         for one in self._closing:
             one()
 
-    def _status(self) -> list[dict[str, object]]:
+    def _status(self) -> list[LaneStatus]:
         return [flow.status() for flow in self._flows.values()]
 
     def _settled(self, lane: str) -> bool:
         flow, source = self._flows[lane], self._sources[lane]
-        return source.at_ends() and not flow.status()["queued"]
+        return source.at_ends() and not flow.status().queued

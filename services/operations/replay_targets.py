@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines import paths
 from pipelines.core.replay_rules import marked, origin_of, replay_of
@@ -16,8 +15,9 @@ from pipelines.flows.replication.replay_requests import origin
 from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message, Partition, SchemaRegistry
 from schemas import confluent
 from schemas.codec import writer_of
+from schemas.http_bodies import ReplayAnswer, ReplayBody
 
-Ask = Callable[[dict[str, object]], dict[str, Any] | None]
+Ask = Callable[[ReplayBody], ReplayAnswer | None]
 
 
 @dataclass(slots=True)
@@ -36,31 +36,31 @@ class HandlersTarget:
         for item in records:
             by_partition.setdefault(item.partition, []).append(item.offset)
         answers = [self._of(partition, offsets) for partition, offsets in by_partition.items()]
-        self._waits = next((str(one["why"]) for one in answers if one["state"] == "waits"), "")
-        if any(one["state"] == "waits" for one in answers):
+        self._waits = next((answer.why for answer in answers if answer.state == "waits"), "")
+        if any(answer.state == "waits" for answer in answers):
             return None
         counts: Counter[str] = Counter()
-        self._waits = "; ".join(str(one["why"]) for one in answers if one["why"])
-        for one in answers:
-            counts.update({str(name): int(count) for name, count in one["counts"].items()})
+        self._waits = "; ".join(answer.why for answer in answers if answer.why)
+        for answer in answers:
+            counts.update(answer.counts)
         return counts
 
-    def _of(self, partition: Partition, offsets: list[int]) -> Mapping[str, Any]:
+    def _of(self, partition: Partition, offsets: list[int]) -> ReplayAnswer:
         answer = self.ask(
-            {
-                "peer": self.peer,
-                "lane": partition.topic.removeprefix(paths.topic("")),
-                "replay_id": self.replay_id,
-                "cluster": partition.cluster,
-                "topic_id": partition.topic_id,
-                "partition": partition.number,
-                "offsets": offsets,
-            }
+            ReplayBody(
+                peer=self.peer,
+                lane=partition.topic.removeprefix(paths.topic("")),
+                replay_id=self.replay_id,
+                cluster=partition.cluster,
+                topic_id=partition.topic_id,
+                partition=partition.number,
+                offsets=tuple(offsets),
+            )
         )
         if answer is None:
             raise RetryableError(f"the replicator of {self.region} does not answer, or refuses what it is asked")
-        if answer["state"] == "refused":
-            raise MisconfiguredError(f"the replicator of {self.region} refuses: {answer['why']}")
+        if answer.state == "refused":
+            raise MisconfiguredError(f"the replicator of {self.region} refuses: {answer.why}")
         return answer
 
     def mark(self) -> int:

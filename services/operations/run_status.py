@@ -1,92 +1,181 @@
-"""The status of every run, gathered from what each region's services answer."""
+"""The status of every run, gathered from the answers of each region's controller, replicator and warmer."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pipelines.paths import EVERY_RUN
-from services.http.client import ask
+from schemas.http_bodies import AlarmStatus, ControllerStatus, CopyStatus, ReplicatorStatus, RunStatus, WarmerStatus
+from services.http.client import UnexpectedAnswerError, controller_of, replicator_of, warmer_of
 from services.settings import Settings
 
+T = TypeVar("T")
 
-def gather(settings: Settings, seen: dict[str, float]) -> dict[str, Any]:
-    """Everything that the services say of every run; `seen` remembers when each region answered last."""
-    answers = {name: ask(region.ports.controller, "/status") for name, region in settings.regions.items()}
-    lags = {name: ask(region.ports.replicator, "/status") for name, region in settings.regions.items()}
-    warm = {name: ask(region.ports.warmer, "/status") for name, region in settings.regions.items()}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The answers of one region's services; None: a service does not answer.
+
+    Attributes:
+        unexpected: a line for each service that answers something else, which counts as no answer.
+    """
+
+    controller: ControllerStatus | None = None
+    replicator: ReplicatorStatus | None = None
+    warmer: WarmerStatus | None = None
+    unexpected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionOverview:
+    """One region's part in a run."""
+
+    visible: bool  # its controller answers and serves the run
+    not_seen_for_s: float | None
+    recoverable_step: int | None
+    lag_steps: int | None
+    dead_letters: int
+    branch_events: int
+    action: str | None
+    reason: str | None
+    standby: WarmerStatus | None
+    copies: tuple[CopyStatus, ...]
+    drill_warning: str
+    promise_broken: tuple[str, ...]
+    troubles: dict[str, str]  # why a part waits, by part
+    alarms: tuple[AlarmStatus, ...]
+    unexpected: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOverview:
+    """One run, as the newest epoch that any controller knows tells it."""
+
+    primary: str | None
+    epoch: int | None
+    attempt: int | None
+    step: int | None
+    committed_step: int | None
+    mode: str | None
+    fencing: str | None
+    valid_s: float | None
+    regions: dict[str, RegionOverview]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """Every run of the settings."""
+
+    runs: dict[str, RunOverview]
+
+
+def gather(settings: Settings, seen: dict[str, float]) -> Overview:
+    """Ask every service of every region; `seen` remembers when each region's controller answered last."""
+    answers = {region: answers_of(settings, region) for region in settings.regions}
     now_s = time.time()  # noqa: TID251 - for people: since when a region is not seen
-    for name, answer in answers.items():
-        if answer is not None:
-            seen[name] = now_s
+    for region, answer in answers.items():
+        if answer.controller is not None:
+            seen[region] = now_s
     _keep(settings, seen)
-    runs = {run: run_of(run, answers, lags, warm, seen, now_s) for run in settings.runs}
-    return {"runs": runs}
+    return Overview(runs={run: run_of(run, answers, seen, now_s) for run in settings.runs})
 
 
-def run_of(
-    run: str,
-    answers: dict[str, dict[str, Any] | None],
-    lags: dict[str, dict[str, Any] | None],
-    warm: dict[str, dict[str, Any] | None],
-    seen: dict[str, float],
-    now_s: float,
-) -> dict[str, Any]:
-    """One run, from what each region's services answered; the newest epoch speaks."""
-    views = {name: answer[run] for name, answer in answers.items() if answer is not None and run in answer}
-    best = max(views.values(), key=lambda one: (one["epoch"], one["is_holder"]), default=None)
-    regions = {}
-    for name in answers:
-        view = views.get(name)
-        flows = list((lags[name] or {}).values())
-        leads = best is not None and best["primary"] == name  # it follows nobody; the other's branch is not its lag
-        regions[name] = {
-            "visible": view is not None,
-            "not_seen_for_s": None if view is not None or name not in seen else round(now_s - seen[name], 1),
-            "recoverable_step": None if view is None else view["recoverable_step"],
-            "lag_steps": None if leads else max((flow["lag_steps"].get(run, 0) for flow in flows), default=None),
-            "dead_letters": sum(flow["counts"].get("dead_letter", 0) for flow in flows),
-            "branch_events": sum(flow["counts"].get("branch", 0) for flow in flows),
-            "action": None if view is None else view["action"],
-            "reason": None if view is None else view["reason"],
-            "standby": warm[name],
-            "copies": [copy for flow in flows for copy in flow["copies"] if copy["run"] == run],
-            "drill_warning": "" if view is None or leads else view["drill"]["warning"],
-            "promise_broken": [] if view is None else view["promise"]["broken"],
-            "troubles": _troubles(view, lags[name] or {}),
-            "alarms": _alarms(run, flows),
-        }
-    holder = best if best is not None and best["is_holder"] else None
-    steps = [] if best is None else [one["step"] for one in best["regions"].values() if one["step"] is not None]
-    return {
-        "primary": None if best is None else best["primary"],
-        "epoch": None if best is None else best["epoch"],
-        "attempt": None if best is None else best["attempt"],
-        "step": max(steps, default=None),
-        "committed_step": None if best is None else best["committed_step"],
-        "mode": None if best is None else best["mode"],
-        "fencing": None if best is None else best.get("fencing"),
-        "valid_s": None if holder is None else round(holder["valid_s"], 2),
-        "regions": regions,
+def answers_of(settings: Settings, region: str) -> Answers:
+    """The answers of one region; a service that answers something else never hides the others."""
+    unexpected: list[str] = []
+
+    def readable(status: Callable[[], T | None]) -> T | None:
+        try:
+            return status()
+        except UnexpectedAnswerError as error:
+            unexpected.append(str(error))
+            return None
+
+    return Answers(
+        controller=readable(controller_of(settings, region).status),
+        replicator=readable(replicator_of(settings, region).status),
+        warmer=readable(warmer_of(settings, region).status),
+        unexpected=tuple(unexpected),
+    )
+
+
+def run_of(run: str, answers: Mapping[str, Answers], seen: Mapping[str, float], now_s: float) -> RunOverview:
+    """One run, from the answers of each region; the newest epoch speaks.
+
+    Args:
+        run: its name.
+        answers: by region.
+        seen: when each region's controller answered last, in seconds since the Unix epoch.
+        now_s: on the same clock.
+    """
+    views = {
+        region: answer.controller[run]
+        for region, answer in answers.items()
+        if answer.controller is not None and run in answer.controller
     }
+    best = max(views.values(), key=lambda view: (view.epoch, view.is_holder), default=None)
+    regions = {}
+    for region, answer in answers.items():
+        since_s = None if region in views or region not in seen else round(now_s - seen[region], 1)
+        leads = best is not None and best.primary == region
+        regions[region] = _region_of(run, answer, views.get(region), since_s, leads=leads)
+    steps = [] if best is None else [heard.step for heard in best.regions.values() if heard.step is not None]
+    return RunOverview(
+        primary=None if best is None else best.primary,
+        epoch=None if best is None else best.epoch,
+        attempt=None if best is None else best.attempt,
+        step=max(steps, default=None),
+        committed_step=None if best is None else best.committed_step,
+        mode=None if best is None else best.mode,
+        fencing=None if best is None else best.fencing,
+        valid_s=round(best.valid_s, 2) if best is not None and best.is_holder else None,
+        regions=regions,
+    )
 
 
-def _troubles(view: dict[str, Any] | None, flows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What a region's controller and replicator wait for, and why, by part; an older service may not say."""
-    found: dict[str, str] = {} if view is None else dict(view["troubles"])
-    found["drills"] = "" if view is None else view["drill"].get("trouble", "")
-    for name, flow in flows.items():
-        found[f"replicate {name}"] = flow.get("trouble", "")
-        found["replicator's reachability"] = flow.get("reachability_trouble", "")
-    return {part: why for part, why in found.items() if why}
+def _region_of(
+    run: str, answer: Answers, view: RunStatus | None, not_seen_for_s: float | None, *, leads: bool
+) -> RegionOverview:
+    """One region; the primary follows nobody, so another region's branch is not its lag."""
+    lanes = list((answer.replicator or {}).values())
+    return RegionOverview(
+        visible=view is not None,
+        not_seen_for_s=not_seen_for_s,
+        recoverable_step=None if view is None else view.recoverable_step,
+        lag_steps=None if leads else max((lane.lag_steps.get(run, 0) for lane in lanes), default=None),
+        dead_letters=sum(lane.counts.get("dead_letter", 0) for lane in lanes),
+        branch_events=sum(lane.counts.get("branch", 0) for lane in lanes),
+        action=None if view is None else view.action,
+        reason=None if view is None else view.reason,
+        standby=answer.warmer,
+        copies=tuple(copy for lane in lanes for copy in lane.copies if copy.run == run),
+        drill_warning="" if view is None or leads else view.drill.warning,
+        promise_broken=() if view is None else view.promise.broken,
+        troubles=_troubles(view, answer.replicator or {}),
+        alarms=_alarms(run, answer.replicator or {}),
+        unexpected=answer.unexpected,
+    )
 
 
-def _alarms(run: str, flows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The open alarms of a region that concern a run, newest first; an older replicator says nothing of them."""
-    found = [one for flow in flows for one in flow.get("alarms", {}).get("newest", ())]
-    return sorted((one for one in found if one["run"] in {run, EVERY_RUN}), key=lambda one: -one["time_ms"])
+def _troubles(view: RunStatus | None, lanes: ReplicatorStatus) -> dict[str, str]:
+    """The parts of a region's controller and replicator that wait, each with the reason."""
+    troubles: dict[str, str] = {} if view is None else dict(view.troubles)
+    troubles["drills"] = "" if view is None else view.drill.trouble
+    for name, lane in lanes.items():
+        troubles[f"replicate {name}"] = lane.trouble
+        troubles["replicator's reachability"] = lane.reachability_trouble
+    return {part: why for part, why in troubles.items() if why}
+
+
+def _alarms(run: str, lanes: ReplicatorStatus) -> tuple[AlarmStatus, ...]:
+    """The open alarms of a region that concern a run, newest first."""
+    alarms = [alarm for lane in lanes.values() for alarm in lane.alarms.newest if alarm.run in {run, EVERY_RUN}]
+    return tuple(sorted(alarms, key=lambda alarm: -alarm.time_ms))
 
 
 def _seen_file(settings: Settings) -> Path:
@@ -96,10 +185,10 @@ def _seen_file(settings: Settings) -> Path:
 def seen_before(settings: Settings) -> dict[str, float]:
     """When each region answered last, as the command before this one knew it (seconds since the Unix epoch)."""
     try:
-        found: dict[str, float] = json.loads(_seen_file(settings).read_text(encoding="utf-8"))
+        seen: dict[str, float] = json.loads(_seen_file(settings).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return seen
 
 
 def _keep(settings: Settings, seen: dict[str, float]) -> None:

@@ -9,9 +9,10 @@ import threading
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from pipelines.ports import Clock
+from services.runtime.metrics import JournalCollector
 
 
 class ServiceJournal:
@@ -41,7 +42,8 @@ class ServiceJournal:
         self._timeline = folder / f"{service}-{region}.jsonl"
         self._clock = clock
         self._lock = threading.Lock()
-        self._said = Counter("farside_events", "What this service said, by event name.", ["event"], registry=registry)
+        self._counts = JournalCollector()
+        registry.register(self._counts)
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),
             processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
@@ -57,6 +59,6 @@ class ServiceJournal:
             self._timeline.open("a", encoding="utf-8") as stream,
         ):
             stream.write(line + "\n")
-        self._said.labels(event).inc()
+        self._counts.add(event)
         if not self._quiet:
             self._log.info(event, **fields)

@@ -33,7 +33,7 @@ class Process:
         journal: Journal,
         registry: CollectorRegistry,
         port: int,
-        status: Callable[[], Mapping[str, object]],
+        status: Callable[[], object],
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._journal = journal

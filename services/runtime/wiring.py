@@ -139,7 +139,7 @@ class Wiring:
         self,
         flows: Mapping[str, Flow],
         *,
-        status: Callable[[], Mapping[str, object]],
+        status: Callable[[], object],
         close: Sequence[Callable[[], None]],
         routes: Sequence[BaseRoute] = (),
         schedulers: Sequence[Scheduler] = (),

@@ -18,10 +18,11 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipelines.errors import MisconfiguredError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Journal, Message
+from schemas.http_bodies import KafkaPathStatus
 
 HANGING_MAX = 16
 
@@ -123,10 +124,10 @@ class WatchedLog:
             client.end()
             client.thread.join(self._unanswered_s)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> KafkaPathStatus:
         """Which path is used, and how often a client hung."""
         hanging = sum(one.is_alive() for one in self._hanging)
-        return {"kafka": {"path": self._path, "paths": len(self._makers), "rebuilt": self._rebuilt, "hanging": hanging}}
+        return KafkaPathStatus(path=self._path, paths=len(self._makers), rebuilt=self._rebuilt, hanging=hanging)
 
     def _call(self, run: Callable[[ClosableLog], None], unknown: type[RetryableError]) -> None:
         client = self._client = self._client or _Client(self._makers[self._path]())

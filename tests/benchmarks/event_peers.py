@@ -19,7 +19,7 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
 from services.demo.actors import Failed, read_lines
-from services.http.client import ask
+from services.http.client import replicator_of
 from services.runtime.child_processes import compiling_environment, spawn, tail, wait_for
 from services.settings import Settings
 from tests.benchmarks.event_load import EAST, WEST, Broker
@@ -166,7 +166,7 @@ class Farside(Peer):
     def __init__(self, stack: Stack, settings: Settings, config: Path) -> None:
         super().__init__(stack)
         self._config = config
-        self._port = settings.region(WEST).ports.replicator
+        self._replicator = replicator_of(settings, WEST)
         self._timeline = settings.state_dir / "timeline" / f"replicator-{WEST}.jsonl"
 
     def source(self, topic: str) -> str:
@@ -179,8 +179,8 @@ class Farside(Peer):
 
     def done(self) -> int:
         """As its status counts; `farside events count` checks it afterwards."""
-        found = (ask(self._port, "/status") or {}).get(f"{EAST}/metrics", {})
-        return int(found.get("counts", {}).get("published", 0))
+        lane = (self._replicator.status() or {}).get(f"{EAST}/metrics")
+        return 0 if lane is None else lane.counts.get("published", 0)
 
     def mark(self) -> int:
         """How many lines its timeline has."""

@@ -32,7 +32,8 @@ from services.adapters.system_clock import SystemClock
 from services.demo import figures, local_config
 from services.demo.actors import Actors, Failed, read_lines
 from services.demo.report import versions
-from services.http.client import ask
+from services.http.bodies import plain
+from services.http.client import controller_of
 from services.settings import Settings, load
 
 RUN, EAST, WEST = "gpt", "east", "west"
@@ -169,8 +170,8 @@ class Regions:
         }
 
     def _status(self, region: str) -> dict[str, Any]:
-        found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get(RUN, {})
-        return found
+        status = controller_of(self.settings, region).status_of(RUN)
+        return {} if status is None else dict(plain(status))
 
     def _holder(self) -> str:
         """Who holds the run, if both regions say the same."""

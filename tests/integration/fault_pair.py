@@ -15,7 +15,8 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from services.demo import local_config
 from services.demo.actors import Actors
-from services.http.client import ask
+from services.http.bodies import plain
+from services.http.client import controller_of
 from services.runtime.child_processes import tail
 from services.settings import Settings, load
 from tests.integration import light_trainer
@@ -71,8 +72,8 @@ class Pair:
 
     def status(self, region: str) -> dict[str, Any]:
         """What a controller says of the run; empty if it does not answer."""
-        found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get(RUN, {})
-        return found
+        status = controller_of(self.settings, region).status_of(RUN)
+        return {} if status is None else dict(plain(status))
 
     def settled(self) -> dict[str, Any] | None:
         """The holder's status if exactly one region holds the run and the other sees that; None before."""

@@ -22,7 +22,8 @@ from services.demo import figures, local_config, report, roundtrip
 from services.demo.actors import Actors
 from services.demo.roundtrip import Roundtrip
 from services.demo.story import Story
-from services.http.client import ask
+from services.http.bodies import plain
+from services.http.client import controller_of
 from services.runtime.clients import store_of
 from services.settings import Settings, load
 from tests.waiting import wait_until
@@ -84,8 +85,8 @@ class _Regions:
 
     def control(self, region: str) -> dict[str, Any]:
         """What a controller says of the run; empty if it does not answer."""
-        found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get("gpt", {})
-        return found
+        status = controller_of(self.settings, region).status_of("gpt")
+        return {} if status is None else dict(plain(status))
 
     def timeline(self) -> list[dict[str, Any]]:
         """What all of them said."""

@@ -209,7 +209,7 @@ def test_I8_agents_that_ask_the_newer_controller_go_on_under_the_same_attempt(wo
     world.east.witness.away = False
     begun_s = world.clock.now_s
     world.until(lambda: world.clock.now_s > begun_s + 2 * FAST.lease_s, "two leases more")
-    assert older.status()["reason"] == "replaced"
+    assert older.status().reason == "replaced"
     assert older.grant("launch-1", -1).state == "superseded"
     assert older.grant("launch-2", -1).valid_s == 0
     assert {one.incarnation for one in world.history[mark:]} == {newer._belief.incarnation}

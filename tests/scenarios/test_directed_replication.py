@@ -281,8 +281,7 @@ def test_I13_I14_a_newer_writers_event_waits_for_its_schema_across_a_cut_link_an
     assert (_seqs(world, "metrics"), _seqs(world, "metrics", "other")) == ([1], [1])
     assert _seqs(world, "data-versions") == [1]
     assert _position(world, paths.METRICS) == 1, "it does not pass what waits"
-    waits: Any = metrics.status()["waits"]
-    assert "the link is cut" in waits["gpt"]
+    assert "the link is cut" in metrics.status().waits["gpt"]
     restarted = world.start("metrics")
     world.turn(restarted)
     assert (_seqs(world, "metrics"), _seqs(world, "metrics", "other")) == ([1], [1]), "nothing twice"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, cast
 
 import pytest
 
@@ -104,7 +103,7 @@ def test_a_wish_that_waited_until_the_run_was_lost_is_refused_and_does_not_come_
     hold(world)
     assert _planned_moves(world)[-1] == ("west", "region_lost")
     assert east.control is not None
-    assert east.control.status()["operator_pending"] is False
+    assert east.control.status().operator_pending is False
     assert any("operator.refused" in line and "west holds the run" in line for line in world.trace)
     assert "pause" not in {lease.reason for lease in world.witness.history}
 
@@ -204,11 +203,11 @@ def test_a_standby_says_before_anything_happens_that_it_could_not_keep_the_promi
     east, west = (world.regions[name].control for name in ("east", "west"))
     assert east is not None
     assert west is not None
-    promise = cast("dict[str, Any]", west.status()["promise"])
-    assert promise["kept"] is False
-    assert "2 are promised" in promise["broken"][0]
-    assert "recovery would take 1.0 s, 0.5 s are promised" in promise["broken"]
-    assert cast("dict[str, Any]", east.status()["promise"])["kept"] is True
+    promise = west.status().promise
+    assert promise.kept is False
+    assert "2 are promised" in promise.broken[0]
+    assert "recovery would take 1.0 s, 0.5 s are promised" in promise.broken
+    assert east.status().promise.kept is True
 
 
 def test_a_run_is_not_given_to_a_region_in_which_nobody_waits(signer: Ed25519Signer) -> None:

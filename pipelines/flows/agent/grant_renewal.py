@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.core.heartbeats import DRAINED
 from pipelines.errors import RetryableError
 from pipelines.ports import Clock, GrantReply, Grants, Journal, Spool
+from schemas.http_bodies import GrantRenewalStatus
 
 HARD = "hard"
 ASK_S = 0.5
@@ -50,11 +51,11 @@ class GrantRenewal:
                 self._renew(run, launch)
         return ASK_S
 
-    def status(self) -> dict[str, object]:
-        """Each launch that is watched, and until when it may compute."""
+    def status(self) -> GrantRenewalStatus:
+        """For how long each watched launch may still compute."""
         now_s = self._clock.boottime_s()
         left = {f"{run}/{name}": float(str(said["valid_until_s"])) - now_s for (run, name), said in self._said.items()}
-        return {"hard_left_s": left, "hard_troubles": dict(self._troubles)}
+        return GrantRenewalStatus(hard_left_s=left, hard_troubles=dict(self._troubles))
 
     def _watched(self, run: str) -> list[dict[str, Any]]:
         """The newest launch, and those whose ranks live."""

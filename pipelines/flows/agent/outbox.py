@@ -7,6 +7,7 @@ bytes, so that heartbeats and the other users of Kafka get their share, and show
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from pipelines.core.pace import Pace, Progress
 from pipelines.flows.log.envelope import METRIC, METRIC_BATCH, METRICS_THINNED, identity_of, wrap
 from pipelines.ports import Clock, Journal, Message, Spool, SpoolRecord
 from schemas.codec import Codec
+from schemas.http_bodies import BacklogStatus
 from schemas.records import DataShard, DataVersion, DeadLetter, Metric, MetricsThinned
 
 CATCH_UP_BYTES_S = 16 * 1024 * 1024.0
@@ -151,14 +153,14 @@ class Outbox:
         self._progress.note(now_s, waits)
         if waits >= BEHIND_BYTES and (self._told_s is None or now_s - self._told_s >= TELL_S):
             self._told_s = now_s
-            self._journal.say("publish.behind", **self.backlog())
+            self._journal.say("publish.behind", **dataclasses.asdict(self.backlog()))
         elif waits < BEHIND_BYTES and self._told_s is not None:
             self._told_s = None
-            self._journal.say("publish.caught_up", **self.backlog())
+            self._journal.say("publish.caught_up", **dataclasses.asdict(self.backlog()))
 
-    def backlog(self) -> dict[str, object]:
-        """What waits in the spool, how fast it goes and how long it will take."""
-        return self._progress.backlog().plain()
+    def backlog(self) -> BacklogStatus:
+        """How much waits in the spool, how fast it goes and how long it will take."""
+        return self._progress.backlog().status()
 
     # --- one record ---
 

@@ -36,6 +36,7 @@ from pipelines.ports import (
     SpoolRecord,
 )
 from schemas.codec import Codec, DecodeError, digest
+from schemas.http_bodies import PublisherStatus
 from schemas.records import (
     Abandoned,
     Checkpoint,
@@ -133,16 +134,19 @@ class Publisher:
         behind = self._outbox.look(self._tails)
         return 0.0 if self._uploading.budget <= 0 or behind else TURN_S
 
-    def status(self) -> dict[str, object]:
-        """What is granted, what waits and what is wrong."""
-        return {
-            "producer": self._producer,
-            "backlog": self._outbox.backlog(),
-            "backlog_checkpoints": sum(len(tail.pending) for tail in self._tails.values()),
-            "committed_step": dict(self._committed),
-            "troubles": dict(self._troubles),
-            "launches": {run: {one.name: one.reply.state for one in of.values()} for run, of in self._launches.items()},
+    def status(self) -> PublisherStatus:
+        """Which launches are granted, how much waits, and which part fails."""
+        launches = {
+            run: {launch.name: launch.reply.state for launch in of.values()} for run, of in self._launches.items()
         }
+        return PublisherStatus(
+            producer=self._producer,
+            backlog=self._outbox.backlog(),
+            backlog_checkpoints=sum(len(tail.pending) for tail in self._tails.values()),
+            committed_step=dict(self._committed),
+            troubles=dict(self._troubles),
+            launches=launches,
+        )
 
     def _guarded(self, part: Callable[[str], None], run: str) -> None:
         """A dependency that is away stops this part of this turn only (I16)."""

@@ -39,6 +39,7 @@ from pipelines.flows.authority.status import Situation, finite, status_of
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
 from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
 from schemas.codec import Codec
+from schemas.http_bodies import RunStatus
 from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1  # while something is under way
@@ -196,8 +197,8 @@ class Controller:
         view = dataclasses.replace(self._view(), operator=True)
         return decide(view, self._clock.boottime_s(), self._policy)
 
-    def status(self) -> dict[str, object]:
-        """What this controller believes, and why it does what it does."""
+    def status(self) -> RunStatus:
+        """The run as this controller believes it to be, what it would do now, and why."""
         troubles = dict(self._troubles) | (
             {"self_evidence": self._self_evidence.trouble} if self._self_evidence.trouble else {}
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pipelines import paths
 from pipelines.errors import RetryableError
 from pipelines.ports import Clock, ObjectStore
+from schemas.http_bodies import DrillStatus
 
 LOOK_S = 60.0
 DAY_S = 86_400.0
@@ -95,19 +96,19 @@ class DrillHistory:
             self.trouble = ""
         return LOOK_S
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> DrillStatus:
         """The last good drill, and a warning if there is none, it is too old, or nobody can tell."""
         good = self._good
         if good is None:
             warning = f"never drilled in this region: farside drill --run {self._run} rehearses the loss of the primary"
             if self._seen is None:
                 warning = f"its drills cannot be read: {self.trouble}" if self.trouble else ""
-            return {"age_days": None, "measured_rto_s": None, "warning": warning, "trouble": self.trouble}
+            return DrillStatus(warning=warning, trouble=self.trouble)
         age_days = max(0.0, (self._clock.wall_ms() - good.time_ms) / 1000 / DAY_S)
         old = f"the last good drill is {age_days:.0f} days old, {self._most_days:g} are allowed"
-        return {
-            "age_days": round(age_days, 2),
-            "measured_rto_s": good.measured_rto_s,
-            "warning": old if age_days > self._most_days else "",
-            "trouble": self.trouble,
-        }
+        return DrillStatus(
+            age_days=round(age_days, 2),
+            measured_rto_s=good.measured_rto_s,
+            warning=old if age_days > self._most_days else "",
+            trouble=self.trouble,
+        )

@@ -1,8 +1,7 @@
-"""What a controller believes, and why it does what it does, in the words of `status`, `explain` and the history."""
+"""The status of one run as its region's controller answers it; `farside status` and `farside explain` show it."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from pipelines.core.failover_decision import Decision, FailoverPolicy, RunView, 
 from pipelines.core.lineage import view_of
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
+from schemas.http_bodies import HeardStatus, PromiseStatus, ReadinessStatus, RunStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """One controller's moment: everything that is told of it."""
+    """Everything that a controller knows of one run at one moment."""
 
     run: str
     policy: FailoverPolicy
@@ -32,74 +32,73 @@ class Situation:
     wall_ms: int
 
 
-def status_of(one: Situation) -> dict[str, object]:
-    """As JSON."""
-    belief, decision, now_s, profile = one.view.belief, one.decision, one.now_s, one.policy.profile
+def status_of(situation: Situation) -> RunStatus:
+    """The run as `/status` answers it."""
+    belief, decision, now_s = situation.view.belief, situation.decision, situation.now_s
+    profile, recovered = situation.policy.profile, situation.recovered
     lease = None if belief.held is None else belief.held.lease
-    left_s, found = belief.valid_until_s(profile) - now_s, one.recovered
-    readiness = one.peer_states[belief.region].readiness
-    shown = ("step", "proof", "grade", "predicted_rto_s")
-    return {
-        "run": one.run,
-        "region": belief.region,
-        "profile": profile.name,
-        "fencing": one.policy.fencing,
-        "primary": None if lease is None else lease.holder,
-        "epoch": 0 if lease is None else lease.epoch,
-        "attempt": 0 if lease is None else lease.attempt,
-        "committed_step": None if lease is None else max(lease.committed_step, one.committed_step),
-        "is_holder": belief.is_holder,
-        "valid_s": max(0.0, left_s) if math.isfinite(left_s) else 0.0,
-        "recoverable_step": None if found is None else found.manifest.step,
-        "recoverable_epoch": None if found is None else found.manifest.epoch,
-        "mode": None if lease is None else lease.mode,
-        "acknowledged": 0 if lease is None else lease.acknowledged,
-        "lineage": [] if lease is None else [dataclasses.asdict(entry) for entry in lease.lineage],
-        "target": "" if lease is None else lease.target,
-        "scheduled_ms": 0 if lease is None else lease.scheduled_ms,
-        "note": "" if lease is None else lease.note,
-        "promise": promise_of(one),
-        "action": decision.action.value,
-        "reason": decision.reason.value,
-        "diagnosis": None if one.diagnosis is None else one.diagnosis.plain(),
-        "next": next_of(one),
-        "gates": [gate.plain() for gate in decision.gates],
-        "operator_pending": one.operator_pending,
-        "witness_age_s": finite(now_s - belief.read_at_s),
-        "regions": {name: _heard(listener, now_s) for name, listener in one.peer_states.items()},
-        "readiness": None if readiness is None else {name: getattr(readiness, name) for name in shown},
-        "forks": [] if lease is None else [list(fork) for fork in view_of(lease.lineage).forks],
-        "troubles": dict(one.troubles),
-    }
+    left_s = belief.valid_until_s(profile) - now_s
+    return RunStatus(
+        run=situation.run,
+        region=belief.region,
+        profile=profile.name,
+        fencing=situation.policy.fencing,
+        primary=None if lease is None else lease.holder,
+        epoch=0 if lease is None else lease.epoch,
+        attempt=0 if lease is None else lease.attempt,
+        committed_step=None if lease is None else max(lease.committed_step, situation.committed_step),
+        is_holder=belief.is_holder,
+        valid_s=max(0.0, left_s) if math.isfinite(left_s) else 0.0,
+        recoverable_step=None if recovered is None else recovered.manifest.step,
+        recoverable_epoch=None if recovered is None else recovered.manifest.epoch,
+        mode=None if lease is None else lease.mode,
+        acknowledged=0 if lease is None else lease.acknowledged,
+        lineage=() if lease is None else lease.lineage,
+        target="" if lease is None else lease.target,
+        scheduled_ms=0 if lease is None else lease.scheduled_ms,
+        note="" if lease is None else lease.note,
+        promise=promise_of(situation),
+        action=decision.action.value,
+        reason=decision.reason.value,
+        diagnosis=None if situation.diagnosis is None else situation.diagnosis.status(),
+        next=next_of(situation),
+        gates=tuple(gate.status() for gate in decision.gates),
+        operator_pending=situation.operator_pending,
+        witness_age_s=finite(now_s - belief.read_at_s),
+        regions={name: _heard(peer, now_s) for name, peer in situation.peer_states.items()},
+        readiness=_readiness(situation.peer_states[belief.region]),
+        forks=() if lease is None else view_of(lease.lineage).forks,
+        troubles=dict(situation.troubles),
+    )
 
 
-def next_of(one: Situation) -> str:
-    """What would happen next, and when, in words."""
-    belief, decision, profile = one.view.belief, one.decision, one.policy.profile
+def next_of(situation: Situation) -> str:
+    """The controller's next act, and when it comes, in words."""
+    belief, decision, profile = situation.view.belief, situation.decision, situation.policy.profile
     if belief.held is None or belief.releases:
         return decision.reason.value
     if belief.is_holder:
         lease = belief.held.lease
         planned = (
-            f"moves to {lease.target} in {(lease.scheduled_ms - one.wall_ms) / 1000:.0f} s; "
+            f"moves to {lease.target} in {(lease.scheduled_ms - situation.wall_ms) / 1000:.0f} s; "
             if lease.scheduled_ms
             else ""
         )
-        due_s = max(0.0, belief.won_at_s + profile.renew_s - one.now_s)
-        left_s = max(0.0, belief.valid_until_s(profile) - one.now_s)
+        due_s = max(0.0, belief.won_at_s + profile.renew_s - situation.now_s)
+        left_s = max(0.0, belief.valid_until_s(profile) - situation.now_s)
         return f"{planned}renews in {due_s:.1f} s; without a renewal our authority ends in {left_s:.1f} s"
     closed = ", ".join(gate.name for gate in decision.closed) or "no gate"
-    left_s = max(0.0, belief.may_try_at_s(profile) - one.now_s)
+    left_s = max(0.0, belief.may_try_at_s(profile) - situation.now_s)
     return f"may try to take over in {left_s:.1f} s unless the record changes; closed now: {closed}"
 
 
-def promise_of(one: Situation) -> dict[str, object]:
-    """What a failover to us would cost now, beside what the run was promised; a primary promises nothing."""
-    held, policy = one.view.belief.held, one.policy
-    readiness = one.peer_states[one.view.belief.region].readiness
-    if held is None or held.lease.holder == one.view.belief.region:
-        return {"kept": True, "broken": []}
-    lost = steps_lost(one.view, held.lease)
+def promise_of(situation: Situation) -> PromiseStatus:
+    """The cost of a failover to this region now, beside what the run was promised; a primary promises nothing."""
+    held, policy = situation.view.belief.held, situation.policy
+    readiness = situation.peer_states[situation.view.belief.region].readiness
+    if held is None or held.lease.holder == situation.view.belief.region:
+        return PromiseStatus(kept=True)
+    lost = steps_lost(situation.view, held.lease)
     predicted_s = None if readiness is None else readiness.predicted_rto_s
     broken = []
     if policy.rpo_steps is not None and lost > policy.rpo_steps:
@@ -107,7 +106,7 @@ def promise_of(one: Situation) -> dict[str, object]:
     if policy.rto_s is not None and (predicted_s is None or predicted_s > policy.rto_s):
         predicted = "an unknown time" if predicted_s is None else f"{predicted_s:.1f} s"
         broken.append(f"recovery would take {predicted}, {policy.rto_s:.1f} s are promised")
-    return {"steps_lost": lost, "predicted_rto_s": predicted_s, "kept": not broken, "broken": broken}
+    return PromiseStatus(kept=not broken, broken=tuple(broken), steps_lost=lost, predicted_rto_s=predicted_s)
 
 
 def finite(value: float) -> float | None:
@@ -115,11 +114,18 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _heard(one: PeerState, now_s: float) -> dict[str, object]:
-    steps = [node.step for node in one.pulse.nodes.values()]
-    return {
-        "heard_age_s": finite(now_s - one.pulse.nodes_at_s),
-        "step": max(steps, default=None),
-        "waiting_ranks": None if one.readiness is None else one.readiness.waiting_ranks,
-        "phases": sorted({node.phase for node in one.pulse.nodes.values()}),
-    }
+def _heard(peer: PeerState, now_s: float) -> HeardStatus:
+    steps = [node.step for node in peer.pulse.nodes.values()]
+    return HeardStatus(
+        heard_age_s=finite(now_s - peer.pulse.nodes_at_s),
+        step=max(steps, default=None),
+        waiting_ranks=None if peer.readiness is None else peer.readiness.waiting_ranks,
+        phases=tuple(sorted({node.phase for node in peer.pulse.nodes.values()})),
+    )
+
+
+def _readiness(own: PeerState) -> ReadinessStatus | None:
+    event = own.readiness
+    if event is None:
+        return None
+    return ReadinessStatus(step=event.step, proof=event.proof, grade=event.grade, predicted_rto_s=event.predicted_rto_s)

@@ -12,6 +12,7 @@ from pipelines.core.retention import SWEPT
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
 from schemas.codec import Codec, DecodeError, digest
+from schemas.http_bodies import CopyStatus
 from schemas.records import Abandoned, Checkpoint, Manifest
 
 RETRY_S = 1.0
@@ -133,17 +134,17 @@ class CheckpointCopies:
         for event in list(self._copies):
             self.drop(event)
 
-    def progress(self) -> list[dict[str, object]]:
+    def progress(self) -> tuple[CopyStatus, ...]:
         """Bytes moved and wanted of each copy."""
-        return [
-            {
-                "run": one.event.run,
-                "step": one.event.step,
-                "moved_bytes": one.moved_bytes,
-                "size_bytes": one.event.size_bytes,
-            }
-            for one in self._copies.values()
-        ]
+        return tuple(
+            CopyStatus(
+                run=copy.event.run,
+                step=copy.event.step,
+                moved_bytes=copy.moved_bytes,
+                size_bytes=copy.event.size_bytes,
+            )
+            for copy in list(self._copies.values())
+        )
 
     def trusted(self, event: Checkpoint) -> bool:
         """Whether the event's manifest is what it says; nothing gives way to one that is not."""

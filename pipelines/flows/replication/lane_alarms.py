@@ -11,13 +11,27 @@ from collections import Counter
 from collections.abc import Callable
 
 from pipelines import paths
-from pipelines.core.alarms import HEALED, OF_LOG, OPEN, TEXTS, Kind, alarm, id_of, key_of, of_bounds, of_stream, plain
+from pipelines.core.alarms import (
+    HEALED,
+    OF_LOG,
+    OPEN,
+    TEXTS,
+    Kind,
+    alarm,
+    id_of,
+    key_of,
+    of_bounds,
+    of_stream,
+    plain,
+    status_of,
+)
 from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.ledger import key_of as ledger_key_of
 from pipelines.core.sequence_numbers import Numbered
 from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.ports import Clock, Journal, Message, Partition
 from schemas.codec import Codec
+from schemas.http_bodies import AcknowledgeAnswer, LaneAlarmsStatus
 from schemas.records import Alarm
 
 TOLD_MAX = 50  # in a status
@@ -124,14 +138,16 @@ class LaneAlarms:
         """How many are open."""
         return Counter(one.kind for one in self._open)
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> LaneAlarmsStatus:
         """How many are open, and the newest of them."""
-        return {"open": len(self._open), "newest": [plain(one) for one in self._open[-TOLD_MAX:]]}
+        return LaneAlarmsStatus(
+            open=len(self._open), newest=tuple(status_of(alarm) for alarm in self._open[-TOLD_MAX:])
+        )
 
     # --- a person knows ---
 
-    def acknowledge(self, alarm_id: str, actor: str) -> dict[str, object]:
-        """Note the wish, or say what has become of it."""
+    def acknowledge(self, alarm_id: str, actor: str) -> AcknowledgeAnswer:
+        """Note the request, or say what has become of it; may be called from another thread."""
         with self._lock:
             if alarm_id not in self._asked or self._is_open_again(alarm_id):
                 self._asked.pop(alarm_id, None)
@@ -139,7 +155,7 @@ class LaneAlarms:
                 for name in settled[: max(0, len(self._asked) - KEPT_MAX + 1)]:
                     del self._asked[name]
                 self._asked[alarm_id] = (actor, WAITS)
-            return {"state": self._asked[alarm_id][1]}
+            return AcknowledgeAnswer(state=self._asked[alarm_id][1])
 
     def turn(self, ledger: Ledger, commit: Callable[[Ledger, Ledger], Ledger]) -> Ledger:
         """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""

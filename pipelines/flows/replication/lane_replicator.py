@@ -57,6 +57,7 @@ from pipelines.ports import (
     Transfers,
 )
 from schemas.codec import Codec, DecodeError, UnknownSchemaError
+from schemas.http_bodies import LaneStatus, RedriveAnswer, ReplayAnswer
 from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, MetricBatch, Position
 
 TURN_S = 0.1
@@ -184,13 +185,13 @@ class LaneReplicator:
         )
         return redrives, replays
 
-    def replay(self, places: Places) -> dict[str, object]:
+    def replay(self, places: Places) -> ReplayAnswer:
         """Look at some records of the lane once more, or say what has become of them; as `redrive`."""
         if self._replays is None:
             raise MisconfiguredError("this replicator does not read logs again: nothing can be replayed")
         return self._replays.ask(places)
 
-    def redrive(self, request: RedriveRequest) -> dict[str, object]:
+    def redrive(self, request: RedriveRequest) -> RedriveAnswer:
         """Handle a dead letter once more, or say what has become of it; may be called from another thread."""
         if self._redrives is None:
             raise MisconfiguredError("this replicator does not read its own log: nothing can be redriven")
@@ -217,21 +218,25 @@ class LaneReplicator:
         self._trouble = ""
         return 0.0 if settled else TURN_S
 
-    def status(self) -> dict[str, object]:
-        """What waits, why, and how far behind we are in steps."""
-        heads = {run: queue[0] for run, queue in self._queues.items() if queue}
-        return {
-            "peer": self._peer,
-            "lane": self._lane,
-            "queued": {run: len(queue) for run, queue in self._queues.items() if queue},
-            "waits": {run: head.why for run, head in heads.items() if head.why},
-            "counts": dict(self._counts),
-            "copies": self._copies.progress(),
-            "link_bytes": self._copies.moved_bytes,
-            "lag_steps": {run: max(0, step - self._there.get(run, 0)) for run, step in self._seen.items()},
-            "trouble": self._trouble,
-            "alarms": self._alarms.status(),
-        }
+    def status(self) -> LaneStatus:
+        """What waits, why, and how far behind this region is in steps."""
+        queues = {run: queue for run, queue in list(self._queues.items()) if queue}
+        return LaneStatus(
+            peer=self._peer,
+            lane=self._lane,
+            queued={run: len(queue) for run, queue in queues.items()},
+            waits={run: queue[0].why for run, queue in queues.items() if queue[0].why},
+            counts=dict(self._counts),
+            copies=self._copies.progress(),
+            link_bytes=self._copies.moved_bytes,
+            lag_steps=self.lag_steps(),
+            trouble=self._trouble,
+            alarms=self._alarms.status(),
+        )
+
+    def lag_steps(self) -> dict[str, int]:
+        """For each run: the newest committed step that was heard of, minus the newest that is visible here."""
+        return {run: max(0, step - self._there.get(run, 0)) for run, step in list(self._seen.items())}
 
     @property
     def lane_alarms(self) -> LaneAlarms:

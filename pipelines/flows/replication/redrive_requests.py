@@ -10,7 +10,7 @@ already, from another copy of the same record, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines import paths
@@ -22,6 +22,7 @@ from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
 from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
 from schemas.codec import Codec
+from schemas.http_bodies import RedriveAnswer, RedriveBody
 from schemas.records import DeadLetter, Event, Redriven
 
 PUBLISHED, DEAD_AGAIN = "published", "dead_again"
@@ -58,8 +59,8 @@ class _Asked:
     why: str = "it is taken up at the next turn"
     letter: DeadLetter | None = None
 
-    def plain(self) -> dict[str, object]:
-        return {"state": self.state, "why": self.why}
+    def answer(self) -> RedriveAnswer:
+        return RedriveAnswer(state=self.state, why=self.why)
 
 
 class RedriveRequests:
@@ -81,9 +82,9 @@ class RedriveRequests:
         self._clock, self._journal = clock, journal
         self._requests = Requests[str, _Asked](KEPT_MAX)
 
-    def ask(self, request: RedriveRequest) -> dict[str, object]:
-        """Note a wish, or say what has become of it."""
-        return self._requests.ask(request.ask_id, lambda: _Asked(request))
+    def ask(self, request: RedriveRequest) -> RedriveAnswer:
+        """Note the request, or say what has become of it."""
+        return self._requests.ask(request.ask_id, lambda: _Asked(request)).answer()
 
     def turn(self, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
         """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
@@ -179,14 +180,10 @@ class RedriveRequests:
         one.why, one.letter, one.state = why, None, state
 
 
-def parse_request(plain: Mapping[str, object]) -> RedriveRequest:
-    """A wish as it comes over HTTP, its fields checked already."""
+def parse_request(body: RedriveBody) -> RedriveRequest:
+    """The request that a body carries, without the lane that it is addressed to."""
     return RedriveRequest(
-        ask_id=str(plain["ask_id"]),
-        partition=int(str(plain["partition"])),
-        offset=int(str(plain["offset"])),
-        force=bool(plain["force"]),
-        actor=str(plain["actor"]),
+        ask_id=body.ask_id, partition=body.partition, offset=body.offset, force=body.force, actor=body.actor
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
@@ -27,6 +27,7 @@ from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
 from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.ports import Clock, EventSource, Fetched, Journal, Message, Partition
 from schemas.codec import Codec, DecodeError
+from schemas.http_bodies import ReplayAnswer, ReplayBody
 from schemas.records import Checkpoint
 
 BATCH_MAX = 500  # places in one wish
@@ -62,8 +63,8 @@ class _Asked:
     repairing: bool = False  # the one that comes next: its bytes are on their way
     failures: list[str] = field(default_factory=list)
 
-    def plain(self) -> dict[str, object]:
-        return {"state": self.state, "why": self.why, "counts": dict(self.counts)}
+    def answer(self) -> ReplayAnswer:
+        return ReplayAnswer(state=self.state, why=self.why, counts=dict(self.counts))
 
 
 class ReplayRequests:
@@ -92,9 +93,9 @@ class ReplayRequests:
         self._clock, self._journal = clock, journal
         self._requests = Requests[Places, _Asked](KEPT_MAX)
 
-    def ask(self, places: Places) -> dict[str, object]:
-        """Note a wish, or say what has become of it."""
-        return self._requests.ask(places, lambda: _Asked(places))
+    def ask(self, places: Places) -> ReplayAnswer:
+        """Note the request, or say what has become of it."""
+        return self._requests.ask(places, lambda: _Asked(places)).answer()
 
     def turn(self, ledger: Ledger, judge: Judge, commit: Commit) -> None:
         """Take up what was asked for, as far as a turn goes; what is made up for is committed by the flow.
@@ -227,17 +228,16 @@ def origin(item: Fetched) -> str:
     return f"{one.cluster}/{one.topic}/{one.number}/{item.offset}"
 
 
-def parse_places(plain: Mapping[str, object]) -> Places:
-    """A wish as it comes over HTTP, its fields checked already; CorruptError if its offsets are none."""
-    offsets = plain["offsets"]
-    if not isinstance(offsets, list) or not all(isinstance(one, int) and one >= 0 for one in offsets):
+def parse_places(body: ReplayBody) -> Places:
+    """The places that a request names; CorruptError if its offsets are none, too many or negative."""
+    if any(offset < 0 for offset in body.offsets):
         raise CorruptError("offsets: a list of whole numbers is wanted")
-    if not 0 < len(offsets) <= BATCH_MAX:
-        raise CorruptError(f"offsets: 1 to {BATCH_MAX} are wanted, these are {len(offsets)}")
+    if not 0 < len(body.offsets) <= BATCH_MAX:
+        raise CorruptError(f"offsets: 1 to {BATCH_MAX} are wanted, these are {len(body.offsets)}")
     return Places(
-        replay_id=str(plain["replay_id"]),
-        cluster=str(plain["cluster"]),
-        topic_id=str(plain["topic_id"]),
-        partition=int(str(plain["partition"])),
-        offsets=tuple(sorted(set(offsets))),
+        replay_id=body.replay_id,
+        cluster=body.cluster,
+        topic_id=body.topic_id,
+        partition=body.partition,
+        offsets=tuple(sorted(set(body.offsets))),
     )

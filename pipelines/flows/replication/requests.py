@@ -1,4 +1,4 @@
-"""What was asked of a flow, and what has become of it: asked by any thread, taken up by the flow's own."""
+"""Requests to a flow and what has become of them: made by any thread, taken up by the flow's own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ WAITS, DONE, REFUSED = "waits", "done", "refused"
 
 
 class Asked(Protocol):
-    """One wish with its answer so far."""
+    """One request with its state so far."""
 
     state: str
-
-    def plain(self) -> dict[str, object]:
-        """The answer, as JSON."""
 
 
 K = TypeVar("K", bound=Hashable)
@@ -23,22 +20,22 @@ A = TypeVar("A", bound=Asked)
 
 
 class Requests(Generic[K, A]):
-    """Wishes by their key: whoever asks again gets the answer. At most `kept_max` of those that are settled stay."""
+    """Requests by their key: whoever asks again gets the same one. At most `kept_max` that are settled are kept."""
 
     def __init__(self, kept_max: int) -> None:
         self._kept_max = kept_max
         self._asked: dict[K, A] = {}
         self._lock = threading.Lock()
 
-    def ask(self, key: K, new: Callable[[], A]) -> dict[str, object]:
-        """Note a wish, or say what has become of it."""
+    def ask(self, key: K, new: Callable[[], A]) -> A:
+        """Note a new request under this key, or return the one that is there."""
         with self._lock:
             if key not in self._asked:
                 settled = [name for name, one in self._asked.items() if one.state != WAITS]
                 for name in settled[: max(0, len(self._asked) - self._kept_max + 1)]:
                     del self._asked[name]
                 self._asked[key] = new()
-            return self._asked[key].plain()
+            return self._asked[key]
 
     def waiting(self) -> list[A]:
         """Those that are not settled, oldest first."""

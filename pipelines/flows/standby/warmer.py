@@ -14,6 +14,7 @@ from pipelines.core.lineage import LineageView
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
 from pipelines.ports import Clock, Entropy, EventLog, Journal, Message, ObjectStore, PoolHealth, Signer, StandbyPool
 from schemas.codec import Codec
+from schemas.http_bodies import WarmerStatus
 from schemas.records import Manifest, Readiness
 
 TURN_S = 0.3
@@ -98,23 +99,23 @@ class Warmer:
             "first_step": self._first_step_s,
         }
 
-    def status(self) -> dict[str, object]:
-        """What is resident, how well it is proven, and the predicted recovery time."""
-        health = self._health
-        return {
-            "run": self._run,
-            "grade": GRADE,
-            "ready": health is not None and health.ready,
-            "waiting_ranks": 0 if health is None else health.waiting_ranks,
-            "staged_step": None if self._staged is None else self._staged.manifest.step,
-            "staged_epoch": None if self._staged is None else self._staged.manifest.epoch,
-            "manifest_digest": "" if self._staged is None else self._staged.digest,
-            "proof": "" if health is None else health.proof,
-            "staged_s": self._staged_s,
-            "load_s": None if health is None else health.load_s,
-            "predicted_rto_s": self.predicted_rto_s(),
-            "predicted_parts_s": self.predicted_parts_s(),
-        }
+    def status(self) -> WarmerStatus:
+        """Which checkpoint is resident, how well it is proven, and the predicted recovery time."""
+        health, staged = self._health, self._staged
+        return WarmerStatus(
+            run=self._run,
+            grade=GRADE,
+            ready=health is not None and health.ready,
+            waiting_ranks=0 if health is None else health.waiting_ranks,
+            staged_step=None if staged is None else staged.manifest.step,
+            staged_epoch=None if staged is None else staged.manifest.epoch,
+            manifest_digest="" if staged is None else staged.digest,
+            proof="" if health is None else health.proof,
+            staged_s=self._staged_s,
+            load_s=None if health is None else health.load_s,
+            predicted_rto_s=self.predicted_rto_s(),
+            predicted_parts_s=self.predicted_parts_s(),
+        )
 
     def _stage(self, newest: RecoverableCheckpoint) -> None:
         self._staged_s = self._pool.stage(newest.manifest, newest.digest)

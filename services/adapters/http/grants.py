@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import json
 import urllib.request
 
 from pipelines.errors import RetryableError
 from pipelines.ports import GrantReply
+from schemas.http_bodies import GrantBody
+from services.http.bodies import BodyError, from_json, to_json
 
 
 class HttpGrants:
@@ -26,13 +27,11 @@ class HttpGrants:
 
     def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
         """The standing of a launch; RetryableError if the controller does not give a usable answer."""
-        asked = {"run": run, "launch": launch, "node": node, "committed_step": committed_step}
-        body, kind = json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        body = to_json(GrantBody(run=run, launch=launch, node=node, committed_step=committed_step))
+        kind = {"Content-Type": "application/json"}
         request = urllib.request.Request(self._url, data=body, headers=kind)  # noqa: S310 - http only, checked above
         try:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310 - as above
-                reply = json.load(answer)
-            reply["forks"] = tuple((int(e), int(p), int(s)) for e, p, s in reply.get("forks", ()))
-            return GrantReply(**reply)
-        except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError) as error:
+                return from_json(GrantReply, answer.read())
+        except (OSError, http.client.HTTPException, BodyError) as error:
             raise RetryableError(f"controller at {self._url}: {error}") from error

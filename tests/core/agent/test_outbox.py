@@ -19,6 +19,7 @@ from pipelines.flows.agent.publisher import Publisher
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply, Message, Spool
 from schemas.codec import Codec, digest
+from schemas.http_bodies import BacklogStatus
 from schemas.records import DataVersion, DeadLetter, Event, Heartbeat, Metric, MetricBatch, MetricsThinned
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.spool import MemorySpool
@@ -162,13 +163,13 @@ def test_I16_with_kafka_away_for_hours_events_wait_and_come_in_order_at_the_pace
             spool.accept("r0", "data-versions", "data_version", step, _data_version(step))
             world.turn(agent, 20)
     backlog = _backlog(agent)
-    assert backlog["bytes"] == sum(spool.end("gpt", rank) for rank in RANKS)
+    assert backlog.bytes == sum(spool.end("gpt", rank) for rank in RANKS)
     assert world.events() == []
     world.away = False
     shown: list[float] = []
-    while _backlog(agent)["bytes"] and len(shown) < 5_000:
+    while _backlog(agent).bytes and len(shown) < 5_000:
         world.turn(agent)
-        shown.append(_backlog(agent)["bytes"])
+        shown.append(_backlog(agent).bytes)
     assert len(shown) > 400, "it took its time"
     assert [type(one) for one in world.events()].count(DataVersion) == 4
     for rank in RANKS:
@@ -181,10 +182,8 @@ def test_I16_with_kafka_away_for_hours_events_wait_and_come_in_order_at_the_pace
     assert len(world.events()) < 400, "batches"
 
 
-def _backlog(agent: Publisher) -> dict[str, Any]:
-    found = agent.status()["backlog"]
-    assert isinstance(found, dict)
-    return found
+def _backlog(agent: Publisher) -> BacklogStatus:
+    return agent.status().backlog
 
 
 def _data_version(step: int) -> dict[str, Any]:
@@ -198,15 +197,15 @@ def test_catching_up_is_said_with_its_figures_and_so_is_its_end(world: _Surround
     for step in range(1, 30_000):
         _metric(spool, "r0", step)
     world.turn(agent, 60)
-    assert 0 < _backlog(agent)["remaining_s"] < 60
-    assert _backlog(agent)["records_per_s"] > 0
+    assert 0 < (_backlog(agent).remaining_s or 0) < 60
+    assert _backlog(agent).records_per_s > 0
     world.turn(agent, 200)
     said = [(name, fields) for name, fields in world.said if name in {"publish.behind", "publish.caught_up"}]
     assert [name for name, _ in said] == ["publish.behind", "publish.caught_up"]
     (_, first), _ = said
     assert first["bytes"] > 1_000_000
     assert {"records", "bytes", "records_per_s", "bytes_per_s", "remaining_s"} == set(first)
-    assert _backlog(agent)["bytes"] == 0
+    assert _backlog(agent).bytes == 0
 
 
 def test_one_attempt_a_turn_while_kafka_does_not_answer(world: _Surroundings) -> None:
@@ -347,13 +346,13 @@ def test_I16_with_the_nodes_disk_full_the_agent_publishes_on_and_makes_room_and_
     assert len(alarms) == 1
     assert alarms[0]["free_bytes"] > 0
     assert alarms[0]["log_bytes"] < 8_000
-    assert "No space left" in str(agent.status()["troubles"])
+    assert "No space left" in str(agent.status().troubles)
     disk.full = False
     world.turn(agent, 2)
     assert spool.position("gpt", "r0") == spool.end("gpt", "r0")
     writer.close()
     assert [name for name, _ in world.said].count("spool.has_room") == 1
-    assert "No space left" not in str(agent.status()["troubles"])
+    assert "No space left" not in str(agent.status().troubles)
 
 
 def test_published_segments_go_while_their_writer_lives_and_the_rest_when_it_is_gone(

@@ -40,7 +40,7 @@ def test_the_remaining_time_is_what_the_backlog_takes_at_the_rate_at_which_it_sh
 def test_a_backlog_that_does_not_shrink_has_no_end_and_an_empty_one_no_time() -> None:
     """Neither infinity nor a division by zero; before anything was seen a mean size is assumed."""
     progress = Progress()
-    assert progress.backlog().plain()["records"] == 0
+    assert progress.backlog().status().records == 0
     progress.note(0.0, 1_000)
     progress.note(1.0, 2_000)
     assert progress.backlog().remaining_s is None

@@ -233,11 +233,11 @@ def test_I16_with_kafka_away_events_wait_and_nothing_is_lost(signer: Ed25519Sign
     agent = _agent(world, store, signer)
     _turn(world, agent)
     assert world.position == 0
-    assert "Kafka is away" in str(agent.status()["troubles"])
+    assert "Kafka is away" in str(agent.status().troubles)
     world.away = False
     _turn(world, agent)
     assert [event.seq for event in world.events(Metric)] == [1]
-    assert agent.status()["troubles"] == {}
+    assert agent.status().troubles == {}
 
 
 def test_I15_a_restarted_agent_publishes_under_the_same_identity_and_moves_nothing_twice(
@@ -284,4 +284,4 @@ def test_I16_an_object_that_cannot_be_decoded_stops_its_checkpoint_and_not_the_a
     _turn(world, agent)
     assert [event.seq for event in world.events(Metric)] == [1]
     assert world.events(Checkpoint) == []
-    assert "single-object" in str(agent.status()["troubles"])
+    assert "single-object" in str(agent.status().troubles)

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.errors import FencedError, MisconfiguredError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Message
+from schemas.http_bodies import KafkaPathStatus
 from services.wrappers.watched import HANGING_MAX, WatchedLog, endpoints
 from tests.waiting import wait_until
 
@@ -62,7 +63,7 @@ def test_I16_a_call_that_does_not_return_is_given_up_and_its_client_is_made_anew
     log = kafka.log()
     with pytest.raises(RetryableError, match="not answered"):
         log.publish(ONE)
-    assert log.status()["kafka"] == {"path": 0, "paths": 1, "rebuilt": 1, "hanging": 1}
+    assert log.status() == KafkaPathStatus(path=0, paths=1, rebuilt=1, hanging=1)
     kafka.ways[0] = "works"
     log.publish(ONE)
     assert kafka.made == [0, 0]
@@ -70,7 +71,7 @@ def test_I16_a_call_that_does_not_return_is_given_up_and_its_client_is_made_anew
     kafka.thaw.set()
     wait_until(lambda: kafka.closed == [0], 10, "the client that was given up is closed")
     assert kafka.received == [(0, ONE), (0, ONE)], "it delivers late what the caller has published again"
-    assert log.status()["kafka"]["hanging"] == 0
+    assert log.status().hanging == 0
     assert kafka.said == [("kafka.rebuilt", {"unanswered_s": 0.1, "hanging": 1})]
     log.close()
 

@@ -79,7 +79,7 @@ def test_the_evidence_names_who_saw_what() -> None:
         "region of east: n0 silent for 9.0 s (phi 40.0); n1 silent for 9.0 s (phi 40.0); its record changed 9.0 s ago; "
         "seen from west's controller: Kafka does not answer, store does not answer"
     )
-    assert found.plain()["trouble"] == "region"
+    assert found.status().trouble == "region"
     certain = {"n0": NodeSign(9.0, PHI_MOST, silent=True)}
     found = diagnose(dataclasses.replace(ALL_WELL, **{**DEAF, "nodes": certain}, **NOT_RENEWED))
     assert "n0 silent for 9.0 s (phi certain)" in found.text

@@ -13,6 +13,7 @@ from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.authority.drill_history import DAY_S, Drill, DrillHistory, history, keep
 from pipelines.flows.authority.simulated_primary import SimulatedPrimary
 from schemas.codec import Codec
+from schemas.http_bodies import DrillStatus
 from schemas.records import Heartbeat
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog
 from services.adapters.memory.lease_store import MemoryLeaseStore
@@ -103,16 +104,16 @@ def test_the_history_says_how_old_the_last_good_drill_is_and_warns() -> None:
     """Never drilled, drilled, failed since, too old."""
     store, clock = MemoryObjectStore(), ManualClock(0.0)
     drills = DrillHistory(run="gpt", store=store, clock=clock, most_days=30)
-    assert drills.status()["warning"] == "", "not looked yet"
+    assert drills.status().warning == "", "not looked yet"
     drills.turn()
-    assert "never drilled" in str(drills.status()["warning"])
+    assert "never drilled" in str(drills.status().warning)
     keep(store, GOOD)
     keep(store, dataclasses.replace(GOOD, drill_id="west-2", time_ms=1_000, good=False, why="gave way"))
     assert [one.drill_id for one in history(store, "gpt")] == ["west-1", "west-2"]
     drills.turn()
-    assert drills.status() == {"age_days": 0.0, "measured_rto_s": 7.0, "warning": "", "trouble": ""}
+    assert drills.status() == DrillStatus(age_days=0.0, measured_rto_s=7.0, warning="", trouble="")
     clock.now_s = 31 * DAY_S
-    assert drills.status()["warning"] == "the last good drill is 31 days old, 30 are allowed"
+    assert drills.status().warning == "the last good drill is 31 days old, 30 are allowed"
 
 
 class _AwayStore(MemoryObjectStore):
@@ -131,14 +132,14 @@ def test_drills_that_cannot_be_read_are_not_called_never_drilled() -> None:
     store, clock = _AwayStore(), ManualClock(0.0)
     drills = DrillHistory(run="gpt", store=store, clock=clock, most_days=30)
     drills.turn()
-    assert drills.status()["warning"] == "its drills cannot be read: the store does not answer"
+    assert drills.status().warning == "its drills cannot be read: the store does not answer"
     store.away = False
     keep(store, GOOD)
     drills.turn()
     store.away = True
     drills.turn()
     told = drills.status()
-    assert (told["measured_rto_s"], told["warning"], told["trouble"]) == (7.0, "", "the store does not answer")
+    assert (told.measured_rto_s, told.warning, told.trouble) == (7.0, "", "the store does not answer")
 
 
 def test_a_drill_that_reached_no_step_has_no_recovery_time() -> None:

@@ -64,8 +64,8 @@ HOLDING = RunView(
 def test_a_gate_says_in_words_how_it_stands_and_which_way_its_limit_goes(gate: Gate, text: str) -> None:
     """At 3 a.m. nobody looks up whether more is better; explain, log, status and history show this very text."""
     assert gate.text == text
-    assert gate.plain()["text"] == text
-    assert gate.plain()["rule"] == gate.rule
+    assert gate.status().text == text
+    assert gate.status().rule == gate.rule
 
 
 def test_a_gates_rule_says_when_it_is_open() -> None:

@@ -24,7 +24,7 @@ def test_a_launch_that_waits_is_granted_in_the_turn_that_wins(world: ManualWorld
     control = world.west.control
 
     def won() -> bool:
-        return bool(control.status()["is_holder"]) or control.grant(LAUNCH, -1).state != "wait"
+        return bool(control.status().is_holder) or control.grant(LAUNCH, -1).state != "wait"
 
     world.until(won, "west takes over")
     reply = control.grant(LAUNCH, -1)
@@ -36,5 +36,5 @@ def test_a_launch_that_asks_no_more_gets_no_attempt(world: ManualWorld) -> None:
     """Its trainer may be gone: an attempt of its own would supersede whoever asks now."""
     control = world.west.control
     assert control.grant(LAUNCH, -1).state == "wait"
-    world.until(lambda: control.status()["is_holder"], "west takes over")
+    world.until(lambda: control.status().is_holder, "west takes over")
     assert (world.lease.epoch, world.lease.reason, world.lease.launch) == (2, "region_lost", "")

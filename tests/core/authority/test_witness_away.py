@@ -32,7 +32,7 @@ def test_I8_what_was_saved_without_the_witness_is_ratified_when_the_lease_comes_
     assert world.east.store.size(own.receipt(0)) is not None, "uploads go on"
     assert (20 in world.outcomes()) == (lengths < 1)
     assert (world.east.store.get(own.manifest) is None) == (lengths >= 1)
-    assert world.west.control.status()["is_holder"] is False
+    assert world.west.control.status().is_holder is False
     world.east.witness.away = False
     late_s = world.until(lambda: world.outcomes().get(20) == "committed", "ratified")
     assert late_s <= FAST.poll_s + FAST.renew_s
@@ -47,7 +47,7 @@ def test_I5_what_was_saved_without_the_witness_is_a_branch_when_the_other_region
     world.east.witness.away, world.link = True, False
     world.until(lambda: world.told == "provisional", "the validity ends")
     own = world.save(20)
-    taken_s = world.until(lambda: world.west.control.status()["is_holder"], "west takes over")
+    taken_s = world.until(lambda: world.west.control.status().is_holder, "west takes over")
     assert taken_s > 0, "after the validity's end, never before"
     assert (world.lease.epoch, world.lease.holder, world.lease.lineage[-1].fork_step) == (2, "west", 10)
     assert world.east.store.size(own.receipt(0)) is not None, "uploads go on"
@@ -67,5 +67,5 @@ def test_a_standby_that_reaches_the_witness_and_hears_the_primary_raises_an_alar
     asked_s = world.clock.now_s
     world.until(lambda: world.clock.now_s > asked_s + 3 * FAST.lease_s, "three leases")
     status = world.west.control.status()
-    assert (status["action"], status["reason"]) == (Action.ALARM.value, "holder_not_renewing")
+    assert (status.action, status.reason) == (Action.ALARM.value, "holder_not_renewing")
     assert world.lease.epoch == 1

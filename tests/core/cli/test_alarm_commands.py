@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from infra.local.ports import PortClaims
+from schemas.http_bodies import LaneAlarmsStatus, ReplicatorStatus
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock
 from services.cli import app
 from services.cli.status import tables
+from services.http.bodies import from_json, plain
 from services.http.server import HttpServer, Turns
-from services.operations.run_status import run_of
-from services.replicator import AlarmCollector, acknowledging
+from services.operations.run_status import Answers, Overview, run_of
+from services.replicator import acknowledging
+from services.runtime.metrics import ReplicatorCollector
 from tests.core.cli.test_status import WEST
 from tests.core.replication.test_lane_replicator import _metric, _turn, _World
 from tests.waiting import wait_until
@@ -38,31 +42,34 @@ def world(signer: Ed25519Signer) -> _World:
     return found
 
 
-def _replicator_status(world: _World) -> dict[str, Any]:
+def _replicator_status(world: _World) -> ReplicatorStatus:
     flow = world.replicator(lane="metrics")
     _turn(world, flow)
-    return {"east/metrics": json.loads(json.dumps(flow.status()))}
+    return {"east/metrics": flow.status()}
 
 
 def test_status_shows_open_alarms_in_json_and_below_the_table(world: _World) -> None:
     """Those of the run and those of every run, newest first; an older replicator says nothing of them."""
-    flows = _replicator_status(world)
-    (hole,) = flows["east/metrics"]["alarms"]["newest"]
-    of_log = {**hole, "id": "abcd1234", "run": "*", "time_ms": hole["time_ms"] + 1, "text": "of every run"}
-    foreign = {**hole, "id": "ffff0000", "run": "other", "text": "of another run"}
-    flows["east/metrics"]["alarms"]["newest"] = [hole, of_log, foreign]
-    older = {name: {key: value for key, value in one.items() if key != "alarms"} for name, one in flows.items()}
-    lags: dict[str, Any] = {"east": older, "west": flows}
-    answers: dict[str, Any] = {"east": None, "west": {"gpt": WEST}}
-    found = run_of("gpt", answers, lags, {"east": None, "west": None}, {}, 112.0)
-    assert [one["id"] for one in found["regions"]["west"]["alarms"]] == ["abcd1234", hole["id"]]
-    assert found["regions"]["east"]["alarms"] == []
-    many = {**found["regions"]["west"], "alarms": [of_log] * 8}
+    lane = _replicator_status(world)["east/metrics"]
+    (hole,) = lane.alarms.newest
+    of_log = replace(hole, id="abcd1234", run="*", time_ms=hole.time_ms + 1, text="of every run")
+    foreign = replace(hole, id="ffff0000", run="other", text="of another run")
+    three = {"east/metrics": replace(lane, alarms=LaneAlarmsStatus(open=3, newest=(hole, of_log, foreign)))}
+    body = plain(lane)
+    del body["alarms"]
+    answers = {
+        "east": Answers(replicator=from_json(ReplicatorStatus, json.dumps({"east/metrics": body}))),
+        "west": Answers(controller={"gpt": WEST}, replicator=three),
+    }
+    run = run_of("gpt", answers, {}, 112.0)
+    assert [alarm.id for alarm in run.regions["west"].alarms] == ["abcd1234", hole.id]
+    assert run.regions["east"].alarms == ()
+    many = replace(run.regions["west"], alarms=(of_log,) * 8)
     console = Console(width=200, record=True, file=None, force_terminal=False)
     with console.capture() as shown:
-        console.print(tables({"runs": {"gpt": found, "many": {**found, "regions": {"west": many}}}}))
+        console.print(tables(Overview(runs={"gpt": run, "many": replace(run, regions={"west": many})})))
     text = shown.get()
-    assert f"west: ALARM {hole['id']}: metrics of east, gpt: numbers were jumped over, numbers 2..3 of r0" in text
+    assert f"west: ALARM {hole.id}: metrics of east, gpt: numbers were jumped over, numbers 2..3 of r0" in text
     assert "west: and 3 more: farside alarms list" in text
 
 
@@ -70,7 +77,7 @@ def test_alarms_are_counted_and_those_that_are_open_are_a_gauge(world: _World) -
     """By lane, peer and kind; every kind is there from the start, so that an alert can be made on it."""
     flow = world.replicator(lane="metrics")
     registry = CollectorRegistry()
-    registry.register(AlarmCollector({"east/metrics": flow}))
+    registry.register(ReplicatorCollector({"east/metrics": flow}))
     labels = f'{{kind="{KIND}",lane="metrics",peer="east"}}'
     assert f"farside_alarms_open{labels} 0.0" in generate_latest(registry).decode()
     _turn(world, flow)

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from infra.local.ports import PortClaims
 from services.cli import app
+from services.http.bodies import to_json
+from tests.bodies import epoch_entry, run_status
 
-HISTORY = [{"epoch": number, "region": name} for number, name in ((1, "east"), (2, "west"))]
-STATUS: dict[str, Any] = {
-    "run": "gpt",
-    "region": "west",
-    "epoch": 2,
-    "primary": "west",
-    "is_holder": True,
-    "lineage": HISTORY,
-    "forks": [[1, 0, -1], [2, 1, 30]],
-}
+STATUS = run_status(
+    lineage=(epoch_entry(1, "east"), epoch_entry(2, "west", fork_step=30)), forks=((1, 0, -1), (2, 1, 30))
+)
 
 
 class _Controller(BaseHTTPRequestHandler):
     """West's, which holds the run that it took over from east."""
 
     def do_GET(self) -> None:
-        body = json.dumps({"gpt": STATUS}).encode()
+        body = to_json({"gpt": STATUS})
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

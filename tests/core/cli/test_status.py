@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import pytest
 from rich.console import Console
 
+from schemas.http_bodies import DrillStatus, HeardStatus, PromiseStatus
 from services.cli.status import tables
-from services.operations.run_status import run_of
+from services.operations.run_status import Answers, Overview, RunOverview, run_of
+from tests.bodies import lane_status, run_status
 
-WEST: dict[str, Any] = {
-    "epoch": 2,
-    "attempt": 1,
-    "primary": "west",
-    "is_holder": True,
-    "valid_s": 3.2,
-    "committed_step": 40,
-    "recoverable_step": 40,
-    "action": "wait",
-    "reason": "holding",
-    "regions": {"east": {"step": None}, "west": {"step": 47}},
-    "troubles": {},
-    "mode": "active",
-    "drill": {"age_days": None, "measured_rto_s": None, "warning": "never drilled"},
-    "promise": {"kept": True, "broken": []},
-}
-FLOWS: dict[str, Any] = {
-    "east/checkpoints": {"lag_steps": {"gpt": 10}, "counts": {"branch": 4, "dead_letter": 1}, "copies": []}
-}
+WEST = run_status(
+    regions={
+        "east": HeardStatus(heard_age_s=None, step=None, waiting_ranks=None, phases=()),
+        "west": HeardStatus(heard_age_s=0.1, step=47, waiting_ranks=0, phases=("train",)),
+    },
+    drill=DrillStatus(warning="never drilled"),
+)
+LANES = {"east/checkpoints": lane_status(lag_steps={"gpt": 10}, counts={"branch": 4, "dead_letter": 1})}
+ANSWERS = {"east": Answers(), "west": Answers(controller={"gpt": WEST}, replicator=LANES)}
 
 
-QUIET: Any = ({"east": None, "west": None}, {"east": None, "west": None}, {}, 112.0)
+def _run(**answers: Answers) -> RunOverview:
+    return run_of("gpt", {**ANSWERS, **answers}, {"east": 100.0}, 112.0)
 
 
-def _found(east: dict[str, Any] | None) -> dict[str, Any]:
-    answers = {"east": east, "west": {"gpt": WEST}}
-    lags = {"east": None, "west": FLOWS}
-    return run_of("gpt", answers, lags, {"east": None, "west": None}, {"east": 100.0}, 112.0)
+def _shown(run: RunOverview, width: int = 100) -> str:
+    console = Console(width=width, record=True, file=None, force_terminal=False)
+    with console.capture() as shown:
+        console.print(tables(Overview(runs={"gpt": run})))
+    return shown.get()
 
 
 def test_a_dead_region_is_shown_with_since_when_it_is_not_seen() -> None:
     """The rest is told by the region that lives."""
-    found = _found(None)
-    assert (found["primary"], found["epoch"], found["step"], found["valid_s"]) == ("west", 2, 47, 3.2)
-    assert (found["regions"]["east"]["visible"], found["regions"]["east"]["not_seen_for_s"]) == (False, 12.0)
-    assert found["regions"]["west"]["lag_steps"] is None, "a primary follows nobody"
-    assert (found["regions"]["west"]["dead_letters"], found["regions"]["west"]["branch_events"]) == (1, 4)
+    run = _run()
+    assert (run.primary, run.epoch, run.step, run.valid_s) == ("west", 2, 47, 3.2)
+    assert (run.regions["east"].visible, run.regions["east"].not_seen_for_s) == (False, 12.0)
+    assert run.regions["west"].lag_steps is None, "a primary follows nobody"
+    assert (run.regions["west"].dead_letters, run.regions["west"].branch_events) == (1, 4)
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_a_terminal(width: int) -> None:
     """No figure is cut off at 80 columns."""
-    console = Console(width=width, record=True, file=None, force_terminal=False)
-    with console.capture() as shown:
-        console.print(tables({"runs": {"gpt": _found(None)}}))
-    text = shown.get()
+    text = _shown(_run(), width)
     assert "…" not in text
     assert "unseen 12 s" in text
     assert "1/4" in text
@@ -63,39 +54,30 @@ def test_the_table_fits_a_terminal(width: int) -> None:
 
 def test_a_promise_that_could_not_be_kept_now_is_said_and_so_is_a_mode_that_is_not_active() -> None:
     """Before anything happens, in the words of who would have to keep it."""
-    broken = {"kept": False, "broken": ["12 steps would be lost, 10 are promised"]}
-    east = {**WEST, "is_holder": False, "promise": broken}
-    console = Console(width=100, record=True, file=None, force_terminal=False)
-    found = run_of("gpt", {"east": {"gpt": east}, "west": {"gpt": {**WEST, "mode": "paused"}}}, *QUIET)
-    with console.capture() as shown:
-        console.print(tables({"runs": {"gpt": found}}))
-    assert "east could not keep the promise now: 12 steps would be lost, 10 are promised" in shown.get()
-    assert "PAUSED" in shown.get()
+    broken = PromiseStatus(kept=False, broken=("12 steps would be lost, 10 are promised",))
+    east = dataclasses.replace(WEST, is_holder=False, promise=broken)
+    paused = dataclasses.replace(WEST, mode="paused")
+    text = _shown(_run(east=Answers(controller={"gpt": east}), west=Answers(controller={"gpt": paused})))
+    assert "east could not keep the promise now: 12 steps would be lost, 10 are promised" in text
+    assert "PAUSED" in text
 
 
 def test_what_a_region_waits_for_is_shown_with_the_reason() -> None:
     """Also what only its drills or its sight of the others wait for, and what a replicator says."""
-    view = {
-        **WEST,
-        "troubles": {"reachability": "Kafka is away"},
-        "drill": {**WEST["drill"], "trouble": "the store is away"},
-    }
-    flow = {**FLOWS["east/checkpoints"], "trouble": "the link is cut", "reachability_trouble": ""}
-    lags = {"east": None, "west": {"east/checkpoints": flow}}
-    found = run_of("gpt", {"east": None, "west": {"gpt": view}}, lags, {"east": None, "west": None}, {}, 112.0)
-    assert found["regions"]["west"]["troubles"] == {
+    drill = DrillStatus(warning="never drilled", trouble="the store is away")
+    view = dataclasses.replace(WEST, troubles={"reachability": "Kafka is away"}, drill=drill)
+    lane = dataclasses.replace(LANES["east/checkpoints"], trouble="the link is cut", reachability_trouble="")
+    run = _run(west=Answers(controller={"gpt": view}, replicator={"east/checkpoints": lane}))
+    assert run.regions["west"].troubles == {
         "reachability": "Kafka is away",
         "drills": "the store is away",
         "replicate east/checkpoints": "the link is cut",
     }
-    console = Console(width=100, record=True, file=None, force_terminal=False)
-    with console.capture() as shown:
-        console.print(tables({"runs": {"gpt": found}}))
-    assert "west: replicate east/checkpoints waits: the link is cut" in shown.get()
+    assert "west: replicate east/checkpoints waits: the link is cut" in _shown(run)
 
 
 def test_the_newest_epoch_speaks_for_the_run() -> None:
     """A zombie that still believes in its own epoch does not change what is shown."""
-    zombie = {**WEST, "epoch": 1, "primary": "east", "is_holder": True, "valid_s": 0.0}
-    found = _found({"gpt": zombie})
-    assert (found["primary"], found["epoch"]) == ("west", 2)
+    zombie = dataclasses.replace(WEST, epoch=1, primary="east", is_holder=True, valid_s=0.0)
+    run = _run(east=Answers(controller={"gpt": zombie}))
+    assert (run.primary, run.epoch) == ("west", 2)

@@ -26,6 +26,7 @@ from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.paths import CheckpointId
 from pipelines.ports import EventSource, Fetched, Message, Partition
 from schemas.codec import Codec
+from schemas.http_bodies import ReplayAnswer, ReplayBody
 from schemas.records import Heartbeat, Watermark
 from services.adapters.bookmark import FileBookmark
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
@@ -206,8 +207,8 @@ def _replayed(world: _World, lane: str = "checkpoints") -> Counter[str]:
     replicator.replay(everything)
     _turn(world, replicator)
     answer = replicator.replay(everything)
-    assert answer["state"] == "done", answer
-    counts = answer["counts"]
+    assert answer.state == "done", answer
+    counts = answer.counts
     assert isinstance(counts, dict)
     return +Counter(counts)
 
@@ -257,7 +258,7 @@ def test_bytes_that_are_gone_are_copied_again_and_nothing_is_told_twice(world: _
     replicator.replay(everything)
     for _ in range(5):
         replicator.turn()
-    assert replicator.replay(everything) == {"state": "done", "why": "", "counts": {"gone": 0, "repaired": 1}}
+    assert replicator.replay(everything) == ReplayAnswer(state="done", why="", counts={"gone": 0, "repaired": 1})
     assert (world.west_store.objects, world.visible()) == (before, [event])
 
 
@@ -464,14 +465,14 @@ def test_I10_a_topic_that_services_read_is_never_written(name: str) -> None:
 
 def test_handlers_are_asked_until_they_have_settled_it_and_refusals_are_said(world: _World) -> None:
     """A batch that waits for a copy is asked for again; a topic that was made anew ends it."""
-    waits: dict[str, object] = {"state": "waits", "why": "step 10 is being copied"}
-    done: dict[str, object] = {"state": "done", "why": "", "counts": {"done": 2}}
+    waits = ReplayAnswer(state="waits", why="step 10 is being copied")
+    done = ReplayAnswer(state="done", why="", counts={"done": 2})
     answers = iter([waits, done])
-    asked: list[dict[str, object]] = []
+    asked: list[ReplayBody] = []
 
-    def ask(body: dict[str, object]) -> dict[str, object]:
+    def ask(body: ReplayBody) -> ReplayAnswer:
         asked.append(body)
-        return next(answers, {"state": "refused", "why": "another topic now"})
+        return next(answers, ReplayAnswer(state="refused", why="another topic now"))
 
     _filled(world)
     records = [one for one in _everything(MemorySource(world.east)) if one.partition.topic == paths.CHECKPOINTS]
@@ -479,7 +480,7 @@ def test_handlers_are_asked_until_they_have_settled_it_and_refusals_are_said(wor
     assert (target.deliver(records), target.waits()) == (None, "step 10 is being copied")
     assert target.deliver(records) == {"done": 2}
     assert asked[0] == asked[1]
-    assert (asked[0]["lane"], asked[0]["offsets"]) == ("checkpoints", [0, 1])
+    assert (asked[0].lane, asked[0].offsets) == ("checkpoints", (0, 1))
     with pytest.raises(MisconfiguredError, match="another topic now"):
         target.deliver(records)
 
@@ -495,5 +496,5 @@ def test_bytes_that_nobody_has_any_more_are_told_and_stay_gone(world: _World) ->
     for _ in range(5):
         replicator.turn()
     answer = replicator.replay(everything)
-    assert (answer["state"], answer["counts"]) == ("done", {"gone": 0, "failed": 1})
-    assert "east/farside.checkpoints/0/0" in str(answer["why"])
+    assert (answer.state, answer.counts) == ("done", {"gone": 0, "failed": 1})
+    assert "east/farside.checkpoints/0/0" in str(answer.why)

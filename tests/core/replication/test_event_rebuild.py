@@ -57,8 +57,7 @@ def _headers(world: _World) -> list[dict[str, bytes]]:
 
 
 def _open(flow: LaneReplicator) -> list[str]:
-    told: Any = flow.status()["alarms"]
-    return [one["kind"] for one in told["newest"]]
+    return [alarm.kind for alarm in flow.status().alarms.newest]
 
 
 def test_I13_I14_what_retention_took_is_rebuilt_as_the_very_events_that_they_were(world: _World) -> None:

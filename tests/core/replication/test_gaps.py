@@ -17,9 +17,11 @@ from pipelines.core.lineage import LineageView
 from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.ports import Message
+from schemas.http_bodies import AcknowledgeAnswer
 from schemas.records import Alarm, Metric
 from services.adapters.memory.kafka import MemoryLog
 from services.adapters.signer import Ed25519Signer
+from services.http.bodies import plain
 from tests.core.replication.test_lane_replicator import CODEC, _metric, _turn, _World
 from tests.core.replication.test_metric_batch_replication import _batch, _rows
 from tests.replaying import places
@@ -40,9 +42,9 @@ def _of(epoch: int, seq: int, step: int) -> Metric:
 
 
 def _open(flow: LaneReplicator) -> list[dict[str, Any]]:
-    told: Any = flow.status()["alarms"]
-    assert told["open"] == len(told["newest"])
-    return list(told["newest"])
+    alarms = flow.status().alarms
+    assert alarms.open == len(alarms.newest)
+    return [plain(alarm) for alarm in alarms.newest]
 
 
 def _kinds(flow: LaneReplicator) -> list[str]:
@@ -246,12 +248,12 @@ def test_an_alarm_that_was_acknowledged_is_open_no_longer_and_its_numbers_are_st
     flow = world.replicator(lane="metrics")
     _turn(world, flow)
     (one,) = _open(flow)
-    assert flow.lane_alarms.acknowledge(one["id"], "ann") == {"state": "waits"}
+    assert flow.lane_alarms.acknowledge(one["id"], "ann") == AcknowledgeAnswer(state="waits")
     _turn(world, flow, 1)
-    assert flow.lane_alarms.acknowledge(one["id"], "ann") == {"state": "done"}
+    assert flow.lane_alarms.acknowledge(one["id"], "ann") == AcknowledgeAnswer(state="done")
     flow.lane_alarms.acknowledge("nonsense", "ann")
     _turn(world, flow, 1)
-    assert flow.lane_alarms.acknowledge("nonsense", "ann") == {"state": "unknown"}
+    assert flow.lane_alarms.acknowledge("nonsense", "ann") == AcknowledgeAnswer(state="unknown")
     later = world.replicator(lane="metrics")
     _turn(world, later)
     assert _open(later) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from pipelines.flows.replication.intake import AGAIN_RECORDS, QUEUED_MAX, RUN_QU
 from pipelines.flows.replication.lane_replicator import BATCH_MAX, LaneReplicator
 from pipelines.ports import Fetched, Message, Partition
 from schemas.codec import Codec
+from schemas.http_bodies import LaneAlarmsStatus
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock
@@ -56,8 +56,7 @@ def _of(world: _World, run: str) -> list[int]:
 
 
 def _queued(flow: LaneReplicator) -> dict[str, int]:
-    found: Any = flow.status()["queued"]
-    return dict(found)
+    return flow.status().queued
 
 
 def _position(world: _World) -> int:
@@ -93,7 +92,7 @@ def test_a_run_of_which_very_much_waits_delays_no_other_run(world: _World) -> No
         flow.turn()
     assert _of(world, "stuck") == list(range(1, MANY + 1)), "each once, in order"
     assert _of(world, "other") == list(range(1, 104))
-    assert flow.status()["alarms"] == {"open": 0, "newest": []}
+    assert flow.status().alarms == LaneAlarmsStatus(open=0, newest=())
 
 
 def test_a_lane_with_many_stuck_runs_still_has_room_for_one_that_is_not(world: _World) -> None:

@@ -183,7 +183,7 @@ def test_I13_an_event_is_visible_only_after_its_bytes_are_verified_here(signer: 
         seen.append((len(world.west_store.objects), len(world.visible())))
     assert (1, 0) in seen, "half a copy, and nothing visible"
     assert world.visible() == [event]
-    assert replicator.status()["lag_steps"] == {"gpt": 0}
+    assert replicator.status().lag_steps == {"gpt": 0}
 
 
 def test_I15_a_crash_at_any_port_call_loses_nothing_and_doubles_nothing(signer: Ed25519Signer) -> None:
@@ -313,7 +313,7 @@ def test_an_unknown_schema_waits_until_it_can_be_fetched(signer: Ed25519Signer) 
     replicator = world.replicator(lane="metrics")
     _turn(world, replicator)
     assert [event.run for event in world.visible("metrics")] == ["gpt"]
-    waits = replicator.status()["waits"]
+    waits = replicator.status().waits
     assert isinstance(waits, dict)
     assert "unknown schema" in waits["other"]
     assert world.dead() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 
@@ -33,8 +32,7 @@ def world(signer: Ed25519Signer) -> _World:
 
 
 def _kinds(flow: LaneReplicator) -> list[str]:
-    told: Any = flow.status()["alarms"]
-    return [one["kind"] for one in told["newest"]]
+    return [alarm.kind for alarm in flow.status().alarms.newest]
 
 
 def _seqs(world: _World) -> list[int]:

@@ -136,4 +136,4 @@ def test_metrics_that_become_visible_together_are_told_in_one_line(signer: Ed255
     told = [(name, fields) for name, fields in world.said if name in {"replicate.published", "replicate.dead_letter"}]
     assert [name for name, _ in told] == ["replicate.published", "replicate.dead_letter"]
     assert (told[0][1]["records"], told[0][1]["seq"], told[0][1]["step"]) == (6, 7, 7)
-    assert replicator.status()["counts"] == {"published": 6, "dead_letter": 1}
+    assert replicator.status().counts == {"published": 6, "dead_letter": 1}

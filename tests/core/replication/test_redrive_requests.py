@@ -24,6 +24,7 @@ from pipelines.flows.replication.redrive_requests import RedriveRequest
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
+from schemas.http_bodies import RedriveAnswer
 from schemas.records import Checkpoint, DeadLetter, Metric
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
@@ -99,7 +100,7 @@ class _West:
         """West's dead letters."""
         return letters(MemorySource(self.west), RecordFilter(), Decoding(Codec(), SystemClock()))
 
-    def ask(self, letter: Letter, *, force: bool = False, ask_id: str = "") -> dict[str, object]:
+    def ask(self, letter: Letter, *, force: bool = False, ask_id: str = "") -> RedriveAnswer:
         """Redrive a letter, and turn until it is settled; what has become of it."""
         self.requests += 1
         request = RedriveRequest(ask_id or f"ask-{self.requests}", *letter.place, force, "ada")
@@ -179,12 +180,12 @@ def test_I13_a_checkpoint_is_redriven_once_its_bytes_are_there_and_not_before(ch
     assert (letter.letter.reason, checkpoints.visible()) == ("corrupt", [])
     assert "CorruptError" in letter.letter.stack
     before = checkpoints.ask(letter)
-    assert before["state"] == "refused"
-    assert "the cause still holds: corrupt" in str(before["why"])
+    assert before.state == "refused"
+    assert "the cause still holds: corrupt" in str(before.why)
     assert (len(checkpoints.letters()), checkpoints.letters()[0].mark) == (1, None)
     for key, body in good.items():
         checkpoints.east_store.create(key, body)
-    assert checkpoints.ask(letter)["state"] == "done"
+    assert checkpoints.ask(letter).state == "done"
     assert checkpoints.visible() == [1]
     assert set(good) <= set(checkpoints.west_store.objects)
     (letter,) = checkpoints.letters()
@@ -199,12 +200,12 @@ def test_I15_a_letter_is_redriven_at_most_once_by_whomever_it_is_asked(metrics: 
     metrics.turn()
     (letter,) = metrics.letters()
     metrics.view = LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 40)))  # somebody adopted the branch
-    assert metrics.ask(letter, ask_id="first")["state"] == "done"
-    assert "published by ada" in str(metrics.ask(letter)["why"])
+    assert metrics.ask(letter, ask_id="first").state == "done"
+    assert "published by ada" in str(metrics.ask(letter).why)
     metrics.start()
     metrics.turn()
-    assert metrics.ask(letter)["state"] == "refused"
-    assert metrics.ask(letter, ask_id="first")["state"] == "done", "its own answer, from the log"
+    assert metrics.ask(letter).state == "refused"
+    assert metrics.ask(letter, ask_id="first").state == "done", "its own answer, from the log"
     (everything,) = places(metrics.east, "metrics")
     metrics.flow.replay(everything)
     metrics.turn()
@@ -220,15 +221,15 @@ def test_I5_a_branch_stays_a_branch_also_by_force(metrics: _West) -> None:
     metrics.send(_metric(1, step=30))
     metrics.turn()
     (letter,) = metrics.letters()
-    assert "the cause still holds: branch" in str(metrics.ask(letter)["why"])
-    assert metrics.ask(letter, force=True) == {"state": "done", "why": "dead_again"}
+    assert "the cause still holds: branch" in str(metrics.ask(letter).why)
+    assert metrics.ask(letter, force=True) == RedriveAnswer(state="done", why="dead_again")
     old, new = metrics.letters()
     assert (metrics.visible(), old.mark and old.mark.outcome, new.mark) == ([], "dead_again", None)
     assert old.letter is not None
     assert new.letter is not None
     assert (new.letter.value, new.letter.offset) == (old.letter.value, old.letter.offset), "the origin is the first one"
     metrics.view = ONE_EPOCH
-    assert metrics.ask(new)["state"] == "done"
+    assert metrics.ask(new).state == "done"
     assert metrics.visible() == [1]
 
 
@@ -253,13 +254,13 @@ def test_an_event_that_is_visible_from_another_copy_is_refused(metrics: _West) -
     (found,) = metrics.letters()
     for force in (False, True):
         answer = metrics.ask(found, force=force)
-        assert answer == {"state": "refused", "why": "number 1 of r0 is visible here already"}
+        assert answer == RedriveAnswer(state="refused", why="number 1 of r0 is visible here already")
     ahead = dataclasses.replace(letter, value=CODEC.encode(_metric(5)), offset=8)
     west.publish([Message(paths.DEAD_LETTERS, b"gpt", CODEC.encode(ahead))])
-    assert "is ahead of its lane" in str(metrics.ask(metrics.letters()[1])["why"])
+    assert "is ahead of its lane" in str(metrics.ask(metrics.letters()[1]).why)
     due = dataclasses.replace(letter, value=CODEC.encode(_metric(2)), offset=9)
     west.publish([Message(paths.DEAD_LETTERS, b"gpt", CODEC.encode(due))])
-    assert metrics.ask(metrics.letters()[2])["state"] == "done"
+    assert metrics.ask(metrics.letters()[2]).state == "done"
     metrics.send(_metric(2))
     metrics.send(_metric(3))
     metrics.turn()
@@ -280,7 +281,7 @@ def test_two_letters_of_one_event_that_are_asked_for_at_once_are_handled_once(me
     for request in requests:
         metrics.flow.redrive(request)
     metrics.turn()
-    assert [metrics.flow.redrive(request)["state"] for request in requests] == ["done", "refused"]
+    assert [metrics.flow.redrive(request).state for request in requests] == ["done", "refused"]
     assert metrics.visible() == [1]
 
 
@@ -292,7 +293,7 @@ def test_bytes_that_nobody_can_read_stay_a_letter_with_its_stack_and_its_number(
     (letter,) = metrics.letters()
     assert letter.letter is not None
     assert "DecodeError" in letter.letter.stack
-    assert "the cause still holds: undecodable" in str(metrics.ask(letter)["why"])
+    assert "the cause still holds: undecodable" in str(metrics.ask(letter).why)
     assert metrics.visible() == [2]
     assert letter.facts.seq == 1
 
@@ -310,7 +311,7 @@ def test_what_is_no_letter_of_the_lane_is_refused_with_the_reason(metrics: _West
     MemoryLog(metrics.west).publish([Message(paths.DEAD_LETTERS, b"gpt", CODEC.encode(one)) for one in sent])
     MemoryLog(metrics.west).publish([Message(paths.DEAD_LETTERS, b"gpt", b"\x00")])
     found = metrics.letters()
-    assert [str(metrics.ask(one)["why"]) for one in found] == [
+    assert [str(metrics.ask(one).why) for one in found] == [
         "it came from farside.checkpoints, this is the lane metrics",
         "it is a record of c that never became an event: only its agent could make one of it",
         "it was not first published in east",
@@ -341,7 +342,7 @@ def test_I4_an_unanswered_redrive_is_settled_by_reading_the_log(metrics: _West, 
 
     for owner in (metrics.flow, metrics.flow._redrives):
         owner._log = Unanswered()  # type: ignore[union-attr] # these only use transactions
-    assert metrics.ask(letter)["state"] == "done"
+    assert metrics.ask(letter).state == "done"
     assert (metrics.visible(), lost) == ([1], [True])
 
 
@@ -361,14 +362,14 @@ def test_a_peer_that_does_not_answer_makes_a_redrive_wait_and_not_the_lane(check
 
     checkpoints.flow._copies._peer_store = Flaky()
     answer = checkpoints.ask(letter, ask_id="one")
-    assert answer == {"state": "waits", "why": "the link is down"}
+    assert answer == RedriveAnswer(state="waits", why="the link is down")
     _commit(checkpoints, 20, 2, lambda _key, body: body)
     checkpoints.turn()
     assert checkpoints.visible() == [2]
     away[0] = False
     for key, body in good.items():
         inner.create(key, body)
-    assert checkpoints.ask(letter, ask_id="one")["state"] == "done"
+    assert checkpoints.ask(letter, ask_id="one").state == "done"
     assert checkpoints.visible() == [2, 1]
 
 

@@ -8,23 +8,31 @@ import signal
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from infra.local.ports import PortClaims
 from pipelines.errors import FencedError
 from services.adapters.system_clock import SystemClock
-from services.http.server import HttpServer, Turns, asked
+from services.http.server import HttpServer, Turns, answer_of, body_of
 from services.runtime.journal import ServiceJournal
 from services.runtime.process import FAILED_EXIT, FENCED_EXIT, Process
 
 CLOCK = SystemClock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """The body of a route that only this test has."""
+
+    run: str
 
 
 def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, Any]:
@@ -42,7 +50,7 @@ def test_health_is_503_when_a_flow_stands_still_and_a_bad_body_is_one_clear_400(
     turns = Turns(CLOCK)
 
     async def request(request: Request) -> Response:
-        return JSONResponse(await asked(request, run=str))
+        return answer_of(await body_of(request, _Wish))
 
     server = HttpServer(
         port=port,

@@ -237,7 +237,7 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
     assert pool.staged == [10]
     ready = CODEC.decode_as(Readiness, log.messages[-1].value)
     assert (ready.step, ready.proof, ready.predicted_rto_s) == (10, "loaded", 5.25)
-    assert warm.status()["staged_step"] == 10
+    assert warm.status().staged_step == 10
     pool.waiting_ranks = 0
     warm.turn()
     changed = CODEC.decode_as(Readiness, log.messages[-1].value)

@@ -1,0 +1,130 @@
+"""Metrics are evaluated at the scrape: nobody asks for /status in these tests, and what is scraped is the present."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from infra.local.ports import PortClaims
+from pipelines.core.failover_decision import policy_of
+from pipelines.core.lease import FAST
+from services.adapters.signer import Ed25519Signer
+from services.adapters.system_clock import SystemClock
+from services.http.server import HttpServer, Turns
+from services.runtime.journal import ServiceJournal
+from services.runtime.metrics import METRICS, ControllerCollector, JournalCollector, ReplicatorCollector
+from tests.core.replication.test_lane_replicator import _turn, _World
+from tests.manual_world import world_with_step_10
+
+ROOT = Path(__file__).resolve().parents[3]
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def _status_was_asked() -> object:
+    raise AssertionError("/status was asked for")
+
+
+@contextmanager
+def _served(registry: CollectorRegistry) -> Iterator[Callable[[], Samples]]:
+    """A service's server; yields its scrape: samples by name and label values."""
+    port = PortClaims().claim([])
+    server = HttpServer(port=port, turns=Turns(SystemClock()), registry=registry, status=_status_was_asked)
+
+    def scrape() -> Samples:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            return {
+                (sample.name, tuple(sample.labels.values())): sample.value for one in families for sample in one.samples
+            }
+
+    server.start()
+    try:
+        yield scrape
+    finally:
+        server.close()
+
+
+def test_a_scrape_alone_shows_epoch_lease_and_promise_of_the_moment(signer: Ed25519Signer) -> None:
+    """East's lease runs down between two scrapes; when west has taken over, both regions' next scrape says so."""
+    world = world_with_step_10(signer)
+    world.west.control._policy = policy_of(FAST, rto_s=10.0)
+    controls = {"east": world.east.control, "west": world.west.control}
+    registry = CollectorRegistry()
+    registry.register(ControllerCollector(lambda: {name: one.status() for name, one in controls.items()}))
+    with _served(registry) as scrape:
+
+        def scraped(name: str) -> tuple[float, float]:
+            samples = scrape()
+            return samples[f"farside_{name}", ("east",)], samples[f"farside_{name}", ("west",)]
+
+        assert scraped("epoch") == (1, 1)
+        assert scraped("promise_kept") == (1, 0), "no pool in west has said that it is ready"
+        valid_s, of_standby_s = scraped("lease_valid_seconds")
+        assert valid_s > 1
+        assert of_standby_s == 0
+        world.clock.now_s += 0.5
+        assert scraped("lease_valid_seconds")[0] == pytest.approx(valid_s - 0.5)
+        world.east.witness.away, world.link = True, False
+        world.until(lambda: controls["west"].status().is_holder, "west takes over")
+        assert scraped("epoch") == (1, 2), "east cannot know yet"
+        assert scraped("promise_kept") == (1, 1), "a holder promises nothing"
+        lost_s, won_s = scraped("lease_valid_seconds")
+        assert lost_s == 0
+        assert won_s > 1
+
+
+def test_a_scrape_alone_shows_the_lag_of_the_moment(signer: Ed25519Signer) -> None:
+    """It rises when a checkpoint is heard of and falls when that is visible here."""
+    world = _World(signer)
+    flow = world.replicator()
+    registry = CollectorRegistry()
+    registry.register(ReplicatorCollector({"east/checkpoints": flow, "east/metrics": world.replicator(lane="metrics")}))
+    lag = ("farside_lag_steps", ("east", "gpt"))
+    with _served(registry) as scrape:
+        assert lag not in scrape(), "nothing was heard of"
+        world.commit(10, 1)
+        _turn(world, flow)
+        assert scrape()[lag] == 0
+        world.per_turn = 0
+        world.commit(30, 2)
+        flow.turn()
+        assert scrape()[lag] == 20
+        world.per_turn = 100
+        _turn(world, flow)
+        assert scrape()[lag] == 0
+
+
+def test_a_scrape_alone_shows_what_the_journal_counted(tmp_path: Path) -> None:
+    """Each event name is a label; the count is there as soon as the event is."""
+    registry = CollectorRegistry()
+    journal = ServiceJournal(service="agent", region="east", folder=tmp_path, clock=SystemClock(), registry=registry)
+    with _served(registry) as scrape:
+        assert scrape() == {}
+        journal.say("publish.behind", records=3)
+        assert scrape() == {("farside_events_total", ("publish.behind",)): 1}
+        journal.say("publish.behind", records=2)
+        journal.say("publish.caught_up")
+        counts = scrape()
+        assert counts["farside_events_total", ("publish.behind",)] == 2
+        assert counts["farside_events_total", ("publish.caught_up",)] == 1
+
+
+def test_the_documented_table_is_what_the_collectors_describe() -> None:
+    """Name, type, labels, unit, meaning and service of every metric, in docs/metrics.md and nowhere else in words."""
+    lines = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines()
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| `")]
+    assert rows == [
+        (f"`{one.name}`", one.kind, ", ".join(one.labels), one.unit, one.meaning, one.served_by) for one in METRICS
+    ]
+    described = {
+        (family.name, family.type, family.documentation, tuple(family._labelnames))
+        for collector in (JournalCollector(), ControllerCollector(dict), ReplicatorCollector({}))
+        for family in collector.describe()
+    }
+    assert described == {(one.name.removesuffix("_total"), one.kind, one.meaning, one.labels) for one in METRICS}
