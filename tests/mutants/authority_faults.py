@@ -11,6 +11,7 @@ from tests.mutants.places import (
     GUARD,
     GUARDS,
     HANDOVER,
+    LAUNCHES,
     LEASE,
     LINEAGE,
     MOVES,
@@ -295,16 +296,17 @@ AUTHORITY_FAULTS = (
     ),
     Mutant(
         "a launch starts from what is newest by then, not from the fork",
-        FAILOVER,
+        LAUNCHES,
         "start = self._recoverable.start(lease)",
-        "start = self._recoverable.newest(self._run, view_of(lease.lineage))",
+        'view_of = __import__("pipelines.core.lineage", fromlist=[""]).view_of\n'
+        "        start = self._recoverable.newest(self._run, view_of(lease.lineage))",
         PROMOTIONS,
     ),
     Mutant(
         "a restarted controller makes a second attempt of a launch",
         FAILOVER,
-        "if held.lease.launch != name:",
-        "if name:",
+        "if held.lease.launch != launch:",
+        "if launch:",
         PROMOTIONS,
     ),
     Mutant(

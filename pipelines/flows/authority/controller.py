@@ -22,7 +22,7 @@ from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.heartbeat_reader import PeerState
-from pipelines.flows.authority.launches import Launch, fix, recall, starting_from
+from pipelines.flows.authority.launches import Launches
 from pipelines.flows.authority.planned_moves import (
     ADOPT,
     MoveRequest,
@@ -45,7 +45,6 @@ TURN_S = 0.1  # while something is under way
 STALLED_POLLS = 1.5  # whoever has not turned for so long stood still; a little late is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
 LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
-ASKED_LATELY_S = 1.0  # agents with a launch that waits ask several times a second
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
 
 
@@ -98,9 +97,7 @@ class Controller:
         self._silent = False
         self._detectors = Detectors(region, policy, peer_states, reachability)
         self._diagnosis: Diagnosis | None = None
-        self._launches: dict[str, Launch] = {}
-        self._wanted: dict[str, None] = {}
-        self._unknown: dict[str, float] = {}  # launches that wait for a region that holds the run, and when they asked
+        self._launches = Launches(run=run, store=store, recoverable=self._recoverable, clock=clock, journal=journal)
         self._committed_step = -1
         self._operator: Operator | None = None
         self._planned_moves = PlannedMoves(region, policy)
@@ -118,13 +115,10 @@ class Controller:
             return GrantReply("wait", reason="the lease record has not been read yet")
         lease = held.lease
         forks = view_of(lease.lineage).forks
-        known = self._launches.get(launch)
+        known = self._launches.granted(launch)
         if known is None:
-            if launch not in self._unknown or lease.holder == self._region:
-                self._wanted[launch] = None
+            if self._launches.ask(launch, now_s, holds=lease.holder == self._region):
                 self._wake()
-            else:
-                self._unknown[launch] = now_s
             return GrantReply(
                 "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
             )
@@ -252,19 +246,21 @@ class Controller:
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
             self._unclaimed = True  # a process of ours that won the epoch may have died before it left the copy
-            self._wanted |= dict.fromkeys(self._waiting())
+            self._launches.ask_again()
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
         self._try("claim", self._claim)
         self._try("history", self._note)  # before a launch takes the record's place: who comes after us sees only that
-        self._try("launches", self._serve)
+        self._try("launches", lambda: self._launches.settle(self._attempt_of))
         return self._rests_s(decision)
 
     def _rests_s(self, decision: Decision) -> float:
         """How long nothing can change that we would not be woken for; one retry at a time, and no hurry, in trouble."""
         lease = None if self._belief.held is None else self._belief.held.lease
         moving = lease is not None and lease.mode in core.MOVING and self._belief.is_holder
-        left = self._wanted or self._notes or self._unclaimed or self._planned_moves.requests or self._operator
+        left = (
+            self._launches.pending or self._notes or self._unclaimed or self._planned_moves.requests or self._operator
+        )
         if self._troubles:
             return min(RETRY_S, self._profile.poll_s)
         if moving or left:
@@ -543,52 +539,26 @@ class Controller:
 
     # --- launches ---
 
-    def _serve(self) -> None:
-        """Settle the launches that agents asked about: recall them, or make them a new attempt if we may."""
-        for name in list(self._wanted):
-            del self._wanted[name]
-            known = recall(self._store, self._run, name)
-            if known is None and self._may_write():
-                known = self._new_attempt(name)
-            if known is None:
-                self._unknown[name] = self._clock.boottime_s()
-            else:
-                self._unknown.pop(name, None)
-                self._launches[name] = known
-
-    def _waiting(self) -> list[str]:
-        """Launches whose agents still ask: the time until they would ask again is not theirs to lose."""
-        since_s = self._clock.boottime_s() - ASKED_LATELY_S
-        return [name for name, asked_s in list(self._unknown.items()) if asked_s >= since_s]
-
     def _may_write(self) -> bool:
         held, now_s = self._belief.held, self._clock.boottime_s()
         durable = held is not None and held.lease.epoch == self._durable_epoch
         settled = not self._belief.unread_writes  # decision 0002: a read comes before another write
         return durable and settled and now_s < self._belief.valid_until_s(self._profile)
 
-    def _new_attempt(self, name: str) -> Launch | None:
+    def _attempt_of(self, launch: str) -> Lease | None:
+        """The lease record with this launch as its newest attempt, written if need be; None if we may not, or lost."""
+        if not self._may_write():
+            return None
         held = self._belief.held
         if held is None:
             return None
         if held.lease.mode in core.MOVING:
             return None  # the run is on its way: nothing new begins here
-        if held.lease.launch != name:  # else: won before, by us or by the controller before us, and not written down
+        if held.lease.launch != launch:  # else: won before, by us or by the controller before us, and not written down
             author = self._author("launch")
-            if not self._write(core.new_attempt(held.lease, author, name), held):
+            if not self._write(core.new_attempt(held.lease, author, launch), held):
                 return None
-        lease = self._belief.held.lease if self._belief.held is not None else held.lease
-        start = self._recoverable.start(lease)
-        launch = fix(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
-        self._journal.say(
-            "launch.granted",
-            run=self._run,
-            launch=name,
-            epoch=launch.epoch,
-            attempt=launch.attempt,
-            step=launch.start_step,
-        )
-        return launch
+        return self._belief.held.lease if self._belief.held is not None else held.lease
 
     def _author(self, reason: str, actor: str = "", note: str = "") -> Author:
         held = self._belief.held
