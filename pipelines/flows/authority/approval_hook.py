@@ -39,7 +39,15 @@ class _Asked:
 
 
 class ApprovalHook:
-    """One run's question at a time. `verdict` may be called from another thread than `step`."""
+    """Asks about one run's moves, one question at a time. `verdict` and `weigh` may be called from another thread.
+
+    Args:
+        poster: how the one outside is reached.
+        timeout_s: who has not answered after so long has no objection.
+        clock: the machine's own.
+        journal: hears each answer.
+        wake: called when there is something to ask.
+    """
 
     def __init__(
         self,

@@ -8,20 +8,20 @@ wishes, and only `step` writes. It says when it wants to be turned again; whoeve
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pipelines.core import lease as core
 from pipelines.core.diagnosis import Diagnosis, Trouble
-from pipelines.core.failover_decision import Action, Decision, FailoverPolicy, Reason, RunView, decide, moved_ago_s
+from pipelines.core.failover_decision import Action, Decision, Reason, RunView, decide, moved_ago_s
 from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
 from pipelines.core.wakeup import next_in_s
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.approval_hook import ApprovalHook
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.epoch_store import EpochStore
-from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.launches import Launches
 from pipelines.flows.authority.planned_moves import (
     ADOPT,
@@ -33,12 +33,9 @@ from pipelines.flows.authority.planned_moves import (
     record_after,
     refusal,
 )
-from pipelines.flows.authority.reachability import Reachability
-from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.status import Situation, finite, status_of
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
-from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
-from schemas.codec import Codec
+from pipelines.ports import GrantReply
 from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1  # while something is under way
@@ -49,58 +46,60 @@ OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a pe
 
 
 class Controller:
-    """Who may write for a run, as far as this region has a say in it."""
+    """Decides and writes who may write for one run, as far as its region has a say in it.
+
+    Args:
+        role: the run, and the region's part in it.
+        ports: the world outside.
+        observers: the flows that observe the regions.
+        hook: asks somebody outside before the run is moved; None: nobody is asked.
+        wake: called when `turn` has something to do before it is due.
+
+    Raises:
+        MisconfiguredError: the lease profile is unsafe.
+    """
 
     def __init__(
         self,
         *,
-        region: str,
-        run: str,
-        first_region: str,
-        candidate: bool,
-        leases: LeaseStore,
-        peer_states: Mapping[str, PeerState],
-        self_evidence: SelfEvidence,
-        store: ObjectStore,
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
-        policy: FailoverPolicy,
-        reachability: Reachability | None = None,
+        role: RunRole,
+        ports: ControllerPorts,
+        observers: Observers,
         hook: ApprovalHook | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        policy.profile.check()
+        role.policy.profile.check()
         self._wake = wake
-        self._region, self._run = region, run
-        self._first_region, self._candidate = first_region, candidate
-        self._leases, self._peer_states, self._self_evidence, self._store = leases, peer_states, self_evidence, store
-        self._codec, self._clock, self._entropy, self._journal = codec, clock, entropy, journal
-        self._profile, self._policy = policy.profile, policy
-        self._epoch_store = EpochStore(store)
-        self._recoverable = RecoverableFinder(store, signer, codec)
-        self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
+        self._region, self._run = role.region, role.run
+        self._first_region, self._candidate = role.first_region, role.candidate
+        self._profile, self._policy = role.policy.profile, role.policy
+        self._peer_states, self._self_evidence = observers.peer_states, observers.self_evidence
+        self._leases, self._codec = ports.leases, ports.codec
+        self._clock, self._entropy, self._journal = ports.clock, ports.entropy, ports.journal
+        self._epoch_store = EpochStore(ports.store)
+        self._recoverable = RecoverableFinder(ports.store, ports.signer, ports.codec)
+        self._belief = Belief(region=role.region, incarnation=f"{role.region}-{ports.entropy.new_id()[:16]}")
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
         self._unclaimed = False
         self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
         self._read_since_stall = False
         self._was_holder = False
         self._stood_down = False
-        self._turned_at_s = clock.boottime_s()
+        self._turned_at_s = ports.clock.boottime_s()
         self._asked_witness_s = core.NEVER_S
         self._recovered: RecoverableCheckpoint | None = None
         self._looked_s = core.NEVER_S
         self._looked_for = (-1, -1)  # the outcomes told of, and the epoch, when it was looked up last
         self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
         self._silent = False
-        self._detectors = Detectors(region, policy, peer_states, reachability)
+        self._detectors = Detectors(role.region, role.policy, observers.peer_states, observers.reachability)
         self._diagnosis: Diagnosis | None = None
-        self._launches = Launches(run=run, store=store, recoverable=self._recoverable, clock=clock, journal=journal)
+        self._launches = Launches(
+            run=role.run, store=ports.store, recoverable=self._recoverable, clock=ports.clock, journal=ports.journal
+        )
         self._committed_step = -1
         self._operator: Operator | None = None
-        self._planned_moves = PlannedMoves(region, policy)
+        self._planned_moves = PlannedMoves(role.region, role.policy)
         self._hook = hook
         self._noted = -1
         self._notes: list[Lease] = []

@@ -60,7 +60,16 @@ class PeerState:
 
 
 class HeartbeatReader:
-    """One region's log, read once for all runs."""
+    """Reads one region's log once for all runs.
+
+    Args:
+        region: whose log; records of other regions in it are not signs of its life.
+        source: reads that log.
+        codec: of records.
+        clock: the machine's own.
+        peer_states: what the region says, one for each run; kept up to date here.
+        checkpoints: also read the outcomes of checkpoints; for the own region, where they are looked up.
+    """
 
     def __init__(
         self,
@@ -72,7 +81,6 @@ class HeartbeatReader:
         peer_states: Iterable[PeerState],
         checkpoints: bool = False,
     ) -> None:
-        # `checkpoints`: also what the region says of them; wanted of our own, where they are looked up.
         self._region = region
         self._source, self._codec, self._clock = source, codec, clock
         self._peer_states = {one.run: one for one in peer_states}

@@ -27,9 +27,11 @@ class Reachability:
         region: whose service this is.
         observer: which one.
         probes: for each other region, how its Kafka and its store are asked; each returns, or raises.
-        log: this region's own Kafka, in which the sightings are told.
-        nodes_at_s: when a node of a region was heard last; a service that does not listen leaves it out.
+        log: this region's own Kafka, in which the sightings are published.
+        codec: of sightings.
+        clock: the machine's own.
         every_s: the pause between two rounds.
+        nodes_at_s: when a node of a region was heard last; a service that does not listen leaves it out.
     """
 
     def __init__(

@@ -22,7 +22,16 @@ PROBE_S = 1.0
 
 
 class SelfEvidence:
-    """One region. The times are replaced whole, so another thread may read them."""
+    """Probes one region's own log and store. The times are replaced whole, so another thread may read them.
+
+    Args:
+        region: the controller's own region.
+        log: its Kafka.
+        store: its bucket.
+        codec: of events.
+        clock: the machine's own.
+        entropy: names this producer.
+    """
 
     def __init__(
         self, *, region: str, log: EventLog, store: ObjectStore, codec: Codec, clock: Clock, entropy: Entropy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from pipelines import paths
 from pipelines.errors import RetryableError
@@ -21,26 +21,61 @@ RETRY_S = 5.0
 ALIVE_S = 10.0  # the lease's loop must have turned so recently
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receivers:
+    """Who outside hears of a run.
+
+    Attributes:
+        webhook: hears of each epoch that this region wins; None: nobody does.
+        ping: hears every `ping_s` that the controller works; None: nobody does.
+        ping_s: the pause between two pings.
+    """
+
+    webhook: Poster | None
+    ping: Poster | None
+    ping_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedController:
+    """The controller that is spoken for.
+
+    Attributes:
+        won: returns the newest epoch if this region won it, else None.
+        turned_at_s: returns when the lease's loop turned last.
+    """
+
+    won: Callable[[], EpochEntry | None]
+    turned_at_s: Callable[[], float]
+
+
 class Webhooks:
-    """One run in one region. `won` gives the newest epoch if it is ours, `turned_at_s` when the lease's loop turned."""
+    """Sends the webhooks and pings of one run in one region.
+
+    Args:
+        run: which run.
+        region: this region.
+        receivers: who outside hears of it.
+        watched: the run's controller.
+        store: the region's; what was sent is written down there.
+        clock: the machine's own.
+        journal: hears of each webhook, and of the first that did not get through.
+    """
 
     def __init__(
         self,
         *,
         run: str,
         region: str,
-        webhook: Poster | None,
-        ping: Poster | None,
-        ping_s: float,
-        won: Callable[[], EpochEntry | None],
-        turned_at_s: Callable[[], float],
+        receivers: Receivers,
+        watched: WatchedController,
         store: ObjectStore,
         clock: Clock,
         journal: Journal,
     ) -> None:
         self._run, self._region = run, region
-        self._webhook, self._ping, self._ping_s = webhook, ping, ping_s
-        self._won, self._turned_at_s = won, turned_at_s
+        self._webhook, self._ping, self._ping_s = receivers.webhook, receivers.ping, receivers.ping_s
+        self._won, self._turned_at_s = watched.won, watched.turned_at_s
         self._store, self._clock, self._journal = store, clock, journal
         self._told_epoch = 0
         self._pinged_at_s = float("-inf")

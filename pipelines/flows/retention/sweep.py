@@ -53,40 +53,45 @@ class Swept:
         return sum(one.size_bytes for one in self.gone)
 
 
-class Sweep:
-    """One run's checkpoints in one region's store.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPorts:
+    """The world outside, as one sweep reaches it.
 
-    Args:
-        run: whose.
-        store: the region's, for the one user who may delete there.
-        peers: the other regions' stores, which are only read.
-        signer: signs what takes a swept manifest's place.
+    Attributes:
+        store: the region's own bucket, for the one user who may delete there.
+        peers: the other regions' buckets by region, which are only read.
+        signer: verifies manifests, and signs the record that takes a swept manifest's place.
         codec: of records.
         clock: the wall's time, beside the store's own.
         entropy: names the notes.
-        journal: is told what goes.
-        policy: how much stays.
+        journal: hears what is removed, and why a sweep holds back.
     """
 
-    def __init__(
-        self,
-        *,
-        run: str,
-        store: ObjectStore,
-        peers: Mapping[str, ObjectStore],
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
-        policy: SweepPolicy,
-    ) -> None:
-        self._run, self._store = run, store
-        self._signer, self._codec = signer, codec
-        self._clock, self._entropy, self._journal = clock, entropy, journal
-        self._policy = policy
+    store: ObjectStore
+    peers: Mapping[str, ObjectStore]
+    signer: Signer
+    codec: Codec
+    clock: Clock
+    entropy: Entropy
+    journal: Journal
+
+
+class Sweep:
+    """Finds and removes the checkpoints of one run in one region that nothing references any more.
+
+    Args:
+        run: whose checkpoints.
+        ports: the world outside.
+        policy: how much stays, and for how long a thing must have been unreferenced.
+    """
+
+    def __init__(self, *, run: str, ports: SweepPorts, policy: SweepPolicy) -> None:
+        self._run, self._store, self._policy = run, ports.store, policy
+        self._signer, self._codec = ports.signer, ports.codec
+        self._clock, self._entropy, self._journal = ports.clock, ports.entropy, ports.journal
         self._peers = {
-            name: (EpochStore(peer), RecoverableFinder(peer, signer, codec), peer) for name, peer in peers.items()
+            name: (EpochStore(peer), RecoverableFinder(peer, ports.signer, ports.codec), peer)
+            for name, peer in ports.peers.items()
         }
         self._launches: dict[str, tuple[int, int, str]] = {}
 

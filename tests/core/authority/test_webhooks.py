@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.errors import MisconfiguredError, RetryableError
-from pipelines.flows.authority.webhooks import Webhooks
+from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
 from schemas.records import GENESIS, EpochEntry
 from services.adapters.http.poster import HttpPoster
 from services.adapters.memory.object_store import MemoryObjectStore
@@ -60,11 +60,8 @@ class _World(ManualClock):
         return Webhooks(
             run="gpt",
             region="west",
-            webhook=None if pings else self,
-            ping=self if pings else None,
-            ping_s=30.0,
-            won=lambda: self.won,
-            turned_at_s=lambda: self.turned_at_s,
+            receivers=Receivers(webhook=None if pings else self, ping=self if pings else None, ping_s=30.0),
+            watched=WatchedController(won=lambda: self.won, turned_at_s=lambda: self.turned_at_s),
             store=store,
             clock=self,
             journal=self,
