@@ -40,6 +40,20 @@ AUTHORITY_FAULTS = (
         ("tests/core/authority/test_approval_hook.py",),
     ),
     Mutant(
+        "a hook's answer 409 is no veto",
+        "services/adapters/http/poster.py",
+        "OBJECTIONS = frozenset({403, 409})",
+        "OBJECTIONS = frozenset({403})",
+        ("tests/core/authority/test_approval_hook.py",),
+    ),
+    Mutant(
+        "a probe that fails counts as an answer",
+        "pipelines/flows/authority/reachability.py",
+        "return False",
+        "return True",
+        ("tests/core/authority/test_detectors.py",),
+    ),
+    Mutant(
         "an adopted branch hangs on the epoch before it",
         LEASE,
         "before.epoch if parent is None else parent, fork",
