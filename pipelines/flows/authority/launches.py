@@ -60,7 +60,7 @@ class Launches:
         return bool(self._wanted)
 
     def granted(self, name: str) -> Launch | None:
-        """What a launch was granted; None if this controller does not know of a grant."""
+        """The grant of a launch; None if this controller does not know of one."""
         return self._granted.get(name)
 
     def ask(self, name: str, now_s: float, *, holds: bool) -> bool:

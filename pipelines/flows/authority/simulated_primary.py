@@ -1,6 +1,6 @@
-"""The primary's ghost: in a drill it renews a lease and beats, and then is lost, as the real primary would be.
+"""A primary simulated for a drill: it renews a lease and beats, and then falls silent, as a lost primary does.
 
-It lives under the drill's own key and topics; nothing of it reaches the real ones (I10).
+It writes under the drill's own key and topics only; nothing of it reaches the real ones (I10).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SimulatedPrimary:
         self.beat_at_s = NEVER_S
 
     def die(self) -> None:
-        """Nothing is written or said any more; another thread may ask for it."""
+        """Stop renewing and beating for good; may be called from another thread."""
         self._dead = True
 
     def turn(self) -> float:
@@ -106,7 +106,7 @@ class SimulatedPrimary:
         self._held, self._wrote_at_s = Held(lease, etag), now_s
 
     def _first(self, author: Author) -> Lease:
-        """A record as the real one must look: its epochs and forks, and who holds it."""
+        """The first record: the epochs, forks and holder of the real one."""
         entries = tuple(
             EpochEntry(
                 epoch=epoch,

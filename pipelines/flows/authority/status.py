@@ -1,4 +1,4 @@
-"""What a controller believes, and why it does what it does, in the words of `status`, `explain` and the history."""
+"""A controller's beliefs, decision and reasons, in the words of `status`, `explain` and the history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """One controller's moment: everything that is told of it."""
+    """Everything of one controller at one moment that status shows."""
 
     run: str
     policy: FailoverPolicy
@@ -33,7 +33,7 @@ class Situation:
 
 
 def status_of(one: Situation) -> dict[str, object]:
-    """As JSON."""
+    """The situation as JSON."""
     belief, decision, now_s, profile = one.view.belief, one.decision, one.now_s, one.policy.profile
     lease = None if belief.held is None else belief.held.lease
     left_s, found = belief.valid_until_s(profile) - now_s, one.recovered
@@ -74,7 +74,7 @@ def status_of(one: Situation) -> dict[str, object]:
 
 
 def next_of(one: Situation) -> str:
-    """What would happen next, and when, in words."""
+    """The next thing that would happen, and when, in words."""
     belief, decision, profile = one.view.belief, one.decision, one.policy.profile
     if belief.held is None or belief.releases:
         return decision.reason.value
@@ -94,7 +94,7 @@ def next_of(one: Situation) -> str:
 
 
 def promise_of(one: Situation) -> dict[str, object]:
-    """What a failover to us would cost now, beside what the run was promised; a primary promises nothing."""
+    """The cost of a failover to us now, beside the run's objectives; a primary promises nothing."""
     held, policy = one.view.belief.held, one.policy
     readiness = one.peer_states[one.view.belief.region].readiness
     if held is None or held.lease.holder == one.view.belief.region:

@@ -99,7 +99,7 @@ def test_what_was_not_taken_is_sent_again_and_said_once() -> None:
     notify.turn()
     assert notify.trouble == ""
     assert len(world.posted) == 1
-    assert world.said == ["webhook.waits", "webhook.told"]
+    assert world.said == ["webhook.waits", "webhook.sent"]
 
 
 def test_the_ping_stops_when_the_lease_loop_stands_still() -> None:
