@@ -11,10 +11,11 @@ from pipelines.core.failover_decision import FailoverPolicy, policy_of
 from pipelines.core.lease import NEVER_S
 from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.drill_history import DrillHistory
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
-from pipelines.flows.authority.webhooks import Webhooks
+from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
 from schemas.codec import Codec
 from schemas.http_bodies import ControllerStatus
 from services.adapters.http.poster import HttpPoster
@@ -162,21 +163,27 @@ class _Controller:
     def _control(self, name: str, run_settings: RunSettings) -> Controller:
         parts = self.parts
         control = Controller(
-            region=parts.region,
-            run=name,
-            first_region=run_settings.first_region,
-            candidate=parts.region in {run_settings.first_region, *run_settings.standby},
-            leases=self._witness,
-            peer_states=self._peer_states[name],
-            self_evidence=self._self_evidence,
-            store=self._store,
-            signer=parts.signer,
-            codec=self._codec,
-            clock=parts.clock,
-            entropy=parts.entropy,
-            journal=parts.journal,
-            policy=_policy(parts, run_settings),
-            reachability=self._reachability,
+            role=RunRole(
+                run=name,
+                region=parts.region,
+                first_region=run_settings.first_region,
+                candidate=parts.region in {run_settings.first_region, *run_settings.standby},
+                policy=_policy(parts, run_settings),
+            ),
+            ports=ControllerPorts(
+                leases=self._witness,
+                store=self._store,
+                signer=parts.signer,
+                codec=self._codec,
+                clock=parts.clock,
+                entropy=parts.entropy,
+                journal=parts.journal,
+            ),
+            observers=Observers(
+                peer_states=self._peer_states[name],
+                self_evidence=self._self_evidence,
+                reachability=self._reachability,
+            ),
             hook=self._hook(name, run_settings),
             wake=self._waking(name),
         )
@@ -205,11 +212,12 @@ class _Controller:
         return Webhooks(
             run=name,
             region=parts.region,
-            webhook=_poster(run_settings.webhook_url),
-            ping=_poster(run_settings.ping_url),
-            ping_s=run_settings.ping_s,
-            won=control.won,
-            turned_at_s=lambda: control.turned_at_s,
+            receivers=Receivers(
+                webhook=_poster(run_settings.webhook_url),
+                ping=_poster(run_settings.ping_url),
+                ping_s=run_settings.ping_s,
+            ),
+            watched=WatchedController(won=control.won, turned_at_s=lambda: control.turned_at_s),
             store=self._store,
             clock=parts.clock,
             journal=parts.journal,

@@ -8,7 +8,7 @@ from pipelines.core.failover_decision import policy_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.agent import publisher
 from pipelines.flows.authority import controller
-from pipelines.flows.standby.warmer import Warmer
+from pipelines.flows.standby.warmer import Warmer, WarmerPorts
 from schemas.codec import Codec
 from schemas.http_bodies import WarmerStatus
 from services.adapters.kafka.log import KafkaLog
@@ -41,15 +41,17 @@ def run(settings: Settings, region: str) -> int:
     flow = Warmer(
         region=region,
         run=name,
-        store=store,
-        pool=TorchStandbyPool(arena_dir=arena, store=store, spool=spool, run=name, clock=parts.clock),
-        log=log,
+        ports=WarmerPorts(
+            store=store,
+            pool=TorchStandbyPool(arena_dir=arena, store=store, spool=spool, run=name, clock=parts.clock),
+            log=log,
+            signer=parts.signer,
+            codec=Codec(),
+            clock=parts.clock,
+            entropy=parts.entropy,
+            journal=parts.journal,
+        ),
         lineage=epoch_store,
-        signer=parts.signer,
-        codec=Codec(),
-        clock=parts.clock,
-        entropy=parts.entropy,
-        journal=parts.journal,
         standby=standby,
         authority_s=max(policy.silence_s, parts.profile.challenger_wait_s) + parts.profile.poll_s,
         release_s=RELEASE_S,

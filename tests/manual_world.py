@@ -16,6 +16,7 @@ from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import RetryableError
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.paths import CheckpointId
@@ -92,18 +93,9 @@ class ManualRegion:
         common: Any = {"codec": Codec(), "clock": self.clock, "entropy": SystemEntropy()}
         self.self_evidence = SelfEvidence(region=self.name, log=own, store=self.store, **common)
         control = Controller(
-            region=self.name,
-            run="gpt",
-            first_region="east",
-            candidate=True,
-            leases=witness,
-            peer_states=self.peer_states,
-            self_evidence=self.self_evidence,
-            store=self.store,
-            signer=self._signer,
-            journal=own,
-            policy=policy_of(FAST),
-            **common,
+            role=RunRole(run="gpt", region=self.name, first_region="east", candidate=True, policy=policy_of(FAST)),
+            ports=ControllerPorts(leases=witness, store=self.store, signer=self._signer, journal=own, **common),
+            observers=Observers(peer_states=self.peer_states, self_evidence=self.self_evidence),
         )
         self.controls.append(control)
         return witness, control

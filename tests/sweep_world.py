@@ -13,7 +13,7 @@ from pipelines.core.resume_mode import StartRequest
 from pipelines.core.retention import SweepPolicy
 from pipelines.errors import RetryableError
 from pipelines.flows.agent.publisher import Publisher
-from pipelines.flows.retention.sweep import Sweep, Swept
+from pipelines.flows.retention.sweep import Sweep, SweepPorts, Swept
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply
 from schemas.codec import Codec, digest
@@ -96,13 +96,15 @@ class SweepWorld(ManualClock):
         wire = wire or Tripwire()
         return Sweep(
             run="gpt",
-            store=wire.before(self.store),
-            peers={"west": wire.before(self.peer)} if peers else {},
-            signer=self.signer,
-            codec=Codec(),
-            clock=self,
-            entropy=SystemEntropy(),
-            journal=self,
+            ports=SweepPorts(
+                store=wire.before(self.store),
+                peers={"west": wire.before(self.peer)} if peers else {},
+                signer=self.signer,
+                codec=Codec(),
+                clock=self,
+                entropy=SystemEntropy(),
+                journal=self,
+            ),
             policy=POLICY,
         )
 

@@ -1,14 +1,14 @@
-"""What may be swept from a region's store, and why everything else stays there (design 6.10 and 9).
+"""Decides which checkpoints a sweep may delete from a region's store, and why every other one stays (design 6.10, 9).
 
-A checkpoint is the unit. Referenced is what the lineage, a branch, a pin, a launch, another region, or an upload or
-copy that goes on still needs; what no rule names is not touched. The rest is a *candidate*: it goes once every note of
-the last grace period, and one from before it, has found it unreferenced and unchanged. The grace is longer than the
-longest upload may take.
+A checkpoint is the unit. It is *referenced* while the lineage, a branch, a pin, a launch, another region, or an upload
+or copy under way still needs it; objects that no rule names are not touched. An unreferenced checkpoint is a
+*candidate*: it is deleted once every note of the last grace period, and one from before it, has found it unreferenced
+and unchanged. The grace is longer than the longest upload may take.
 
-**No race with a commit.** The manifest's key has one outcome, and creating it is atomic. So who sweeps takes that key
-first, with the record that there will be no manifest (`tombstone`); only then do other objects go. An agent or a
-replicator that comes too late finds the record and says so; one that comes first has a reference, and the sweep gives
-way. Whatever is interrupted in between, a manifest never stands over objects that are gone.
+**No race with a commit.** The manifest's key has one outcome, and creating it is atomic. So the sweep takes that key
+first, with the record that there will be no manifest (`tombstone`); only then does it delete other objects. An agent or
+a replicator that comes later finds the record and reports it; one that came first has made a reference, and the sweep
+gives way. Whatever is interrupted in between, a manifest never stands over objects that are gone.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class SweepPolicy:
-    """How many proven generations stay, and for how long a thing must have been unreferenced before it goes."""
+    """How many proven generations stay, and how long a checkpoint must be unreferenced before it is deleted."""
 
     generations: int = 3
     grace_s: float = 172_800.0
 
 
 class Outcome(enum.Enum):
-    """What stands at a manifest's key."""
+    """The object that stands at a manifest's key."""
 
     NONE = "none"  # nothing: an upload or a copy that is not settled
     WHOLE = "whole"  # a manifest, and everything that it names is there
@@ -54,11 +54,11 @@ class Outcome(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredCheckpoint:
     """One checkpoint as it lies in the region's store.
 
-    What follows it in its attempt hangs on `digest` and `lineage_seq`: its manifest's own; its parent's, of one that is
-    gone; those of the attempt's start, of one that has an intent only.
+    The next checkpoint of its attempt names `digest` and `lineage_seq` as its parent's. They are the manifest's own; of
+    a checkpoint that is gone, its parent's; of one that has an intent only, those of the attempt's start.
     """
 
     own: CheckpointId
@@ -72,7 +72,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """What is referenced from elsewhere."""
+    """References to checkpoints from outside of their own objects."""
 
     view: LineageView | None
     epoch_max: int = 0  # the newest epoch that any region whose store we saw has written down
@@ -84,7 +84,7 @@ class Roots:
 
 
 class Hold(enum.Enum):
-    """Why nothing at all may go: who does not see everything deletes nothing."""
+    """Why nothing at all is deleted: a sweep that does not see everything deletes nothing."""
 
     NO_LINEAGE = "no epoch is known in this region"
     BEHIND = "a newer epoch is known elsewhere: this region's lineage is behind"
@@ -109,7 +109,7 @@ class Keep(enum.Enum):
 
 
 class Go(enum.Enum):
-    """Why a checkpoint may go."""
+    """Why a checkpoint may be deleted."""
 
     OLDER = "an older generation"
     DISCARDED = "a discarded branch"
@@ -120,7 +120,7 @@ class Go(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Now, by two clocks: what one of them jumps does not shorten the grace."""
+    """Now, by two clocks: a jump of one of them does not shorten the grace."""
 
     wall_ms: int
     store_ms: int
@@ -128,7 +128,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an earlier sweep found unreferenced: by prefix, in which state."""
+    """The checkpoints that an earlier sweep found unreferenced: the state of each, by prefix."""
 
     at: Moment
     candidates: Mapping[str, str]
@@ -136,7 +136,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one checkpoint, and why. `keys`: what goes, in this order; nothing of one that is kept."""
+    """Whether one checkpoint stays or goes, and why. `keys`: the objects to delete, in this order; none if it stays."""
 
     own: CheckpointId
     reason: Keep | Go
@@ -149,7 +149,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One verdict for each checkpoint; `held`: why nothing may go."""
+    """One verdict for each checkpoint; `held`: why nothing is deleted."""
 
     verdicts: tuple[Verdict, ...] = ()
     held: Hold | None = None
@@ -157,65 +157,67 @@ class Plan:
 
     @property
     def kept(self) -> tuple[Verdict, ...]:
-        """What stays."""
-        return tuple(one for one in self.verdicts if isinstance(one.reason, Keep))
+        """The checkpoints that stay."""
+        return tuple(verdict for verdict in self.verdicts if isinstance(verdict.reason, Keep))
 
     @property
     def candidates(self) -> tuple[Verdict, ...]:
-        """What is unreferenced now."""
-        return tuple(one for one in self.verdicts if isinstance(one.reason, Go))
+        """The checkpoints that are unreferenced now."""
+        return tuple(verdict for verdict in self.verdicts if isinstance(verdict.reason, Go))
 
     @property
     def due(self) -> tuple[Verdict, ...]:
-        """What goes now."""
-        return tuple(one for one in self.verdicts if one.due)
+        """The checkpoints to delete now."""
+        return tuple(verdict for verdict in self.verdicts if verdict.due)
 
 
 def understood(own: CheckpointId, listed: Iterable[Listed]) -> tuple[Listed, ...]:
-    """Of the objects under a checkpoint's prefix, those that we know; the others are nobody's to delete."""
-    found = (one for one in listed if one.key.startswith(f"{own.prefix}/"))
-    return tuple(one for one in found if _OBJECT.fullmatch(one.key.removeprefix(f"{own.prefix}/")))
+    """The objects under a checkpoint's prefix whose kind we know; no other object is ever deleted."""
+    below = (entry for entry in listed if entry.key.startswith(f"{own.prefix}/"))
+    return tuple(entry for entry in below if _OBJECT.fullmatch(entry.key.removeprefix(f"{own.prefix}/")))
 
 
-def newest_first(found: Iterable[Found], view: LineageView) -> list[Found]:
-    """The whole checkpoints on the lineage."""
-    whole = (one for one in found if one.outcome is Outcome.WHOLE)
+def newest_first(checkpoints: Iterable[StoredCheckpoint], view: LineageView) -> list[StoredCheckpoint]:
+    """The whole checkpoints on the lineage, newest first."""
+    whole = (checkpoint for checkpoint in checkpoints if checkpoint.outcome is Outcome.WHOLE)
     current = [one for one in whole if standing(view, one.own.epoch, one.own.step) is Standing.CURRENT]
     return sorted(current, key=lambda one: (one.own.epoch, one.lineage_seq, one.own), reverse=True)
 
 
-def plan(found: Sequence[Found], roots: Roots, policy: SweepPolicy, notes: Sequence[Note], now: Moment) -> Plan:
-    """What stays and what goes of a run's checkpoints in one region, each with its reason."""
-    held = _hold(found, roots)
+def plan(
+    checkpoints: Sequence[StoredCheckpoint], roots: Roots, policy: SweepPolicy, notes: Sequence[Note], now: Moment
+) -> Plan:
+    """Which of a run's checkpoints in one region stay and which go, each with its reason."""
+    held = _hold(checkpoints, roots)
     if held is not None or roots.view is None:
-        kept = tuple(Verdict(one.own, Keep.HELD, _size(one.objects)) for one in found)
+        kept = tuple(Verdict(checkpoint.own, Keep.HELD, _size(checkpoint.objects)) for checkpoint in checkpoints)
         return Plan(kept, held, roots.unseen)
-    references = _references(found, roots, roots.view, policy)
-    passed_by = max((one.own for one in newest_first(found, roots.view)), default=None)
-    last = _last_words(found)
+    references = _references(checkpoints, roots, roots.view, policy)
+    passed_by = max((checkpoint.own for checkpoint in newest_first(checkpoints, roots.view)), default=None)
+    last = _last_settled(checkpoints)
     verdicts = []
-    for one in found:
-        young = _newest_ms(one) > now.store_ms - policy.grace_s * 1000
-        reason = references.get(one.own) or _judge(
-            one,
-            place=standing(roots.view, one.own.epoch, one.own.step),
-            discarded=one.own.epoch in roots.discarded,
+    for checkpoint in checkpoints:
+        young = _newest_ms(checkpoint) > now.store_ms - policy.grace_s * 1000
+        reason = references.get(checkpoint.own) or _judge(
+            checkpoint,
+            place=standing(roots.view, checkpoint.own.epoch, checkpoint.own.step),
+            discarded=checkpoint.own.epoch in roots.discarded,
             young=young,
-            passed=passed_by is not None and passed_by > one.own,
-            last=one.own in last,
+            passed=passed_by is not None and passed_by > checkpoint.own,
+            last=checkpoint.own in last,
         )
-        verdicts.append(_verdict(one, reason, policy, notes, now))
+        verdicts.append(_verdict(checkpoint, reason, policy, notes, now))
     return Plan(tuple(verdicts))
 
 
-def tombstone(one: Found, reason: Keep | Go, found: Iterable[Found]) -> Abandoned:
-    """What takes the manifest's key when a checkpoint is swept; what follows in its attempt hangs on it as before."""
-    parent, seq = one.digest, one.lineage_seq
-    if one.outcome is not Outcome.WHOLE:
-        settled = [other for other in _attempt(one.own, found) if other.own.step < one.own.step]
-        before = max(settled, key=lambda other: other.own.step, default=one)
+def tombstone(checkpoint: StoredCheckpoint, reason: Keep | Go, checkpoints: Iterable[StoredCheckpoint]) -> Abandoned:
+    """The record that takes a swept manifest's key; the next checkpoint of the attempt names it as its parent."""
+    parent, seq = checkpoint.digest, checkpoint.lineage_seq
+    if checkpoint.outcome is not Outcome.WHOLE:
+        settled = [other for other in _attempt(checkpoint.own, checkpoints) if other.own.step < checkpoint.own.step]
+        before = max(settled, key=lambda other: other.own.step, default=checkpoint)
         parent, seq = before.digest, before.lineage_seq + 1
-    own = one.own
+    own = checkpoint.own
     return Abandoned(
         run=own.run,
         epoch=own.epoch,
@@ -228,32 +230,33 @@ def tombstone(one: Found, reason: Keep | Go, found: Iterable[Found]) -> Abandone
 
 
 def needless(notes: Sequence[tuple[str, Moment]], policy: SweepPolicy, now: Moment) -> tuple[str, ...]:
-    """The keys of notes that say nothing more: older than the grace, but for the newest of those."""
+    """The keys of notes that are not needed any more: those older than the grace, but for the newest of them."""
     old = sorted((at.store_ms, key) for key, at in notes if _elapsed_s(at, now) >= policy.grace_s)
     return tuple(key for _, key in old[:-1])
 
 
-def _hold(found: Sequence[Found], roots: Roots) -> Hold | None:
+def _hold(checkpoints: Sequence[StoredCheckpoint], roots: Roots) -> Hold | None:
     if roots.view is None:
         return Hold.NO_LINEAGE
-    if max((roots.epoch_max, *(one.own.epoch for one in found))) > roots.view.epoch:
+    if max((roots.epoch_max, *(checkpoint.own.epoch for checkpoint in checkpoints))) > roots.view.epoch:
         return Hold.BEHIND
     return Hold.UNSEEN if roots.unseen else None
 
 
 def _references(
-    found: Sequence[Found], roots: Roots, view: LineageView, policy: SweepPolicy
+    checkpoints: Sequence[StoredCheckpoint], roots: Roots, view: LineageView, policy: SweepPolicy
 ) -> dict[CheckpointId, Keep]:
-    """What something else needs, by the first reason that applies."""
-    current = [one.own for one in newest_first(found, view)]
+    """The checkpoints that something else needs, with the first reason that applies."""
+    current = [checkpoint.own for checkpoint in newest_first(checkpoints, view)]
     before = [own for own in current if own.epoch < view.epoch]
+    unsettled = [checkpoint for checkpoint in checkpoints if checkpoint.outcome is Outcome.NONE]
     marks: tuple[tuple[Keep, Iterable[CheckpointId]], ...] = (
         (Keep.NEWEST, current[: policy.generations]),
         (Keep.PINNED, roots.pinned),
-        (Keep.START, (one.own for one in found if one.own.manifest in roots.starts)),
+        (Keep.START, (checkpoint.own for checkpoint in checkpoints if checkpoint.own.manifest in roots.starts)),
         (Keep.FORK, before[:1]),
         (Keep.SHARED, roots.shared),
-        (Keep.PREVIOUS, (one.previous for one in found if one.previous and one.outcome is Outcome.NONE)),
+        (Keep.PREVIOUS, (open_upload.previous for open_upload in unsettled if open_upload.previous)),
     )
     references: dict[CheckpointId, Keep] = {}
     for why, ones in marks:
@@ -262,15 +265,18 @@ def _references(
     return references
 
 
-def _judge(one: Found, *, place: Standing, discarded: bool, young: bool, passed: bool, last: bool) -> Keep | Go:
-    """What becomes of a checkpoint that nothing else needs: the first rule that applies."""
-    unsettled, gone, branch = one.outcome is Outcome.NONE, one.outcome is Outcome.GONE, place is Standing.BRANCH
-    left = any(listed.key != one.own.manifest for listed in one.objects)
+def _judge(
+    checkpoint: StoredCheckpoint, *, place: Standing, discarded: bool, young: bool, passed: bool, last: bool
+) -> Keep | Go:
+    """Whether a checkpoint that nothing else needs stays or goes: by the first rule that applies."""
+    unsettled, gone = checkpoint.outcome is Outcome.NONE, checkpoint.outcome is Outcome.GONE
+    branch = place is Standing.BRANCH
+    left = any(listed.key != checkpoint.own.manifest for listed in checkpoint.objects)
     rules: tuple[tuple[bool, Keep | Go], ...] = (
         (place is Standing.UNKNOWN, Keep.UNKNOWN),
-        (one.outcome is Outcome.BROKEN, Keep.BROKEN),
+        (checkpoint.outcome is Outcome.BROKEN, Keep.BROKEN),
         (gone and left, Go.LEFTOVER),
-        (gone and one.swept and not last, Go.TOMBSTONE),
+        (gone and checkpoint.swept and not last, Go.TOMBSTONE),
         (gone, Keep.OUTCOME),
         (unsettled and young, Keep.OPEN),
         (branch and discarded, Go.DISCARDED),
@@ -281,61 +287,69 @@ def _judge(one: Found, *, place: Standing, discarded: bool, young: bool, passed:
     return next((reason for applies, reason in rules if applies), Go.OLDER)
 
 
-def _verdict(one: Found, reason: Keep | Go, policy: SweepPolicy, notes: Sequence[Note], now: Moment) -> Verdict:
+def _verdict(
+    checkpoint: StoredCheckpoint, reason: Keep | Go, policy: SweepPolicy, notes: Sequence[Note], now: Moment
+) -> Verdict:
     if isinstance(reason, Keep):
-        return Verdict(one.own, reason, _size(one.objects))
-    goes = one.objects if reason is not Go.LEFTOVER else tuple(o for o in one.objects if o.key != one.own.manifest)
-    ordered = sorted(goes, key=lambda listed: (_turn(one.own, listed.key), listed.key))
-    state = _state(one)
-    since_s = _unreferenced_s(one.own.prefix, state, notes, now)
+        return Verdict(checkpoint.own, reason, _size(checkpoint.objects))
+    goes = checkpoint.objects
+    if reason is Go.LEFTOVER:
+        goes = tuple(listed for listed in goes if listed.key != checkpoint.own.manifest)
+    ordered = sorted(goes, key=lambda listed: (_removal_order(checkpoint.own, listed.key), listed.key))
+    state = _state(checkpoint)
+    since_s = _unreferenced_s(checkpoint.own.prefix, state, notes, now)
     keys = tuple(listed.key for listed in ordered)
-    return Verdict(one.own, reason, _size(goes), keys, state, since_s, due=since_s >= policy.grace_s)
+    return Verdict(checkpoint.own, reason, _size(goes), keys, state, since_s, due=since_s >= policy.grace_s)
 
 
-def _turn(own: CheckpointId, key: str) -> int:
-    """Manifest, receipts, chunks and states, intent: nothing ever names what is gone before it."""
+def _removal_order(own: CheckpointId, key: str) -> int:
+    """The place of an object in the order of deletion: manifest, receipts, chunks and states, intent.
+
+    So no object that is left ever names one that is gone.
+    """
     match = _OBJECT.fullmatch(key.removeprefix(f"{own.prefix}/"))
     return 0 if match is None or match.lastindex is None else match.lastindex
 
 
-def _state(one: Found) -> str:
-    """Changes with every object that comes or goes, and with what it is taken for."""
-    plain = "\n".join(sorted(f"{listed.key} {listed.size} {listed.modified_ms}" for listed in one.objects))
-    return digest(f"{one.outcome.value} {plain}".encode())[:32]
+def _state(checkpoint: StoredCheckpoint) -> str:
+    """A digest that changes with every object that comes or goes, and with the outcome."""
+    plain = "\n".join(sorted(f"{listed.key} {listed.size} {listed.modified_ms}" for listed in checkpoint.objects))
+    return digest(f"{checkpoint.outcome.value} {plain}".encode())[:32]
 
 
 def _unreferenced_s(prefix: str, state: str, notes: Sequence[Note], now: Moment) -> float:
-    """Since the first of the unbroken row of notes, up to the newest, that found it so."""
-    found_s = 0.0
-    for note in sorted(notes, key=lambda one: one.at.store_ms, reverse=True):
+    """For how long every note, from the newest back, has found the checkpoint unreferenced in this state."""
+    unreferenced_s = 0.0
+    for note in sorted(notes, key=lambda note: note.at.store_ms, reverse=True):
         if note.candidates.get(prefix) != state:
             break
-        found_s = _elapsed_s(note.at, now)
-    return found_s
+        unreferenced_s = _elapsed_s(note.at, now)
+    return unreferenced_s
 
 
 def _elapsed_s(at: Moment, now: Moment) -> float:
     return max(0, min(now.wall_ms - at.wall_ms, now.store_ms - at.store_ms)) / 1000
 
 
-def _last_words(found: Iterable[Found]) -> frozenset[CheckpointId]:
-    """The newest settled checkpoint of each attempt: what its next one hangs on."""
+def _last_settled(checkpoints: Iterable[StoredCheckpoint]) -> frozenset[CheckpointId]:
+    """The newest settled checkpoint of each attempt, which the attempt's next checkpoint names as its parent."""
     newest: dict[tuple[int, int], CheckpointId] = {}
-    for one in found:
-        if one.outcome is not Outcome.NONE:
-            name = (one.own.epoch, one.own.attempt)
-            newest[name] = max(one.own, newest.get(name, one.own))
+    for checkpoint in checkpoints:
+        if checkpoint.outcome is not Outcome.NONE:
+            name = (checkpoint.own.epoch, checkpoint.own.attempt)
+            newest[name] = max(checkpoint.own, newest.get(name, checkpoint.own))
     return frozenset(newest.values())
 
 
-def _attempt(own: CheckpointId, found: Iterable[Found]) -> list[Found]:
+def _attempt(own: CheckpointId, checkpoints: Iterable[StoredCheckpoint]) -> list[StoredCheckpoint]:
     """The settled checkpoints of one attempt."""
     wanted = (Outcome.WHOLE, Outcome.GONE)
-    return [o for o in found if (o.own.epoch, o.own.attempt) == (own.epoch, own.attempt) and o.outcome in wanted]
+    settled = (checkpoint for checkpoint in checkpoints if checkpoint.outcome in wanted)
+    return [one for one in settled if (one.own.epoch, one.own.attempt) == (own.epoch, own.attempt)]
 
 
-def _newest_ms(one: Found) -> int:
-    return max((listed.modified_ms for listed in one.objects), default=0)
+def _newest_ms(checkpoint: StoredCheckpoint) -> int:
+    return max((listed.modified_ms for listed in checkpoint.objects), default=0)
 
 
 def _size(objects: Iterable[Listed]) -> int:

@@ -27,10 +27,11 @@ from pipelines.core.lineage import LineageView
 from pipelines.errors import MisconfiguredError, RetryableError
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.drill_history import Drill, keep
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
-from pipelines.flows.authority.simulated_primary import NODE, SimulatedPrimary
+from pipelines.flows.authority.simulated_primary import NODE, DrillPorts, LostPrimary, SimulatedPrimary
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
 from pipelines.ports import GrantReply
 from schemas.codec import Codec
@@ -323,15 +324,14 @@ class Stage:
 
     def _simulated_primary(self, holder: str, leases: S3LeaseStore, log: OverlayLog) -> SimulatedPrimary:
         return SimulatedPrimary(
-            region=holder,
-            run=self._run,
-            view=self._view,
-            step=self._newest.manifest.step,
-            leases=leases,
-            log=log,
-            codec=Codec(),
-            clock=self._parts.clock,
-            entropy=self._parts.entropy,
+            lost=LostPrimary(region=holder, run=self._run, view=self._view, step=self._newest.manifest.step),
+            ports=DrillPorts(
+                leases=leases,
+                log=log,
+                codec=Codec(),
+                clock=self._parts.clock,
+                entropy=self._parts.entropy,
+            ),
             profile=self._parts.profile,
         )
 
@@ -354,20 +354,23 @@ class Stage:
         signer: Ed25519Signer,
     ) -> Controller:
         return Controller(
-            region=self._parts.region,
-            run=self._run,
-            first_region=holder,
-            candidate=True,
-            leases=leases,
-            peer_states=peer_states,
-            self_evidence=self_evidence,
-            store=self._store,
-            signer=signer,
-            codec=Codec(),
-            clock=self._parts.clock,
-            entropy=self._parts.entropy,
-            journal=self._marks,
-            policy=policy_of(self._parts.profile, settle_s=0.0),
+            role=RunRole(
+                run=self._run,
+                region=self._parts.region,
+                first_region=holder,
+                candidate=True,
+                policy=policy_of(self._parts.profile, settle_s=0.0),
+            ),
+            ports=ControllerPorts(
+                leases=leases,
+                store=self._store,
+                signer=signer,
+                codec=Codec(),
+                clock=self._parts.clock,
+                entropy=self._parts.entropy,
+                journal=self._marks,
+            ),
+            observers=Observers(peer_states=peer_states, self_evidence=self_evidence),
             wake=self._wake,
         )
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from pipelines.core.retention import SweepPolicy
 from pipelines.errors import MisconfiguredError
-from pipelines.flows.retention.sweep import Sweep
+from pipelines.flows.retention.sweep import Sweep, SweepPorts
 from schemas.codec import Codec
 from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.system_clock import SystemClock, SystemEntropy
@@ -31,19 +31,21 @@ def sweep_of(settings: Settings, region: str, run: str, without: Collection[str]
     client = client_of(here.s3, here.sweeper_credentials_file or here.credentials_file)
     return Sweep(
         run=run,
-        store=S3ObjectStore(client, here.bucket),
-        peers=peers,
-        signer=signer_of(settings, region),
-        codec=Codec(),
-        clock=clock,
-        entropy=SystemEntropy(),
-        journal=ServiceJournal(
-            service="sweeper",
-            region=region,
-            folder=settings.state_dir / "timeline",
+        ports=SweepPorts(
+            store=S3ObjectStore(client, here.bucket),
+            peers=peers,
+            signer=signer_of(settings, region),
+            codec=Codec(),
             clock=clock,
-            registry=CollectorRegistry(),
-            quiet=True,
+            entropy=SystemEntropy(),
+            journal=ServiceJournal(
+                service="sweeper",
+                region=region,
+                folder=settings.state_dir / "timeline",
+                clock=clock,
+                registry=CollectorRegistry(),
+                quiet=True,
+            ),
         ),
         policy=SweepPolicy(wanted.keep_generations, here.sweep_grace_s),
     )

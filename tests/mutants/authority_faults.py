@@ -11,6 +11,7 @@ from tests.mutants.places import (
     GUARD,
     GUARDS,
     HANDOVER,
+    LAUNCHES,
     LEASE,
     LINEAGE,
     MOVES,
@@ -37,6 +38,20 @@ AUTHORITY_FAULTS = (
         "verdict = Verdict.VETO if why else Verdict.FREE",
         "verdict = Verdict.FREE",
         ("tests/core/authority/test_approval_hook.py",),
+    ),
+    Mutant(
+        "a hook's answer 409 is no veto",
+        "services/adapters/http/poster.py",
+        "OBJECTIONS = frozenset({403, 409})",
+        "OBJECTIONS = frozenset({403})",
+        ("tests/core/authority/test_approval_hook.py",),
+    ),
+    Mutant(
+        "a probe that fails counts as an answer",
+        "pipelines/flows/authority/reachability.py",
+        "return False",
+        "return True",
+        ("tests/core/authority/test_detectors.py",),
     ),
     Mutant(
         "an adopted branch hangs on the epoch before it",
@@ -295,16 +310,17 @@ AUTHORITY_FAULTS = (
     ),
     Mutant(
         "a launch starts from what is newest by then, not from the fork",
-        FAILOVER,
+        LAUNCHES,
         "start = self._recoverable.start(lease)",
-        "start = self._recoverable.newest(self._run, view_of(lease.lineage))",
+        'view_of = __import__("pipelines.core.lineage", fromlist=[""]).view_of\n'
+        "        start = self._recoverable.newest(self._run, view_of(lease.lineage))",
         PROMOTIONS,
     ),
     Mutant(
         "a restarted controller makes a second attempt of a launch",
         FAILOVER,
-        "if held.lease.launch != name:",
-        "if name:",
+        "if held.lease.launch != launch:",
+        "if launch:",
         PROMOTIONS,
     ),
     Mutant(

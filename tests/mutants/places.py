@@ -12,8 +12,9 @@ PUBLISH, REPLICATE, COPYING = (
     "pipelines/flows/replication/lane_replicator.py",
     "pipelines/flows/replication/checkpoint_copies.py",
 )
-FAILOVER, MOVES, RECOVERABLE = (
+FAILOVER, LAUNCHES, MOVES, RECOVERABLE = (
     "pipelines/flows/authority/controller.py",
+    "pipelines/flows/authority/launches.py",
     "pipelines/flows/authority/planned_moves.py",
     "pipelines/flows/standby/recoverable.py",
 )

@@ -22,6 +22,7 @@ from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import NEVER_S, Held, LeaseProfile
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.controller import TURN_S, Controller
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.ports import Message
@@ -247,20 +248,23 @@ class Region:
             region=self.name, log=self, store=self.store, codec=Codec(), clock=self, entropy=self
         )
         self.control = control = Controller(
-            region=self.name,
-            run=RUN,
-            first_region="east",
-            candidate=True,
-            leases=self,
-            peer_states=peer_states,
-            self_evidence=self_evidence,
-            store=self.store,
-            signer=self.world.signer,
-            codec=Codec(),
-            clock=self,
-            entropy=self,
-            journal=self,
-            policy=policy_of(PROFILE, settle_s=self.world.settle_s, **self.world.objectives),
+            role=RunRole(
+                run=RUN,
+                region=self.name,
+                first_region="east",
+                candidate=True,
+                policy=policy_of(PROFILE, settle_s=self.world.settle_s, **self.world.objectives),
+            ),
+            ports=ControllerPorts(
+                leases=self,
+                store=self.store,
+                signer=self.world.signer,
+                codec=Codec(),
+                clock=self,
+                entropy=self,
+                journal=self,
+            ),
+            observers=Observers(peer_states=peer_states, self_evidence=self_evidence),
             wake=self.wake,
         )
         while True:

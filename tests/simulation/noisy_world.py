@@ -25,6 +25,7 @@ from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import DEFAULT, Held
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.paths import CheckpointId
@@ -216,20 +217,17 @@ class Region:
             region=name, log=port, store=self.store, codec=CODEC, clock=port, entropy=port
         )
         self.control = Controller(
-            region=name,
-            run=RUN,
-            first_region="east",
-            candidate=True,
-            leases=port,
-            peer_states=self._peer_states,
-            self_evidence=self._self_evidence,
-            store=self.store,
-            signer=world.signer,
-            codec=CODEC,
-            clock=port,
-            entropy=port,
-            journal=port,
-            policy=policy_of(DEFAULT),
+            role=RunRole(run=RUN, region=name, first_region="east", candidate=True, policy=policy_of(DEFAULT)),
+            ports=ControllerPorts(
+                leases=port,
+                store=self.store,
+                signer=world.signer,
+                codec=CODEC,
+                clock=port,
+                entropy=port,
+                journal=port,
+            ),
+            observers=Observers(peer_states=self._peer_states, self_evidence=self._self_evidence),
         )
 
     @property

@@ -19,12 +19,13 @@ from pipelines.core.lease import LeaseProfile
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.reachability import KAFKA, STORE, Probe, Reachability
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
-from pipelines.flows.standby.warmer import Warmer
+from pipelines.flows.standby.warmer import Warmer, WarmerPorts
 from services.adapters.memory.kafka import MemoryKafka
 from services.adapters.memory.spool import MemorySpool
 from services.adapters.memory.standby_pool import MemoryStandbyPool
@@ -255,21 +256,25 @@ class Region:
         controls: dict[str, Controller] = {}
         for run in world.runs:
             controls[run] = Controller(
-                region=self.name,
-                run=run,
-                first_region=world.names[0],
-                candidate=True,
-                leases=leases,
-                peer_states=peer_states[run],
-                self_evidence=self_evidence,
-                store=store,
-                signer=world.signer,
-                codec=world.codec,
-                clock=process,
-                entropy=process,
-                journal=self._journal(process),
-                policy=policy_of(PROFILE, settle_s=world.settle_s),
-                reachability=reachability,
+                role=RunRole(
+                    run=run,
+                    region=self.name,
+                    first_region=world.names[0],
+                    candidate=True,
+                    policy=policy_of(PROFILE, settle_s=world.settle_s),
+                ),
+                ports=ControllerPorts(
+                    leases=leases,
+                    store=store,
+                    signer=world.signer,
+                    codec=world.codec,
+                    clock=process,
+                    entropy=process,
+                    journal=self._journal(process),
+                ),
+                observers=Observers(
+                    peer_states=peer_states[run], self_evidence=self_evidence, reachability=reachability
+                ),
                 wake=partial(_wake, strands, run),
             )
         self.controls = controls
@@ -374,15 +379,17 @@ class Region:
         flow = Warmer(
             region=self.name,
             run=run,
-            store=store,
-            pool=pool,
-            log=self._log(calls),
+            ports=WarmerPorts(
+                store=store,
+                pool=pool,
+                log=self._log(calls),
+                signer=self.world.signer,
+                codec=self.world.codec,
+                clock=process,
+                entropy=process,
+                journal=self._journal(process),
+            ),
             lineage=epoch_store,
-            signer=self.world.signer,
-            codec=self.world.codec,
-            clock=process,
-            entropy=process,
-            journal=self._journal(process),
             standby=standby,
         )
 

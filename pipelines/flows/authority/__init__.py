@@ -1,1 +1,1 @@
-"""Who may write for a run: leases, detectors, planned moves, launches, and what is said of them."""
+"""The authority over a run: leases, detectors, planned moves, launches, and their status."""

@@ -1,7 +1,8 @@
-"""Asks somebody outside before a run is moved: an answer may veto, silence may not. On a thread of its own (I10).
+"""Asks a hook outside before a run is moved: its answer may veto the move, its silence may not (I10).
 
-The lease's thread names its question each turn and reads the verdict; it never waits. Who does not answer within the
-time that was promised to them has no objection: a broken hook must not keep a lost run from going on.
+The hook is called on a thread of its own. The lease's thread names its question each turn and reads the verdict; it
+never waits. A hook that does not answer within its time has no objection: a broken hook must not keep a lost run from
+going on.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pipelines.core.lease import NEVER_S, Belief
 from pipelines.errors import RetryableError
 from pipelines.ports import Clock, Journal, Poster
 
-REST_S = 1.0  # with nothing to ask; a question wakes
-HOLDS_S = 60.0  # a verdict is good for so long; then the same question is asked again
+REST_S = 1.0  # between two turns; a new question wakes the flow before
+HOLDS_S = 60.0  # how long a verdict counts; then the same question is asked again
 
 
 class Verdict(enum.Enum):
-    """What came of a question."""
+    """The state of a question."""
 
     ASKED = "asked"
     FREE = "free"  # no objection, or no answer in time
@@ -39,7 +40,15 @@ class _Asked:
 
 
 class ApprovalHook:
-    """One run's question at a time. `verdict` may be called from another thread than `step`."""
+    """Asks about one run's moves, one question at a time. `verdict` and `weigh` may be called from another thread.
+
+    Args:
+        poster: sends the question to the hook.
+        timeout_s: a hook that has not answered after so long has no objection.
+        clock: the machine's own.
+        journal: hears each answer.
+        wake: called when there is something to ask.
+    """
 
     def __init__(
         self,
@@ -55,7 +64,7 @@ class ApprovalHook:
         self._asked: _Asked | None = None
 
     def verdict(self, key: str, **what: object) -> Verdict:
-        """What is known of a question by now; the first call asks it."""
+        """The verdict on a question by now; the first call asks it."""
         now_s, asked = self._clock.boottime_s(), self._asked
         over = asked is not None and asked.verdict is not Verdict.ASKED and now_s - asked.at_s >= HOLDS_S
         if asked is None or asked.key != key or over:
@@ -68,12 +77,15 @@ class ApprovalHook:
 
     @property
     def why(self) -> str:
-        """What speaks against the move that is asked about; "" if nothing does."""
+        """The hook's objection to the move that was asked about; "" if it has none."""
         asked = self._asked
         return asked.why if asked is not None and asked.verdict is Verdict.VETO else ""
 
     def weigh(self, decision: Decision, belief: Belief) -> Decision:
-        """An automatic takeover, or a planned move, as the hook lets it; a person's failover does not ask."""
+        """Hold an automatic takeover or a planned move back until the hook has no objection.
+
+        A failover that an operator asked for is not held back.
+        """
         lease = None if belief.held is None else belief.held.lease
         if lease is None or not (decision.action is Action.RELEASE or decision.reason is Reason.REGION_LOST):
             return decision
@@ -92,7 +104,7 @@ class ApprovalHook:
         return Decision(Action.WAIT, Reason.VETOED if vetoed else Reason.HOOK_ASKED, (*decision.gates, gate))
 
     def turn(self) -> float:
-        """Ask what is to be asked; seconds until the next turn."""
+        """Send the question that has no answer yet; seconds until the next turn."""
         asked = self._asked
         if asked is None or asked.verdict is not Verdict.ASKED:
             return REST_S

@@ -1,28 +1,29 @@
 """The controller of one run in one region: reads the witness, lets the core decide, writes, and answers agents.
 
-`step` is turned by one thread at a time, which does nothing but leases: heartbeats and probes come from flows of their
-own (`listen`, `attest`), as values. `grant` and `status` may be called from another thread: they read values and leave
-wishes, and only `step` writes. It says when it wants to be turned again; whoever has something before then wakes it.
+One thread at a time calls `turn`, which works on leases only: flows of their own (`HeartbeatReader`, `SelfEvidence`)
+read heartbeats and probe, and leave values here. `grant` and `status` may be called from another thread: they read
+values and leave requests, and only `turn` writes. `turn` returns the seconds until it is due again; whoever has work
+for it before then calls `wake`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pipelines.core import lease as core
 from pipelines.core.diagnosis import Diagnosis, Trouble
-from pipelines.core.failover_decision import Action, Decision, FailoverPolicy, Reason, RunView, decide, moved_ago_s
+from pipelines.core.failover_decision import Action, Decision, Reason, RunView, decide, moved_ago_s
 from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
 from pipelines.core.wakeup import next_in_s
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.approval_hook import ApprovalHook
+from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.epoch_store import EpochStore
-from pipelines.flows.authority.heartbeat_reader import PeerState
-from pipelines.flows.authority.launches import Launch, fix, recall, starting_from
+from pipelines.flows.authority.launches import Launches
 from pipelines.flows.authority.planned_moves import (
     ADOPT,
     MoveRequest,
@@ -33,78 +34,74 @@ from pipelines.flows.authority.planned_moves import (
     record_after,
     refusal,
 )
-from pipelines.flows.authority.reachability import Reachability
-from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.status import Situation, finite, status_of
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
-from pipelines.ports import Clock, Entropy, GrantReply, Journal, LeaseStore, ObjectStore, Signer
-from schemas.codec import Codec
+from pipelines.ports import GrantReply
 from schemas.http_bodies import RunStatus
 from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1  # while something is under way
-STALLED_POLLS = 1.5  # whoever has not turned for so long stood still; a little late is a busy machine
+STALLED_POLLS = 1.5  # a loop that has not turned for so many polls stood still; less is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
-LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while nothing tells of a new one
-ASKED_LATELY_S = 1.0  # agents with a launch that waits ask several times a second
+LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while the log names no new one
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
 
 
 class Controller:
-    """Who may write for a run, as far as this region has a say in it."""
+    """Decides and writes who may write for one run, as far as its region has a say in it.
+
+    Args:
+        role: the run, and the region's part in it.
+        ports: the world outside.
+        observers: the flows that observe the regions.
+        hook: asks somebody outside before the run is moved; None: nobody is asked.
+        wake: called when `turn` has something to do before it is due.
+
+    Raises:
+        MisconfiguredError: the lease profile is unsafe.
+    """
 
     def __init__(
         self,
         *,
-        region: str,
-        run: str,
-        first_region: str,
-        candidate: bool,
-        leases: LeaseStore,
-        peer_states: Mapping[str, PeerState],
-        self_evidence: SelfEvidence,
-        store: ObjectStore,
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
-        policy: FailoverPolicy,
-        reachability: Reachability | None = None,
+        role: RunRole,
+        ports: ControllerPorts,
+        observers: Observers,
         hook: ApprovalHook | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        policy.profile.check()
+        role.policy.profile.check()
         self._wake = wake
-        self._region, self._run = region, run
-        self._first_region, self._candidate = first_region, candidate
-        self._leases, self._peer_states, self._self_evidence, self._store = leases, peer_states, self_evidence, store
-        self._codec, self._clock, self._entropy, self._journal = codec, clock, entropy, journal
-        self._profile, self._policy = policy.profile, policy
-        self._epoch_store = EpochStore(store)
-        self._recoverable = RecoverableFinder(store, signer, codec)
-        self._belief = Belief(region=region, incarnation=f"{region}-{entropy.new_id()[:16]}")
+        self._region, self._run = role.region, role.run
+        self._first_region, self._candidate = role.first_region, role.candidate
+        self._profile, self._policy = role.policy.profile, role.policy
+        self._peer_states, self._self_evidence = observers.peer_states, observers.self_evidence
+        self._leases, self._codec = ports.leases, ports.codec
+        self._clock, self._entropy, self._journal = ports.clock, ports.entropy, ports.journal
+        self._epoch_store = EpochStore(ports.store)
+        self._recoverable = RecoverableFinder(ports.store, ports.signer, ports.codec)
+        self._belief = Belief(region=role.region, incarnation=f"{role.region}-{ports.entropy.new_id()[:16]}")
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
         self._unclaimed = False
         self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
         self._read_since_stall = False
         self._was_holder = False
         self._stood_down = False
-        self._turned_at_s = clock.boottime_s()
+        self._turned_at_s = ports.clock.boottime_s()
         self._asked_witness_s = core.NEVER_S
         self._recovered: RecoverableCheckpoint | None = None
         self._looked_s = core.NEVER_S
-        self._looked_for = (-1, -1)  # the outcomes told of, and the epoch, when it was looked up last
+        self._looked_for = (-1, -1)  # how many outcomes the log had named, and the epoch, at the last look
         self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
         self._silent = False
-        self._detectors = Detectors(region, policy, peer_states, reachability)
+        self._detectors = Detectors(role.region, role.policy, observers.peer_states, observers.reachability)
         self._diagnosis: Diagnosis | None = None
-        self._launches: dict[str, Launch] = {}
-        self._wanted: dict[str, None] = {}
-        self._unknown: dict[str, float] = {}  # launches that wait for a region that holds the run, and when they asked
+        self._launches = Launches(
+            run=role.run, store=ports.store, recoverable=self._recoverable, clock=ports.clock, journal=ports.journal
+        )
         self._committed_step = -1
         self._operator: Operator | None = None
-        self._planned_moves = PlannedMoves(region, policy)
+        self._planned_moves = PlannedMoves(role.region, role.policy)
         self._hook = hook
         self._noted = -1
         self._notes: list[Lease] = []
@@ -113,19 +110,19 @@ class Controller:
     # --- what others ask ---
 
     def grant(self, launch: str, committed_step: int) -> GrantReply:
-        """The standing of a launch (6.5). A new one in the primary is wished for, and granted at a later ask."""
+        """The standing of a launch (6.5).
+
+        In the primary, a new launch is settled in the controller's next turn, and granted when its agent asks again.
+        """
         held, now_s = self._belief.held, self._clock.boottime_s()
         if held is None:
             return GrantReply("wait", reason="the lease record has not been read yet")
         lease = held.lease
         forks = view_of(lease.lineage).forks
-        known = self._launches.get(launch)
+        known = self._launches.granted(launch)
         if known is None:
-            if launch not in self._unknown or lease.holder == self._region:
-                self._wanted[launch] = None
+            if self._launches.ask(launch, now_s, holds=lease.holder == self._region):
                 self._wake()
-            else:
-                self._unknown[launch] = now_s
             return GrantReply(
                 "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
             )
@@ -154,14 +151,19 @@ class Controller:
 
     def _safe_elsewhere(self, lease: Lease) -> int:
         """The newest step on the lineage that another region says it has proven; -1 if none does."""
-        steps = (proven_step(one, lease) for name, one in self._peer_states.items() if name != self._region)
+        steps = (proven_step(peer, lease) for name, peer in self._peer_states.items() if name != self._region)
         return max((step for step in steps if step is not None), default=-1)
 
     def ask_takeover(self, actor: str, note: str = "", *, fenced: bool = False) -> None:
-        """A person asks for this region; it passes the same gates but the detectors, through the same write.
+        """An operator asks this region to take the run over.
 
-        fenced: the person states that the old region cannot write any more; then its lease is not waited for. Of who
-        holds the run by the time it is done, if that is another one, nothing is stated.
+        Failure detection is skipped; every other gate and the conditional lease write still apply.
+
+        Args:
+            actor: who asks.
+            note: why, for the history.
+            fenced: the operator states that the region which holds the run now cannot write any more: its lease is
+                not waited for. If another region holds the run by the time of the write, the statement does not count.
         """
         waits_s, held = self._profile.challenger_wait_s + OPERATOR_WAITS_S, self._belief.held
         epoch = held.lease.epoch if fenced and held is not None else None
@@ -170,7 +172,7 @@ class Controller:
         self._wake()
 
     def ask(self, request: MoveRequest) -> str:
-        """A person asks the holder for a pause, a planned move ...; why it cannot be, or ""."""
+        """An operator asks the holder for a pause, a planned move ...; returns why it is refused, or ""."""
         held = self._belief.held
         why = refusal(request, None if held is None else held.lease, self._region, self._peer_states)
         if not why:
@@ -179,11 +181,15 @@ class Controller:
         return why
 
     def history(self) -> tuple[Lease, ...]:
-        """Every noted change of authority; RetryableError if the witness does not answer."""
+        """Every change of authority that was noted at the witness, oldest first.
+
+        Raises:
+            RetryableError: the witness does not answer.
+        """
         return self._leases.noted(self._run)
 
     def won(self) -> EpochEntry | None:
-        """The newest epoch, if this region holds it."""
+        """The newest epoch if this region holds it, else None."""
         held = self._belief.held
         return None if held is None or held.lease.holder != self._region else held.lease.lineage[-1]
 
@@ -193,7 +199,7 @@ class Controller:
         return self._turned_at_s
 
     def preview(self) -> Decision:
-        """What a person's wish would meet now."""
+        """The decision that an operator's failover to this region would meet now, with its gates."""
         view = dataclasses.replace(self._view(), operator=True)
         return decide(view, self._clock.boottime_s(), self._policy)
 
@@ -225,7 +231,7 @@ class Controller:
     # --- the loop ---
 
     def turn(self) -> float:
-        """One turn; seconds until the next."""
+        """Read, decide, write and settle what is due; seconds until the next turn."""
         now_s = self._clock.boottime_s()
         stalled = now_s - self._turned_at_s > STALLED_POLLS * self._profile.poll_s + TURN_S
         if stalled:
@@ -243,29 +249,31 @@ class Controller:
         decision = combined(decide(view, now_s, self._policy), moving)
         if self._hook is not None:
             decision = self._hook.weigh(decision, self._belief)
-        self._tell(decision)
+        self._journal_decision(decision)
         self._decision = decision
         self._try("act", lambda: self._act(decision))
         if self._belief.is_holder:  # after the renewal: a slow store must not cost the lease
             self._try("recoverable", self._look)
         self._planned_moves.due(self._belief, self._clock.wall_ms())
-        self._try("wishes", self._apply_requests)
+        self._try("requests", self._apply_requests)
         if self._belief.is_holder and not self._was_holder:
             self._was_holder, self._stood_down = True, False
             self._unclaimed = True  # a process of ours that won the epoch may have died before it left the copy
-            self._wanted |= dict.fromkeys(self._waiting())
+            self._launches.ask_again()
         self._announce()
         self._try("epochs", self._remember)  # at once: launches wait for it
         self._try("claim", self._claim)
         self._try("history", self._note)  # before a launch takes the record's place: who comes after us sees only that
-        self._try("launches", self._serve)
+        self._try("launches", lambda: self._launches.settle(self._attempt_of))
         return self._rests_s(decision)
 
     def _rests_s(self, decision: Decision) -> float:
-        """How long nothing can change that we would not be woken for; one retry at a time, and no hurry, in trouble."""
+        """Seconds until something can change without a wake; while a dependency is away, until the next retry."""
         lease = None if self._belief.held is None else self._belief.held.lease
         moving = lease is not None and lease.mode in core.MOVING and self._belief.is_holder
-        left = self._wanted or self._notes or self._unclaimed or self._planned_moves.requests or self._operator
+        left = (
+            self._launches.pending or self._notes or self._unclaimed or self._planned_moves.requests or self._operator
+        )
         if self._troubles:
             return min(RETRY_S, self._profile.poll_s)
         if moving or left:
@@ -274,7 +282,7 @@ class Controller:
         return next_in_s(self._view(), decision, self._asked_witness_s, now_s, self._policy)
 
     def _try(self, name: str, part: Callable[[], object]) -> None:
-        """A dependency that is away stops this part of this turn only, and is shown."""
+        """Run one part of a turn: a dependency that is away stops that part only, and status shows it."""
         try:
             part()
         except RetryableError as error:
@@ -295,7 +303,7 @@ class Controller:
         self._remark()
 
     def _remember(self) -> None:
-        """The highest epoch seen is written down here before anything rests on it (6.1)."""
+        """Write the highest epoch seen down in our store before anything rests on it (6.1)."""
         if self._durable_epoch is None:
             newest = self._epoch_store.newest(self._run)
             self._durable_epoch = 0 if newest is None else newest.view.epoch
@@ -306,7 +314,10 @@ class Controller:
             self._durable_epoch = held.lease.epoch
 
     def _look(self) -> None:
-        """A listing is dear: when the region's log told of an outcome, in a new epoch, or after a while."""
+        """Look for the newest recoverable checkpoint.
+
+        A listing is dear: only after the region's log named an outcome, in a new epoch, or after a while.
+        """
         now_s, held = self._clock.boottime_s(), self._belief.held
         if held is None:
             return
@@ -340,30 +351,30 @@ class Controller:
             moved_ago_s=moved_ago_s(held, self._clock.wall_ms()),
             primary_step=None
             if holder is None
-            else max((one.step for one in holder.pulse.nodes.values()), default=None),
+            else max((node.step for node in holder.pulse.nodes.values()), default=None),
         )
         return self._detectors.heard(view, self._clock.boottime_s())
 
     def _diagnose(self, view: RunView, now_s: float) -> None:
-        """Name what is broken, and say so when that changes."""
+        """Diagnose what is broken, and journal it when that changes."""
         if view.belief.held is not None:
             self._detectors.saw(view.belief.held.lease, self._committed_step, now_s)
-        before, found = self._diagnosis, self._detectors.diagnosis(view, now_s)
-        self._diagnosis = found
-        changed = found is not None and (
-            before is None or (before.trouble, before.where) != (found.trouble, found.where)
+        before, diagnosis = self._diagnosis, self._detectors.diagnosis(view, now_s)
+        self._diagnosis = diagnosis
+        changed = diagnosis is not None and (
+            before is None or (before.trouble, before.where) != (diagnosis.trouble, diagnosis.where)
         )
-        if found is not None and changed and (before is not None or found.trouble is not Trouble.NONE):
+        if diagnosis is not None and changed and (before is not None or diagnosis.trouble is not Trouble.NONE):
             self._journal.say(
                 "failover.diagnosed",
                 run=self._run,
-                trouble=found.trouble.value,
-                where=found.where,
-                evidence=list(found.evidence),
+                trouble=diagnosis.trouble.value,
+                where=diagnosis.where,
+                evidence=list(diagnosis.evidence),
             )
 
-    def _tell(self, decision: Decision) -> None:
-        """Journal what changed; a person reads these lines at 3 a.m."""
+    def _journal_decision(self, decision: Decision) -> None:
+        """Journal a decision that differs from the one before; an operator reads these lines at 3 a.m."""
         gates = {gate.name: gate for gate in decision.gates}
         silence = gates.get("heartbeat_silence_s")
         silent = silence is not None and silence.open
@@ -396,7 +407,7 @@ class Controller:
             self._move(held, decision)
 
     def _move(self, held: Held, decision: Decision) -> None:
-        """Give the run away, or do not; both are one conditional write."""
+        """Release the run to its target, or call the move off; both are one conditional write."""
         given = decision.action is Action.RELEASE
         mode, target = (core.RELEASED, held.lease.target) if given else (core.ACTIVE, "")
         author = self._author(f"handover_{decision.reason.value}", held.lease.actor, held.lease.note)
@@ -411,7 +422,7 @@ class Controller:
             )
 
     def _apply_requests(self) -> None:
-        """What a person asked of the holder: one conditional write each, while we may write at all."""
+        """Apply the operators' requests, one conditional write each, while we may write at all."""
         while self._planned_moves.requests:
             request, held = self._planned_moves.requests[0], self._belief.held
             why = refusal(request, None if held is None else held.lease, self._region, self._peer_states)
@@ -432,7 +443,7 @@ class Controller:
                         return
             self._planned_moves.requests.popleft()
             self._journal.say(
-                "operator.heeded" if not why else "operator.refused",
+                "operator.applied" if not why else "operator.refused",
                 run=self._run,
                 kind=request.kind,
                 actor=request.actor,
@@ -448,20 +459,20 @@ class Controller:
         self._seek(lease, held, Decision(Action.TAKE_OVER, Reason.ADOPTED))
 
     def _take_over(self, held: Held, decision: Decision) -> None:
-        """The fork point is looked up at the last moment; the conditional write fixes it (6.6, I9)."""
-        found = self._recoverable.newest(self._run, view_of(held.lease.lineage))
-        if found is None and held.lease.committed_step >= 0:
+        """Take the run over; the fork point is looked up at the last moment, and fixed by the write (6.6, I9)."""
+        checkpoint = self._recoverable.newest(self._run, view_of(held.lease.lineage))
+        if checkpoint is None and held.lease.committed_step >= 0:
             return
         actor, note = "controller", ""
         if decision.reason is Reason.SWITCHOVER:
             actor, note = held.lease.actor, held.lease.note
         elif self._operator is not None:
-            said = " (the old region was stated to be fenced)" if self._operator.has_fenced(held) else ""
-            actor, note = self._operator.actor, self._operator.note + said
+            fenced_note = " (the old region was stated to be fenced)" if self._operator.has_fenced(held) else ""
+            actor, note = self._operator.actor, self._operator.note + fenced_note
         elif self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
             note = self._diagnosis.text
         author = self._author(decision.reason.value, actor, note)
-        fork = Fork() if found is None else found.fork
+        fork = Fork() if checkpoint is None else checkpoint.fork
         self._seek(core.takeover(held.lease, author, fork, self._profile), held, decision)
 
     def _seek(self, lease: Lease, replaced: Held | None, decision: Decision) -> None:
@@ -470,7 +481,7 @@ class Controller:
         self._write(lease, replaced)
 
     def _write(self, lease: Lease, replaced: Held | None) -> bool:
-        """One conditional write; True if we are told that it won. Without an answer it stays pending (6.3)."""
+        """One conditional write; True if its answer says that it won. Without an answer it stays pending (6.3)."""
         expected = None if replaced is None else replaced.etag
         self._belief = core.sent(self._belief, lease, expected, self._clock.boottime_s())
         try:
@@ -498,7 +509,7 @@ class Controller:
         return True
 
     def _announce(self) -> None:
-        """An epoch that we sought is ours, by the write's answer or by a read that showed it (I4, I12)."""
+        """Record that an epoch which we sought is ours, by the write's answer or by a read that showed it (I4, I12)."""
         held = self._belief.held
         if held is None or not self._belief.is_holder or held.lease.epoch not in self._sought:
             return
@@ -529,7 +540,7 @@ class Controller:
         self._unclaimed = False
 
     def _remark(self) -> None:
-        """Whoever sees more than a renewal notes it (I12): its writer may have died before it did."""
+        """Queue a record that is no mere renewal for the history (I12): its writer may have died before noting it."""
         held = self._belief.held
         if held is None or held.lease.renew_seq <= self._noted:
             return
@@ -544,52 +555,26 @@ class Controller:
 
     # --- launches ---
 
-    def _serve(self) -> None:
-        """Settle the launches that agents asked about: recall them, or make them a new attempt if we may."""
-        for name in list(self._wanted):
-            del self._wanted[name]
-            known = recall(self._store, self._run, name)
-            if known is None and self._may_write():
-                known = self._new_attempt(name)
-            if known is None:
-                self._unknown[name] = self._clock.boottime_s()
-            else:
-                self._unknown.pop(name, None)
-                self._launches[name] = known
-
-    def _waiting(self) -> list[str]:
-        """Launches whose agents still ask: the time until they would ask again is not theirs to lose."""
-        since_s = self._clock.boottime_s() - ASKED_LATELY_S
-        return [name for name, asked_s in list(self._unknown.items()) if asked_s >= since_s]
-
     def _may_write(self) -> bool:
         held, now_s = self._belief.held, self._clock.boottime_s()
         durable = held is not None and held.lease.epoch == self._durable_epoch
         settled = not self._belief.unread_writes  # decision 0002: a read comes before another write
         return durable and settled and now_s < self._belief.valid_until_s(self._profile)
 
-    def _new_attempt(self, name: str) -> Launch | None:
+    def _attempt_of(self, launch: str) -> Lease | None:
+        """The lease record with this launch as its newest attempt, written if need be; None if we may not, or lost."""
+        if not self._may_write():
+            return None
         held = self._belief.held
         if held is None:
             return None
         if held.lease.mode in core.MOVING:
             return None  # the run is on its way: nothing new begins here
-        if held.lease.launch != name:  # else: won before, by us or by the controller before us, and not written down
+        if held.lease.launch != launch:  # else: won before, by us or by the controller before us, and not written down
             author = self._author("launch")
-            if not self._write(core.new_attempt(held.lease, author, name), held):
+            if not self._write(core.new_attempt(held.lease, author, launch), held):
                 return None
-        lease = self._belief.held.lease if self._belief.held is not None else held.lease
-        start = self._recoverable.start(lease)
-        launch = fix(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
-        self._journal.say(
-            "launch.granted",
-            run=self._run,
-            launch=name,
-            epoch=launch.epoch,
-            attempt=launch.attempt,
-            step=launch.start_step,
-        )
-        return launch
+        return self._belief.held.lease if self._belief.held is not None else held.lease
 
     def _author(self, reason: str, actor: str = "", note: str = "") -> Author:
         held = self._belief.held
@@ -601,7 +586,7 @@ class Controller:
 
 
 def _kind(decision: Decision) -> object:
-    """What makes a decision worth a line: a holder that renews every second is not."""
+    """The part of a decision whose change is journalled: a holder that renews every second gets no line."""
     if decision.reason in {Reason.HOLDING, Reason.RENEWAL_DUE}:
         return Reason.HOLDING
     return (decision.action, decision.reason)

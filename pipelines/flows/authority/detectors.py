@@ -1,4 +1,4 @@
-"""What a controller makes of all that it hears: other observers' sightings, the rhythm of commits, its own health."""
+"""A controller's detectors for one run: other observers' sightings, the rhythm of commits, its own health."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pipelines.core.failover_decision import FailoverPolicy, RunView
 from pipelines.core.failure_detector import PHI_LIMIT, Rhythm, SelfTrust
 from pipelines.core.lease import NEVER_S
 from pipelines.flows.authority.heartbeat_reader import PeerState
-from pipelines.flows.authority.reachability import Reachability, told
+from pipelines.flows.authority.reachability import Reachability, vantage_of
 from schemas.records import Lease
 
-SIGHTINGS = 3.0  # a sighting counts for so many rounds
+SIGHTINGS = 3.0  # a sighting counts for so many rounds of probes
 COMMIT_FLOOR = 10.0  # times the silence: a commit is not late before
 SCORE_EVERY_S = 1.0
 
 
 class Detectors:
-    """One run as one controller hears it; turned by the lease's thread."""
+    """Weighs everything that one controller hears about one run; called by the lease's thread only."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Detectors:
 
     @property
     def trouble(self) -> str:
-        """Why the other regions are not told what we see of them; "" if they are."""
+        """Why the other regions cannot read our sightings of them; "" if they can."""
         return "" if self._reachability is None else self._reachability.trouble
 
     def turned(self, now_s: float, *, well: bool) -> None:
-        """One turn of the controller's loop: in time and with its own dependencies, or not."""
+        """Note a turn of the controller's loop; `well`: it came in time and its own dependencies answered."""
         self._trust = self._trust.after(now_s, well=well, every_s=SCORE_EVERY_S)
 
     def saw(self, lease: Lease, committed_step: int, now_s: float) -> None:
-        """The record as it is; a committed step that rose is a commit."""
+        """Note the lease record as it is now; a committed step that rose is a commit."""
         newest = (lease.epoch, max(lease.committed_step, committed_step))
         if newest[0] != self._committed[0]:
             self._commits = Rhythm(now_s)
@@ -54,17 +54,17 @@ class Detectors:
     def vantages(self, holder: str, now_s: float) -> tuple[Vantage, ...]:
         """Every observer outside of the holder's region, ourselves first."""
         if self._reachability is None or holder == self._region:
-            return tuple(view for _, view in self._told(holder, now_s))
+            return tuple(view for _, view in self._reported(holder, now_s))
         own = self._reachability.vantage(holder, now_s)
-        return (own, *(view for _, view in self._told(holder, now_s) if view.name != own.name))
+        return (own, *(view for _, view in self._reported(holder, now_s) if view.name != own.name))
 
-    def _told(self, holder: str, now_s: float) -> list[tuple[str, Vantage]]:
-        """What services outside of the holder's region said of it, if it is recent, with the region of each."""
+    def _reported(self, holder: str, now_s: float) -> list[tuple[str, Vantage]]:
+        """Recent sightings of the holder's region by services outside of it, each with the service's region."""
         if self._reachability is None:
             return []
         since_s = now_s - SIGHTINGS * self._reachability.every_s
         return [
-            (sighting.region, told(sighting, now_s - heard_at_s))
+            (sighting.region, vantage_of(sighting, now_s - heard_at_s))
             for listener in self._peer_states.values()
             for (_, of_region), (sighting, heard_at_s) in listener.sightings.items()
             if of_region == holder and sighting.region != holder and heard_at_s > since_s
@@ -72,11 +72,11 @@ class Detectors:
 
     def elsewhere_at_s(self, holder: str, now_s: float) -> float:
         """When another region heard the holder's nodes last."""
-        others = [view for region, view in self._told(holder, now_s) if region != self._region]
-        return max((now_s - one.nodes_age_s for one in others), default=NEVER_S)
+        others = [view for region, view in self._reported(holder, now_s) if region != self._region]
+        return max((now_s - view.nodes_age_s for view in others), default=NEVER_S)
 
     def heard(self, view: RunView, now_s: float) -> RunView:
-        """The view with what the detectors add to it."""
+        """The view with the detectors' figures filled in."""
         held = view.belief.held
         listener = None if held is None else self._peer_states.get(held.lease.holder)
         if held is None or listener is None:
@@ -89,7 +89,7 @@ class Detectors:
         )
 
     def diagnosis(self, view: RunView, now_s: float) -> Diagnosis | None:
-        """What is broken; None while the record has not been read."""
+        """The part that is broken; None while the lease record has not been read."""
         held, policy = view.belief.held, self._policy
         if held is None:
             return None

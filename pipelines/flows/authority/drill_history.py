@@ -16,21 +16,21 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drill:
-    """One rehearsal, as it went.
+    """One rehearsal and its outcome.
 
     Attributes:
-        drill_id: names it.
+        drill_id: the drill's own name.
         run: whose loss was rehearsed.
-        region: where.
-        holder: the region that was taken as lost.
+        region: the standby in which it ran.
+        holder: the region whose loss was rehearsed.
         time_ms: when it began.
         actor: who asked for it.
-        good: the first optimizer step was reached, within what was promised.
+        good: the first optimizer step was reached, within the promised time.
         why: what went wrong; "" if nothing did.
-        from_step: the checkpoint that it resumed from; -1: it did not come so far.
+        from_step: the checkpoint that it resumed from; -1: it ended before that.
         first_step: the first new step; -1: none.
-        predicted_parts_s: what readiness said before, by part.
-        measured_parts_s: what it took, by part.
+        predicted_parts_s: the recovery time that readiness predicted before, by part.
+        measured_parts_s: the recovery time that was measured, by part.
         promised_s: the run's promise; None if there is none.
     """
 
@@ -50,7 +50,7 @@ class Drill:
 
     @property
     def predicted_rto_s(self) -> float | None:
-        """The sum of what was predicted; None if nothing was."""
+        """The sum of the predicted parts; None if nothing was predicted."""
         return sum(self.predicted_parts_s.values()) if self.predicted_parts_s else None
 
     @property
@@ -75,7 +75,7 @@ def history(store: ObjectStore, run: str) -> tuple[Drill, ...]:
 
 
 class DrillHistory:
-    """Looks up now and then how old a run's last good drill in this region is; for status, and never a gate."""
+    """Reads every minute how old a run's last good drill in this region is; shown by status, and never a gate."""
 
     def __init__(self, *, run: str, store: ObjectStore, clock: Clock, most_days: float) -> None:
         self._run, self._store, self._clock, self._most_days = run, store, clock, most_days
@@ -84,11 +84,11 @@ class DrillHistory:
         self.trouble = ""
 
     def turn(self) -> float:
-        """Look again; seconds until the next time."""
+        """Read the history again if it grew; seconds until the next turn."""
         try:
             keys = self._store.list(paths.drills_prefix(self._run))
             if keys != self._seen:
-                self._good = next((one for one in reversed(history(self._store, self._run)) if one.good), None)
+                self._good = next((drill for drill in reversed(history(self._store, self._run)) if drill.good), None)
                 self._seen = keys
         except RetryableError as error:
             self.trouble = str(error)

@@ -1,6 +1,7 @@
-"""The lineage as a region knows it, durably: one create-only object an epoch (design 6.1), written by its controller.
+"""A region's durable copy of the lineage: one create-only object an epoch (design 6.1), written by its controller.
 
-Every other service of the region reads it from there, so all of them work without the witness, and none can forget.
+Every other service of the region reads the lineage from there: all of them work without the witness, and a restart
+forgets nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from schemas.records import Lease
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The newest epoch that was seen here, and whose it is."""
+    """The newest epoch that was seen in a region, and the region that won it."""
 
     region: str
     view: LineageView
@@ -32,8 +33,8 @@ class EpochStore:
 
     def __call__(self, run: str) -> LineageView | None:
         """The chain up to the newest epoch seen here; None if there is none. Looks at the store each time."""
-        found = self.newest(run)
-        return None if found is None else found.view
+        authority = self.newest(run)
+        return None if authority is None else authority.view
 
     def newest(self, run: str) -> Authority | None:
         """The newest epoch seen here; RetryableError if the store does not answer."""
@@ -52,6 +53,6 @@ class EpochStore:
     def remember(self, lease: Lease) -> None:
         """Write an epoch down, create-only; several controllers of a region write the same bytes."""
         view = view_of(lease.lineage)
-        entry = max(lease.lineage, key=lambda one: one.epoch)
+        entry = max(lease.lineage, key=lambda entry: entry.epoch)
         plain = {"run": lease.run, "epoch": view.epoch, "region": entry.region, "forks": view.forks}
         self._store.create(paths.epoch_seen(lease.run, view.epoch), json.dumps(plain, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Listens to a region's heartbeats and readiness: one reader a region, for every run; decides nothing (I10)."""
+"""Reads a region's heartbeats and readiness: one reader a region, for every run; decides nothing (I10)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LOOK_S = 1.0
 
 
 class PeerState:
-    """What one region says of one run. Everything here is replaced whole, so another thread may read it.
+    """One region's newest words on one run. Everything here is replaced whole, so another thread may read it.
 
-    `wake` is called when something came that the run's controller should look at before its next turn is due.
+    `wake` is called when a record came that the run's controller should look at before its next turn is due.
     """
 
     def __init__(self, *, region: str, run: str, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
@@ -32,26 +32,26 @@ class PeerState:
         self.sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}  # (observer, of region): what, when heard
         self.since_s = clock.boottime_s()
         self.trouble = ""
-        self.named = 0  # outcomes of checkpoints that the region's log has told of
+        self.named = 0  # how many outcomes of checkpoints the region's log has named
 
     @property
     def nodes_at_s(self) -> float:
-        """When a node was heard last; the listener's own start if none ever was."""
+        """When a node was heard last; when we began to listen if none ever was."""
         return max(self.pulse.nodes_at_s, self.since_s)
 
     def heard(self, beat: Heartbeat, now_s: float) -> None:
-        """A heartbeat of this region for this run, or of its controller."""
+        """Take in a heartbeat of this region for this run, or of its controller."""
         before = self.pulse.nodes.get(beat.node)
         self.pulse = beats.heard(self.pulse, beat, now_s)
         if beat.node != beats.CONTROLLER_NODE and (before is None or before.phase != beat.phase):
             self._wake()
 
     def heard_unreadable(self, now_s: float) -> None:
-        """A heartbeat in a format that we cannot read yet."""
+        """Take in a heartbeat in a format that we cannot read yet."""
         self.pulse = beats.heard_unreadable(self.pulse, now_s)
 
-    def told(self, record: Readiness | Checkpoint) -> None:
-        """Its pool changed, or a checkpoint of the run has an outcome there."""
+    def heard_outcome(self, record: Readiness | Checkpoint) -> None:
+        """The region's pool changed, or a checkpoint of the run has an outcome there: wake the controller."""
         if isinstance(record, Readiness):
             self.readiness = record
         else:
@@ -60,7 +60,16 @@ class PeerState:
 
 
 class HeartbeatReader:
-    """One region's log, read once for all runs."""
+    """Reads one region's log once for all runs.
+
+    Args:
+        region: whose log; records of other regions in it are not signs of its life.
+        source: reads that log.
+        codec: of records.
+        clock: the machine's own.
+        peer_states: what the region says, one for each run; kept up to date here.
+        checkpoints: also read the outcomes of checkpoints; for the own region, where they are looked up.
+    """
 
     def __init__(
         self,
@@ -72,10 +81,9 @@ class HeartbeatReader:
         peer_states: Iterable[PeerState],
         checkpoints: bool = False,
     ) -> None:
-        # `checkpoints`: also what the region says of them; wanted of our own, where they are looked up.
         self._region = region
         self._source, self._codec, self._clock = source, codec, clock
-        self._peer_states = {one.run: one for one in peer_states}
+        self._peer_states = {peer_state.run: peer_state for peer_state in peer_states}
         self._topics = [paths.HEARTBEATS, paths.CONTROL, *([paths.CHECKPOINTS] if checkpoints else [])]
         self._followed: dict[tuple[str, int], Partition] = {}
         self._looked_s = float("-inf")
@@ -83,31 +91,31 @@ class HeartbeatReader:
         self._sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}
 
     def turn(self) -> float:
-        """Take in what came; seconds until the next turn.
+        """Take in the records that came; seconds until the next turn.
 
-        A log that refuses us is told and asked again: what another region forbids must not end the process that holds
-        our own leases (I16).
+        A log that refuses us becomes a trouble of its runs and is asked again: what another region forbids must not end
+        the process that holds our own leases (I16).
         """
         try:
             self._follow()
             for item in self._source.poll(TURN_S):
                 self._hear(item)
         except (RetryableError, CorruptError) as error:
-            self._tell(str(error))
+            self._set_trouble(str(error))
             self._followed.clear()
             return LOOK_S
         except MisconfiguredError as error:
-            self._tell(str(error))
+            self._set_trouble(str(error))
             self._followed.clear()
             return REFRESH_S
-        self._tell("")
+        self._set_trouble("")
         return 0.0 if self._followed else TURN_S
 
-    def _tell(self, trouble: str) -> None:
+    def _set_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
-            for one in self._peer_states.values():
-                one.trouble = trouble
+            for peer_state in self._peer_states.values():
+                peer_state.trouble = trouble
 
     def _follow(self) -> None:
         """Begin at the end: an old heartbeat is no sign of life (6.11)."""
@@ -123,28 +131,28 @@ class HeartbeatReader:
 
     def _hear(self, item: Fetched) -> None:
         if replay_of(item.headers) is not None:
-            return  # an old word, whoever put it there (6.11)
+            return  # an old record, whoever put it there (6.11)
         now_s = self._clock.boottime_s()
         try:
             record = self._codec.decode(item.value)
         except DecodeError:
-            found = self._peer_states.get(item.key.decode(errors="replace"))
-            if found is not None and item.partition.topic == paths.HEARTBEATS:
-                found.heard_unreadable(now_s)
+            peer_state = self._peer_states.get(item.key.decode(errors="replace"))
+            if peer_state is not None and item.partition.topic == paths.HEARTBEATS:
+                peer_state.heard_unreadable(now_s)
             return
         if isinstance(record, Heartbeat) and record.region == self._region:
-            for one in self._of(record.run):
-                one.heard(record, now_s)
+            for peer_state in self._of(record.run):
+                peer_state.heard(record, now_s)
         elif isinstance(record, Checkpoint) or (isinstance(record, Readiness) and record.region == self._region):
-            for one in self._of(record.run):
-                one.told(record)
+            for peer_state in self._of(record.run):
+                peer_state.heard_outcome(record)
         elif isinstance(record, Sighting) and record.region == self._region:
             self._sightings = {**self._sightings, (record.observer, record.of_region): (record, now_s)}
-            for one in self._peer_states.values():
-                one.sightings = self._sightings
+            for peer_state in self._peer_states.values():
+                peer_state.sightings = self._sightings
 
     def _of(self, run: str) -> Iterable[PeerState]:
-        """Who is told of a run; a controller beats once for all of them."""
+        """The states that a record about a run concerns; a controller beats once for all runs."""
         if run == paths.EVERY_RUN:
             return self._peer_states.values()
         return [self._peer_states[run]] if run in self._peer_states else []

@@ -1,6 +1,7 @@
-"""What a person asked of the holder, and a planned move on its way: kept beside the lease, decided by the core.
+"""Operators' requests to the holder, and the planned move under way: kept beside the lease, decided by the core.
 
-`ask` and `granted` may be called from another thread: they leave values. Everything else belongs to the lease's thread.
+`requests` and `granted` may be used from another thread: they leave values. Everything else belongs to the lease's
+thread.
 """
 
 from __future__ import annotations
@@ -41,9 +42,15 @@ OVER = frozenset({"finished", "done", "idle"})
 
 @dataclass(frozen=True, slots=True)
 class MoveRequest:
-    """One thing that a person asked of the holder.
+    """One thing that an operator asked of the holder.
 
-    target: a region; of ADOPT the branch, as EPOCH:STEP. at_ms: when a scheduled move begins. due: it was scheduled.
+    Attributes:
+        kind: one of KINDS.
+        actor: who asked.
+        note: why, for the history.
+        target: a region; for ADOPT the branch, as EPOCH:STEP.
+        at_ms: when a scheduled move begins.
+        due: whether this is a scheduled move whose time has come.
     """
 
     kind: str
@@ -56,26 +63,26 @@ class MoveRequest:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A person who wants this region to take over: who, why, and how long that is tried."""
+    """An operator who wants this region to take over: who, why, and how long the controller tries."""
 
     actor: str
     note: str
-    fenced_epoch: int | None  # the one whose region is stated to be fenced: the statement holds for no later one
+    fenced_epoch: int | None  # the epoch whose region is stated to be fenced; the statement holds for no later epoch
     until_s: float
 
     def has_fenced(self, held: Held | None) -> bool:
-        """Whether the person's statement is about who holds the run now."""
+        """Whether the operator's statement is about the region that holds the run now."""
         return held is not None and held.lease.epoch == self.fenced_epoch
 
 
 def branch_of(text: str) -> tuple[int, int] | None:
-    """(epoch, step) of a branch's newest checkpoint, from EPOCH:STEP; None if it is no such text."""
-    found = _BRANCH.fullmatch(text)
-    return None if found is None else (int(found[1]), int(found[2]))
+    """(epoch, step) of a branch's newest checkpoint, from EPOCH:STEP; None if the text is not of that form."""
+    match = _BRANCH.fullmatch(text)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def refusal(request: MoveRequest, lease: Lease | None, region: str, peer_states: Mapping[str, PeerState]) -> str:
-    """Why a wish cannot be heeded as things stand, in words that say what to do; "" if it can."""
+    """Why a request cannot be applied now, in words that say what to do; "" if it can."""
     if lease is None:
         return "the lease record has not been read yet: is the witness reachable?"
     if lease.holder != region:
@@ -117,27 +124,27 @@ def refusal(request: MoveRequest, lease: Lease | None, region: str, peer_states:
 
 
 class PlannedMoves:
-    """One run's wishes and planned move, in the holder."""
+    """The requests and the planned move of one run, in its holder."""
 
     def __init__(self, region: str, policy: FailoverPolicy) -> None:
         self._region, self._policy = region, policy
         self._since_s = NEVER_S
         self._granted_until_s = NEVER_S
-        self._silent_at_s = NEVER_S  # since when no grant is given any more: the last ones run out
+        self._silent_at_s = NEVER_S  # since when nothing is granted any more: the last grants run out
         self.requests: deque[MoveRequest] = deque()
 
     def due(self, belief: Belief, wall_ms: int) -> None:
-        """A scheduled move whose time has come is wished for, as by the person who scheduled it."""
+        """Request a scheduled move whose time has come, in the name of the operator who scheduled it."""
         lease = None if belief.held is None else belief.held.lease
         if lease is None or not belief.is_holder or not lease.scheduled_ms or wall_ms < lease.scheduled_ms:
             return
-        if not any(one.due for one in self.requests):
+        if not any(request.due for request in self.requests):
             self.requests.append(MoveRequest(SWITCHOVER, lease.actor, lease.note, lease.target, due=True))
 
     def turn(
         self, belief: Belief, peer_states: Mapping[str, PeerState], committed_step: int, now_s: float
     ) -> Decision | None:
-        """What the planned move asks for now; None if there is none."""
+        """The decision that the planned move asks for now; None if no move is under way."""
         lease = None if belief.held is None else belief.held.lease
         if lease is None or not belief.is_holder or lease.mode not in MOVING:
             self._since_s = self._silent_at_s = NEVER_S
@@ -163,12 +170,12 @@ class PlannedMoves:
             target_step=None if target is None else proven_step(target, lease),
             target_waits=target is not None and _somebody_waits(target),
             target_at_s=NEVER_S if target is None else max(target.pulse.controller_at_s, target.since_s),
-            # An answer that was begun before we fell silent may not have been noted yet: that one is waited for too.
+            # A grant that was being answered when we stopped granting may not be noted yet: it is waited for too.
             granted_until_s=max(self._granted_until_s, self._silent_at_s + GRANT_S),
         )
 
     def granted(self, lease: Lease, left_s: float, now_s: float) -> float:
-        """For how long an agent may be told that it is granted: less and less while the run is given away."""
+        """For how many seconds an agent is granted now: at most GRANT_S in a planned move, 0 once grants run out."""
         if self._silent_at_s != NEVER_S or lease.mode == RELEASED:
             return 0.0
         valid_s = min(left_s, GRANT_S) if lease.mode == HANDOVER else left_s
@@ -180,7 +187,7 @@ class PlannedMoves:
 
 
 def record_after(request: MoveRequest, lease: Lease, author: Author, committed_step: int, *, refused: bool) -> Lease:
-    """The record after a wish was heeded; a scheduled move that was refused is taken off it, and no more."""
+    """The lease record after a request was applied. Of a refused one only the schedule is taken off the record."""
     if refused:
         return in_mode(lease, author, committed_step, lease.mode)
     if request.kind == ACKNOWLEDGE:
@@ -196,29 +203,29 @@ def record_after(request: MoveRequest, lease: Lease, author: Author, committed_s
 
 
 def adoption_of(request: MoveRequest, held: Held | None, recoverable: RecoverableFinder) -> tuple[int, Fork] | None:
-    """The epoch and the checkpoint of the branch that a person wants to adopt; None if it is not whole in our store."""
+    """The epoch and checkpoint of the branch that an operator wants to adopt; None if it is not whole in our store."""
     branch = branch_of(request.target)
     if request.kind != ADOPT or held is None or branch is None:
         return None
-    found = recoverable.branch(held.lease.run, view_of(held.lease.lineage), *branch)
-    return None if found is None else (found.manifest.epoch, found.fork)
+    checkpoint = recoverable.branch(held.lease.run, view_of(held.lease.lineage), *branch)
+    return None if checkpoint is None else (checkpoint.manifest.epoch, checkpoint.fork)
 
 
 def proven_step(listener: PeerState, lease: Lease) -> int | None:
     """The newest step on the lineage that a region says it has proven; None if it says none."""
-    said = listener.readiness
-    if said is None or standing(view_of(lease.lineage), said.epoch, said.step) is not Standing.CURRENT:
+    readiness = listener.readiness
+    if readiness is None or standing(view_of(lease.lineage), readiness.epoch, readiness.step) is not Standing.CURRENT:
         return None
-    return said.step
+    return readiness.step
 
 
 def _somebody_waits(listener: PeerState) -> bool:
-    """An older warmer does not say how many wait: then it is believed that some do."""
+    """Whether ranks wait there. An older warmer does not say how many wait: then some are assumed to."""
     return listener.readiness is not None and listener.readiness.waiting_ranks != 0
 
 
 def _held_step(nodes: Mapping[str, NodeHeartbeats], committed_step: int) -> int | None:
-    """The step at which every node holds; the last committed one if nothing trains at all; None while one trains."""
+    """The step at which every node holds; the committed step if nothing trains at all; None while a node trains."""
     phases = {node.phase for node in nodes.values()}
     if not nodes or not phases <= OVER | {DRAINED}:
         return None

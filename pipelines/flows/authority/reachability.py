@@ -1,6 +1,7 @@
-"""What this service can reach of the other regions: their Kafka and their store, asked every few seconds; told to all.
+"""Probes the other regions' Kafka and store every few seconds, and publishes which of them answered this service.
 
-On a thread of its own: what does not answer takes its time. It is evidence for a diagnosis, and never authority (I10).
+It runs on a thread of its own: a probe that gets no answer takes its time. Its results are evidence for a diagnosis,
+and never authority (I10).
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ class Reachability:
 
     Args:
         region: whose service this is.
-        observer: which one.
+        observer: the service's name.
         probes: for each other region, how its Kafka and its store are asked; each returns, or raises.
-        log: this region's own Kafka, in which the sightings are told.
-        nodes_at_s: when a node of a region was heard last; a service that does not listen leaves it out.
+        log: this region's own Kafka, in which the sightings are published.
+        codec: of sightings.
+        clock: the machine's own.
         every_s: the pause between two rounds.
+        nodes_at_s: when a node of a region was heard last; a service that does not listen leaves it out.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Reachability:
         return self._every_s
 
     def turn(self) -> float:
-        """One round; seconds until the next."""
+        """Probe every part of every region and publish the results; seconds until the next round."""
         for peer, parts in self._probes.items():
             for part, probe in parts.items():
                 if self._answers(probe):
@@ -70,7 +73,7 @@ class Reachability:
         return self._every_s
 
     def vantage(self, peer: str, now_s: float) -> Vantage:
-        """What is reached of a region from here."""
+        """How long ago each part of a region answered this service."""
         ages = {part: now_s - self._answered_at_s.get((peer, part), NEVER_S) for part in (KAFKA, STORE)}
         return Vantage(
             name=f"{self._region}'s {self._observer}",
@@ -80,7 +83,7 @@ class Reachability:
         )
 
     def _answers(self, probe: Probe) -> bool:
-        """A refusal is no answer either: what we may not read we cannot judge."""
+        """Whether a probe was answered. A refusal is no answer either: what we may not read we cannot judge."""
         try:
             probe()
         except FarsideError:
@@ -101,8 +104,8 @@ class Reachability:
         return Message(paths.CONTROL, self._region.encode(), self._codec.encode(sighting))
 
 
-def told(sighting: Sighting, heard_ago_s: float) -> Vantage:
-    """Another service's view, as old as it is by now."""
+def vantage_of(sighting: Sighting, heard_ago_s: float) -> Vantage:
+    """Another service's sighting as a vantage, with the time since it was heard added to its ages."""
     ages = (sighting.kafka_age_s, sighting.store_age_s, sighting.nodes_age_s)
     kafka_s, store_s, nodes_s = (age_s + heard_ago_s if age_s >= 0 else math.inf for age_s in ages)
     return Vantage(f"{sighting.region}'s {sighting.observer}", kafka_s, store_s, nodes_s)

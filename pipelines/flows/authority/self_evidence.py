@@ -1,8 +1,8 @@
 """Signs that a controller's own region works: a Kafka acknowledgement and a store write, a second apart (6.7).
 
-Taken once for all runs: log and store are the region's; only a run's progress is its own. On a thread of its own: a
-broker that does not answer must not hold up the leases. What the controller has to publish goes through here too; it is
-in the lease record already, and is kept until it is acknowledged.
+The probes are made once for all runs: log and store are the region's; only a run's progress is its own. They run on a
+thread of their own: a broker that does not answer must not hold up the leases. The controllers' changes of authority
+are published here too; they stand in the lease record already, and stay in the outbox until Kafka acknowledges them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ PROBE_S = 1.0
 
 
 class SelfEvidence:
-    """One region. The times are replaced whole, so another thread may read them."""
+    """Probes one region's own log and store. The times are replaced whole, so another thread may read them.
+
+    Args:
+        region: the controller's own region.
+        log: its Kafka.
+        store: its bucket.
+        codec: of events.
+        clock: the machine's own.
+        entropy: names this producer.
+    """
 
     def __init__(
         self, *, region: str, log: EventLog, store: ObjectStore, codec: Codec, clock: Clock, entropy: Entropy
@@ -37,7 +46,7 @@ class SelfEvidence:
         self.outbox: deque[EpochChange] = deque()
 
     def turn(self) -> float:
-        """Probe both; seconds until the next turn."""
+        """Probe the log and the store; seconds until the next turn."""
         troubles = []
         try:
             self._store.put(paths.health("controller", self._region), str(self._clock.wall_ms()).encode())
@@ -64,7 +73,7 @@ class SelfEvidence:
             self.outbox.popleft()
 
     def change(self, lease: Lease, before: str, gates: tuple[str, ...]) -> EpochChange:
-        """I12: who, why, which gates were seen; `before` is the holder until then."""
+        """The event of a change of authority (I12): who, why, and which gates; `before` held the run until then."""
         entry = lease.lineage[-1]
         return EpochChange(
             event_id=f"{lease.run}/{lease.epoch}/{self.producer}/control/1",

@@ -1,11 +1,12 @@
-"""The primary's ghost: in a drill it renews a lease and beats, and then is lost, as the real primary would be.
+"""A primary simulated for a drill: it renews a lease and beats, and then falls silent, as a lost primary does.
 
-It lives under the drill's own key and topics; nothing of it reaches the real ones (I10).
+It writes under the drill's own key and topics only; nothing of it reaches the real ones (I10).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core import lease as core
@@ -21,32 +22,55 @@ TURN_S = 0.1
 NODE = "simulated-primary"
 
 
-class SimulatedPrimary:
-    """Holds a run's drill lease until `die`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostPrimary:
+    """The primary whose loss a drill rehearses.
 
-    Args:
-        region: whose ghost: the region that really holds the run.
-        view: the lineage as it is known here.
-        step: of the newest checkpoint here.
+    Attributes:
+        region: the region that really holds the run.
+        run: which run.
+        view: the run's lineage as it is known here.
+        step: the step of the newest checkpoint here.
     """
 
-    def __init__(
-        self,
-        *,
-        region: str,
-        run: str,
-        view: LineageView,
-        step: int,
-        leases: LeaseStore,
-        log: EventLog,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        profile: LeaseProfile,
-    ) -> None:
-        self._region, self._run, self._view, self._step = region, run, view, step
-        self._leases, self._log, self._codec = leases, log, codec
-        self._clock, self._entropy, self._profile = clock, entropy, profile
+    region: str
+    run: str
+    view: LineageView
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillPorts:
+    """The drill's own lease records and log, beside the real ones.
+
+    Attributes:
+        leases: lease records under the drill's prefix.
+        log: the drill's topics.
+        codec: of heartbeats.
+        clock: the machine's own.
+        entropy: names writes and events.
+    """
+
+    leases: LeaseStore
+    log: EventLog
+    codec: Codec
+    clock: Clock
+    entropy: Entropy
+
+
+class SimulatedPrimary:
+    """Holds a run's drill lease and beats until `die`.
+
+    Args:
+        lost: the primary that is simulated.
+        ports: the drill's own lease records and log.
+        profile: the lease's times.
+    """
+
+    def __init__(self, *, lost: LostPrimary, ports: DrillPorts, profile: LeaseProfile) -> None:
+        self._region, self._run, self._view, self._step = lost.region, lost.run, lost.view, lost.step
+        self._leases, self._log, self._codec = ports.leases, ports.log, ports.codec
+        self._clock, self._entropy, self._profile = ports.clock, ports.entropy, profile
         self._held: Held | None = None
         self._wrote_at_s = NEVER_S
         self._seq = 0
@@ -54,7 +78,7 @@ class SimulatedPrimary:
         self.beat_at_s = NEVER_S
 
     def die(self) -> None:
-        """Nothing is written or said any more; another thread may ask for it."""
+        """Stop renewing and beating for good; may be called from another thread."""
         self._dead = True
 
     def turn(self) -> float:
@@ -82,7 +106,7 @@ class SimulatedPrimary:
         self._held, self._wrote_at_s = Held(lease, etag), now_s
 
     def _first(self, author: Author) -> Lease:
-        """A record as the real one must look: its epochs and forks, and who holds it."""
+        """The first record: the epochs, forks and holder of the real one."""
         entries = tuple(
             EpochEntry(
                 epoch=epoch,

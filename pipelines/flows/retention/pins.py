@@ -1,6 +1,7 @@
-"""Pins: checkpoints that a person wants to stay.
+"""Pins: checkpoints that an operator wants to keep.
 
-Create-only objects with rising numbers, so that none is ever changed: an odd last one pins, an even one ends that.
+A pin is a create-only object with a number that rises, so that no object is ever changed: while the highest number of a
+checkpoint is odd, it is pinned; an even one ends the pin.
 """
 
 from __future__ import annotations
@@ -22,22 +23,25 @@ def is_pinned(store: ObjectStore, own: CheckpointId) -> bool:
     return len(store.list(paths.pins_of(own))) % 2 == 1
 
 
-def pin(store: ObjectStore, own: CheckpointId, said: dict[str, object]) -> bool:
-    """Pin a checkpoint; False if it was pinned already. `said`: who, when and why."""
-    return _say(store, own, said, odd=True)
+def pin(store: ObjectStore, own: CheckpointId, entry: dict[str, object]) -> bool:
+    """Pin a checkpoint; False if it was pinned already. `entry`: who, when and why."""
+    return _write_next(store, own, entry, odd=True)
 
 
-def unpin(store: ObjectStore, own: CheckpointId, said: dict[str, object]) -> bool:
-    """Say that a pin is over; False if there was none."""
-    return _say(store, own, said, odd=False)
+def unpin(store: ObjectStore, own: CheckpointId, entry: dict[str, object]) -> bool:
+    """End a pin; False if there was none. `entry`: who, when and why."""
+    return _write_next(store, own, entry, odd=False)
 
 
-def _say(store: ObjectStore, own: CheckpointId, said: dict[str, object], *, odd: bool) -> bool:
-    """Who comes second under one number has nothing left to say: the first one said the same."""
+def _write_next(store: ObjectStore, own: CheckpointId, entry: dict[str, object], *, odd: bool) -> bool:
+    """Write the next number if it has the wanted parity; True if it had.
+
+    Of two writers of one number the second changes nothing: the first wrote the same.
+    """
     number = _numbers(store, own.run).get(own, 0) + 1
     if (number % 2 == 1) != odd:
         return False
-    store.create(paths.pin(own, number), json.dumps(said, sort_keys=True).encode())
+    store.create(paths.pin(own, number), json.dumps(entry, sort_keys=True).encode())
     return True
 
 

@@ -1,7 +1,8 @@
-"""Sweeping one run in one region: observe, let `pipelines/core/retention.py` plan, act; see there why it cannot race.
+"""Sweeps one run in one region: lists its checkpoints, lets `pipelines/core/retention.py` plan, and deletes.
 
-Each time everything is looked at anew, and what is unreferenced is noted, create-only. What was noted for longer than
-the grace goes: directly before, its objects and every reference in this region are looked at once more.
+Each sweep looks at everything anew, and notes the unreferenced checkpoints, create-only. A checkpoint that was noted
+for longer than the grace is deleted; directly before that, its objects and every reference in this region are looked at
+once more. `pipelines/core/retention.py` says why this cannot race with a commit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.retention import (
     SWEPT,
-    Found,
     Go,
     Listed,
     Moment,
@@ -22,6 +22,7 @@ from pipelines.core.retention import (
     Outcome,
     Plan,
     Roots,
+    StoredCheckpoint,
     SweepPolicy,
     Verdict,
     needless,
@@ -42,106 +43,111 @@ from schemas.records import Abandoned, Intent, Manifest
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep planned, and what of it is gone; the others of `plan.due` were overtaken by somebody."""
+    """The plan of one sweep, and the verdicts that it carried out; the others of `plan.due` were overtaken."""
 
     plan: Plan
     gone: tuple[Verdict, ...] = ()
 
     @property
     def size_bytes(self) -> int:
-        """How much is gone."""
-        return sum(one.size_bytes for one in self.gone)
+        """How many bytes were deleted."""
+        return sum(verdict.size_bytes for verdict in self.gone)
 
 
-class Sweep:
-    """One run's checkpoints in one region's store.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPorts:
+    """The world outside, as one sweep reaches it.
 
-    Args:
-        run: whose.
-        store: the region's, for the one user who may delete there.
-        peers: the other regions' stores, which are only read.
-        signer: signs what takes a swept manifest's place.
+    Attributes:
+        store: the region's own bucket, for the one user who may delete there.
+        peers: the other regions' buckets by region, which are only read.
+        signer: verifies manifests, and signs the record that takes a swept manifest's place.
         codec: of records.
         clock: the wall's time, beside the store's own.
         entropy: names the notes.
-        journal: is told what goes.
-        policy: how much stays.
+        journal: hears what is removed, and why a sweep holds back.
     """
 
-    def __init__(
-        self,
-        *,
-        run: str,
-        store: ObjectStore,
-        peers: Mapping[str, ObjectStore],
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
-        policy: SweepPolicy,
-    ) -> None:
-        self._run, self._store = run, store
-        self._signer, self._codec = signer, codec
-        self._clock, self._entropy, self._journal = clock, entropy, journal
-        self._policy = policy
+    store: ObjectStore
+    peers: Mapping[str, ObjectStore]
+    signer: Signer
+    codec: Codec
+    clock: Clock
+    entropy: Entropy
+    journal: Journal
+
+
+class Sweep:
+    """Finds and removes the checkpoints of one run in one region that nothing references any more.
+
+    Args:
+        run: whose checkpoints.
+        ports: the world outside.
+        policy: how much stays, and for how long a thing must have been unreferenced.
+    """
+
+    def __init__(self, *, run: str, ports: SweepPorts, policy: SweepPolicy) -> None:
+        self._run, self._store, self._policy = run, ports.store, policy
+        self._signer, self._codec = ports.signer, ports.codec
+        self._clock, self._entropy, self._journal = ports.clock, ports.entropy, ports.journal
         self._peers = {
-            name: (EpochStore(peer), RecoverableFinder(peer, signer, codec), peer) for name, peer in peers.items()
+            name: (EpochStore(peer), RecoverableFinder(peer, ports.signer, ports.codec), peer)
+            for name, peer in ports.peers.items()
         }
         self._launches: dict[str, tuple[int, int, str]] = {}
 
     def plan(self) -> Plan:
-        """What would go now; nothing is changed, also no note is made."""
+        """The plan of a sweep at this moment; nothing is changed, and no note is made."""
         wall_ms = self._clock.wall_ms()
-        found = self._found()
-        roots = self._elsewhere(found, self._roots())
-        return plan(found, roots, self._policy, self._notes(), Moment(wall_ms, wall_ms))
+        checkpoints = self._checkpoints()
+        roots = self._elsewhere(checkpoints, self._roots())
+        return plan(checkpoints, roots, self._policy, self._notes(), Moment(wall_ms, wall_ms))
 
     def execute(self) -> Swept:
-        """Note what is unreferenced, and remove what has been for long enough.
+        """Note the unreferenced checkpoints, and delete those that have been unreferenced for the whole grace.
 
         Raises:
-            RetryableError: a store does not answer; what is half done goes on at a later sweep.
+            RetryableError: a store does not answer; a later sweep finishes what this one began.
         """
         now = Moment(self._clock.wall_ms(), self._store_ms())
-        found = self._found()
-        roots = self._elsewhere(found, self._roots())
+        checkpoints = self._checkpoints()
+        roots = self._elsewhere(checkpoints, self._roots())
         notes = self._notes()
-        planned = plan(found, roots, self._policy, notes, now)
+        planned = plan(checkpoints, roots, self._policy, notes, now)
         if planned.held is not None:
             self._journal.say("sweep.held", run=self._run, why=planned.held.value, unseen=planned.unseen)
             return Swept(planned)
         self._note(planned, now)
         gone = []
         for verdict in planned.due:
-            one = self._looked_at_again(verdict, found, roots, notes, now)
-            if one is not None and self._remove(verdict, one, found):
+            fresh = self._look_again(verdict, checkpoints, roots, notes, now)
+            if fresh is not None and self._remove(verdict, fresh, checkpoints):
                 gone.append(verdict)
-                found = [other for other in found if other.own != verdict.own]
+                checkpoints = [other for other in checkpoints if other.own != verdict.own]
         self._tidy(now)
         done = Swept(planned, tuple(gone))
         counts = {"candidates": len(planned.candidates), "gone": len(gone), "size_bytes": done.size_bytes}
         self._journal.say("sweep.done", run=self._run, **counts)
         return done
 
-    # --- what is there ---
+    # --- the checkpoints in the store ---
 
-    def _found(self) -> list[Found]:
+    def _checkpoints(self) -> list[StoredCheckpoint]:
         grouped: dict[CheckpointId, list[Listed]] = {}
         for listed in self._store.entries(paths.checkpoints_prefix(self._run)):
             own = paths.canonical(listed.key)
             if own is not None:
                 grouped.setdefault(own, []).append(listed)
         known = {own: understood(own, objects) for own, objects in grouped.items()}
-        return [self._one(own, objects) for own, objects in known.items() if objects]
+        return [self._read_or_broken(own, objects) for own, objects in known.items() if objects]
 
-    def _one(self, own: CheckpointId, objects: tuple[Listed, ...]) -> Found:
+    def _read_or_broken(self, own: CheckpointId, objects: tuple[Listed, ...]) -> StoredCheckpoint:
         try:
             return self._read(own, objects)
         except (CorruptError, DecodeError):
-            return Found(own, objects, Outcome.BROKEN)
+            return StoredCheckpoint(own, objects, Outcome.BROKEN)
 
-    def _read(self, own: CheckpointId, objects: tuple[Listed, ...]) -> Found:
+    def _read(self, own: CheckpointId, objects: tuple[Listed, ...]) -> StoredCheckpoint:
         keys = {listed.key for listed in objects}
         envelope = self._store.get(own.manifest) if own.manifest in keys else None
         if envelope is None:
@@ -150,26 +156,28 @@ class Sweep:
         record = self._codec.decode(payload)
         if isinstance(record, Abandoned):
             swept = record.reason.startswith(SWEPT)
-            return Found(own, objects, Outcome.GONE, record.parent_digest, record.lineage_seq, swept=swept)
+            return StoredCheckpoint(own, objects, Outcome.GONE, record.parent_digest, record.lineage_seq, swept=swept)
         if not isinstance(record, Manifest):
             raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
         manifests.check(record, own)
         whole = not manifests.missing(record, {listed.key: listed.size for listed in objects})
-        return Found(own, objects, Outcome.WHOLE if whole else Outcome.BROKEN, digest(payload), record.lineage_seq)
+        return StoredCheckpoint(
+            own, objects, Outcome.WHOLE if whole else Outcome.BROKEN, digest(payload), record.lineage_seq
+        )
 
-    def _unsettled(self, own: CheckpointId, objects: tuple[Listed, ...], keys: set[str]) -> Found:
+    def _unsettled(self, own: CheckpointId, objects: tuple[Listed, ...], keys: set[str]) -> StoredCheckpoint:
         body = self._store.get(own.intent) if own.intent in keys else None
         if body is None:
-            return Found(own, objects, Outcome.NONE)
+            return StoredCheckpoint(own, objects, Outcome.NONE)
         intent = self._codec.decode_as(Intent, body)
         before = None if intent.previous_step < 0 else replace(own, step=intent.previous_step)
         start = (intent.start_manifest_digest, intent.start_lineage_seq)
-        return Found(own, objects, Outcome.NONE, *start, previous=before)
+        return StoredCheckpoint(own, objects, Outcome.NONE, *start, previous=before)
 
-    # --- who needs it ---
+    # --- the references to them ---
 
     def _roots(self) -> Roots:
-        """What this region's store says of them: looked up anew before each removal."""
+        """The references in this region's store, looked up anew before each deletion."""
         view = EpochStore(self._store)(self._run)
         launches = [self._launch(key) for key in self._store.list(paths.launches_prefix(self._run))]
         newest = max(((epoch, attempt) for epoch, attempt, _ in launches), default=None)
@@ -188,39 +196,46 @@ class Sweep:
                 plain = json.loads(self._store.get(key) or b"")
                 self._launches[key] = (int(plain["epoch"]), int(plain["attempt"]), str(plain["start_manifest_key"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise CorruptError(f"{key} is no launch: nothing may go before it is understood") from error
+                raise CorruptError(f"{key} is no launch: nothing is deleted until it is understood") from error
         return self._launches[key]
 
-    def _elsewhere(self, found: Sequence[Found], roots: Roots) -> Roots:
-        """What the other regions' stores say: the newest epoch, and the newest checkpoint that is whole there too."""
+    def _elsewhere(self, checkpoints: Sequence[StoredCheckpoint], roots: Roots) -> Roots:
+        """The roots with the other regions' newest epoch, and the newest checkpoint that each of them has whole too."""
         shared, unseen, epoch_max = set(), [], roots.epoch_max
         for name, (epoch_store, recoverable, store) in self._peers.items():
             try:
                 view = epoch_store(self._run)
                 epoch_max = max(epoch_max, 0 if view is None else view.epoch)
                 there = set(paths.committed(store.list(paths.checkpoints_prefix(self._run))))
-                common = [one.own for one in newest_first(found, roots.view) if one.own in there] if roots.view else []
+                common = (
+                    [checkpoint.own for checkpoint in newest_first(checkpoints, roots.view) if checkpoint.own in there]
+                    if roots.view
+                    else []
+                )
                 shared |= set(next(([own] for own in common if recoverable.verified(own) is not None), []))
             except RetryableError as error:
                 self._journal.say("sweep.unseen", run=self._run, peer=name, why=str(error))
                 unseen.append(name)
         return replace(roots, shared=frozenset(shared), unseen=tuple(unseen), epoch_max=epoch_max)
 
-    # --- when it was seen first ---
+    # --- the notes ---
 
     def _store_ms(self) -> int:
-        """The store's own time, by an object that is put there now."""
+        """The store's own time, read from an object that is put there now."""
         key = paths.sweep_clock(self._run)
         self._store.put(key, b"")
-        return max((one.modified_ms for one in self._store.entries(key) if one.key == key), default=0)
+        return max(
+            (entry.modified_ms for entry in self._store.entries(key) if entry.key == key),
+            default=0,
+        )
 
     def _notes(self) -> list[Note]:
-        found = []
+        notes = []
         for listed in self._store.entries(paths.sweeps_prefix(self._run)):
             body = self._store.get(listed.key)
             if body is not None:
-                found.append(Note(_moment(listed), json.loads(body)))
-        return found
+                notes.append(Note(_moment(listed), json.loads(body)))
+        return notes
 
     def _note(self, planned: Plan, now: Moment) -> None:
         plain = {verdict.own.prefix: verdict.state for verdict in planned.candidates}
@@ -228,19 +243,24 @@ class Sweep:
         self._store.create(key, json.dumps(plain, sort_keys=True).encode())
 
     def _tidy(self, now: Moment) -> None:
-        listed = [(one.key, _moment(one)) for one in self._store.entries(paths.sweeps_prefix(self._run))]
+        listed = [(entry.key, _moment(entry)) for entry in self._store.entries(paths.sweeps_prefix(self._run))]
         for key in needless(listed, self._policy, now):
             self._store.delete(key)
 
-    # --- away with it ---
+    # --- deleting ---
 
-    def _looked_at_again(
-        self, verdict: Verdict, found: Sequence[Found], roots: Roots, notes: Sequence[Note], now: Moment
-    ) -> Found | None:
-        """The checkpoint as it is now; None unless the very same would still be done with it."""
+    def _look_again(
+        self,
+        verdict: Verdict,
+        checkpoints: Sequence[StoredCheckpoint],
+        roots: Roots,
+        notes: Sequence[Note],
+        now: Moment,
+    ) -> StoredCheckpoint | None:
+        """The checkpoint as it is now; None unless the verdict on it is still the same."""
         own = verdict.own
-        fresh = self._one(own, understood(own, self._store.entries(f"{own.prefix}/")))
-        others = [one for one in found if one.own != own]
+        fresh = self._read_or_broken(own, understood(own, self._store.entries(f"{own.prefix}/")))
+        others = [checkpoint for checkpoint in checkpoints if checkpoint.own != own]
         seen = replace(self._roots(), shared=roots.shared, unseen=roots.unseen)
         seen = replace(seen, epoch_max=max(seen.epoch_max, roots.epoch_max))
         if verdict in plan([*others, fresh], seen, self._policy, notes, now).due:
@@ -248,10 +268,10 @@ class Sweep:
         self._journal.say("sweep.overtaken", run=self._run, checkpoint=own.prefix, why="it has changed")
         return None
 
-    def _remove(self, verdict: Verdict, one: Found, found: Sequence[Found]) -> bool:
-        """First the key of its outcome is taken, so that no manifest can come to stand over what goes after it."""
+    def _remove(self, verdict: Verdict, checkpoint: StoredCheckpoint, checkpoints: Sequence[StoredCheckpoint]) -> bool:
+        """Delete a checkpoint; the manifest's key is taken first, so that no manifest stands over deleted objects."""
         own = verdict.own
-        if verdict.reason is not Go.TOMBSTONE and not self._settled(verdict, one, found):
+        if verdict.reason is not Go.TOMBSTONE and not self._settled(verdict, checkpoint, checkpoints):
             self._journal.say("sweep.overtaken", run=self._run, checkpoint=own.prefix, why="it was committed")
             return False
         for key in verdict.keys:
@@ -261,17 +281,20 @@ class Sweep:
         self._journal.say("sweep.gone", run=self._run, checkpoint=own.prefix, why=verdict.reason.value, size_bytes=size)
         return True
 
-    def _settled(self, verdict: Verdict, one: Found, found: Sequence[Found]) -> bool:
-        """Whether the outcome's key says for good that there is no manifest."""
-        if one.outcome is Outcome.GONE:
+    def _settled(self, verdict: Verdict, checkpoint: StoredCheckpoint, checkpoints: Sequence[StoredCheckpoint]) -> bool:
+        """Take the manifest's key for good; True if it says that there is no manifest."""
+        if checkpoint.outcome is Outcome.GONE:
             return True
-        envelope = self._signer.sign(self._codec.encode(tombstone(one, verdict.reason, found)))
-        if one.outcome is Outcome.WHOLE:
-            self._store.delete(one.own.manifest)
+        envelope = self._signer.sign(self._codec.encode(tombstone(checkpoint, verdict.reason, checkpoints)))
+        if checkpoint.outcome is Outcome.WHOLE:
+            self._store.delete(checkpoint.own.manifest)
         # After a lost reply the key may be taken by ourselves.
-        return self._store.create(one.own.manifest, envelope) or self._store.get(one.own.manifest) == envelope
+        return (
+            self._store.create(checkpoint.own.manifest, envelope)
+            or self._store.get(checkpoint.own.manifest) == envelope
+        )
 
 
 def _moment(listed: Listed) -> Moment:
-    """When a note was made: its name has the wall's time, the store its own."""
+    """When a note was made: its name has the wall time, its listing the store's own."""
     return Moment(int(listed.key.rpartition("/")[2].partition("-")[0]), listed.modified_ms)

@@ -8,6 +8,7 @@ trainer need to release it, the load as it was measured here, and a step as the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core.lineage import LineageView
@@ -22,44 +23,63 @@ PUBLISH_S = 5.0
 GRADE = "W3"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmerPorts:
+    """The world outside, as one warmer reaches it.
+
+    Attributes:
+        store: the region's own bucket.
+        pool: the memory of the standby nodes.
+        log: the region's Kafka, in which readiness is published.
+        signer: verifies the manifests in the bucket.
+        codec: of manifests and readiness.
+        clock: the machine's own.
+        entropy: names this incarnation and its events.
+        journal: hears of each checkpoint that was staged.
+    """
+
+    store: ObjectStore
+    pool: StandbyPool
+    log: EventLog
+    signer: Signer
+    codec: Codec
+    clock: Clock
+    entropy: Entropy
+    journal: Journal
+
+
 class Warmer:
-    """One run's pool in one region."""
+    """Keeps one run's pool in one region warm.
+
+    Args:
+        region: this region.
+        run: which run.
+        ports: the world outside.
+        lineage: returns a run's lineage as this region knows it; None while it knows none.
+        standby: whether this region is a standby for the run now: a primary's pool trains and does not wait.
+        authority_s: the longest that detecting and fencing takes under the lease's profile.
+        release_s: the longest that a grant needs from the won epoch to the waiting trainer.
+    """
 
     def __init__(
         self,
         *,
         region: str,
         run: str,
-        store: ObjectStore,
-        pool: StandbyPool,
-        log: EventLog,
+        ports: WarmerPorts,
         lineage: Callable[[str], LineageView | None],
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
         standby: Callable[[], bool] = lambda: True,
         authority_s: float = 0.0,
         release_s: float = 0.0,
     ) -> None:
-        # `standby` says whether this region is a standby for the run now: a primary's pool trains and does not wait.
-        # `authority_s` is the longest that detecting and fencing takes under the lease's profile.
-        self._region = region
-        self._run = run
-        self._pool = pool
-        self._log = log
-        self._lineage = lineage
-        self._codec = codec
-        self._clock = clock
-        self._entropy = entropy
-        self._journal = journal
-        self._standby = standby
-        # `release_s` is the longest that a grant needs from the won epoch to the waiting trainer.
+        self._region, self._run = region, run
+        self._pool, self._log, self._codec = ports.pool, ports.log, ports.codec
+        self._clock, self._entropy, self._journal = ports.clock, ports.entropy, ports.journal
+        self._lineage, self._standby = lineage, standby
         self._authority_s, self._release_s = authority_s, release_s
         self._first_step_s = 0.0
-        self._recoverable = RecoverableFinder(store, signer, codec)
-        self._producer = f"warmer-{entropy.new_id()[:16]}"
+        self._recoverable = RecoverableFinder(ports.store, ports.signer, ports.codec)
+        self._producer = f"warmer-{ports.entropy.new_id()[:16]}"
         self._seq = 0
         self._staged: RecoverableCheckpoint | None = None
         self._staged_s = 0.0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+
+import pytest
 
 from pipelines import paths
 from pipelines.core import lease as core
@@ -12,21 +15,17 @@ from pipelines.core.failover_decision import RunView, policy_of
 from pipelines.core.failure_detector import Rhythm
 from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import FAST, NEVER_S, Author, Belief, Held
-from pipelines.errors import RetryableError
+from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.reachability import KAFKA, STORE, Reachability
 from pipelines.ports import Message
 from schemas.codec import Codec
+from schemas.records import Sighting
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from tests.manual_clock import ManualClock
 
 POLICY = policy_of(FAST)
-
-
-def refused() -> None:
-    """A probe that nobody answers."""
-    raise RetryableError("no answer")
 
 
 class _Log(MemoryLog):
@@ -45,10 +44,9 @@ class Observer:
 
     def __init__(self, region: str, kafkas: dict[str, MemoryKafka], clock: ManualClock) -> None:
         self.reaches = {KAFKA: True, STORE: True}
+        self.failure: FarsideError = RetryableError("no answer")
         self.nodes_at_s = NEVER_S
-        probes = {
-            "east": {part: (lambda part=part: None if self.reaches[part] else refused()) for part in (KAFKA, STORE)}
-        }
+        probes = {"east": {part: (lambda part=part: self.probe(part)) for part in (KAFKA, STORE)}}
         self.log = _Log(kafkas[region])
         self.reachability = Reachability(
             region=region,
@@ -72,6 +70,11 @@ class Observer:
             for name, kafka in kafkas.items()
         ]
         self.watch = Detectors(region, POLICY, self.peer_states, self.reachability)
+
+    def probe(self, part: str) -> None:
+        """Ask east's Kafka or store: it answers, or fails as the test says."""
+        if not self.reaches[part]:
+            raise self.failure
 
     def listen(self) -> None:
         """Take in what came from everywhere."""
@@ -128,6 +131,33 @@ def test_what_another_region_still_hears_holds_a_takeover_back() -> None:
     assert heard.elsewhere_at_s == now_s - 1.5
     clock.now_s += 10.0
     assert west.watch.elsewhere_at_s("east", clock.boottime_s()) == NEVER_S, "an old sighting is no sighting"
+
+
+@pytest.mark.parametrize("failure", [RetryableError("no answer"), MisconfiguredError("access denied")])
+def test_a_part_whose_probe_fails_grows_older_and_one_that_never_answered_is_published_as_never(
+    failure: FarsideError,
+) -> None:
+    """A probe that times out or is refused is no answer, for us and for the other regions that read the sighting."""
+    clock, kafkas = ManualClock(), kafkas_of("east", "west")
+    west = Observer("west", kafkas, clock)
+    west.failure = failure
+    west.reaches = {KAFKA: True, STORE: False}
+    west.reachability.turn()
+    clock.now_s += 7.0
+    west.reaches = {KAFKA: False, STORE: False}
+    west.reachability.turn()
+    vantage = west.reachability.vantage("east", clock.boottime_s())
+    assert (vantage.kafka_age_s, vantage.store_age_s) == (7.0, math.inf)
+    sightings = [
+        Codec().decode_as(Sighting, record.value)
+        for record in kafkas["west"].topic(paths.CONTROL)
+        if record is not None
+    ]
+    assert [(sighting.kafka_age_s, sighting.store_age_s) for sighting in sightings] == [(0.0, -1.0), (7.0, -1.0)]
+    west.reaches = {KAFKA: True, STORE: True}
+    west.reachability.turn()
+    vantage = west.reachability.vantage("east", clock.boottime_s())
+    assert (vantage.kafka_age_s, vantage.store_age_s) == (0.0, 0.0)
 
 
 def test_a_sight_that_cannot_be_told_is_a_trouble_of_the_watch() -> None:

@@ -11,7 +11,7 @@ from pipelines.core.lease import FAST, Held
 from pipelines.core.lineage import view_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.authority.drill_history import DAY_S, Drill, DrillHistory, history, keep
-from pipelines.flows.authority.simulated_primary import SimulatedPrimary
+from pipelines.flows.authority.simulated_primary import DrillPorts, LostPrimary, SimulatedPrimary
 from schemas.codec import Codec
 from schemas.http_bodies import DrillStatus
 from schemas.records import Heartbeat
@@ -57,15 +57,13 @@ def test_I10_what_is_written_aside_leaves_the_real_objects_as_they_were() -> Non
 def ghost_of(leases: MemoryLeaseStore, kafka: MemoryKafka, clock: ManualClock) -> SimulatedPrimary:
     """East's ghost at epoch 2, forked at step 30."""
     return SimulatedPrimary(
-        region="east",
-        run="gpt",
-        view=dataclasses.replace(view_of(()), epoch=2, forks=((1, 0, -1), (2, 1, 30))),
-        step=40,
-        leases=leases,
-        log=MemoryLog(kafka),
-        codec=Codec(),
-        clock=clock,
-        entropy=SystemEntropy(),
+        lost=LostPrimary(
+            region="east",
+            run="gpt",
+            view=dataclasses.replace(view_of(()), epoch=2, forks=((1, 0, -1), (2, 1, 30))),
+            step=40,
+        ),
+        ports=DrillPorts(leases=leases, log=MemoryLog(kafka), codec=Codec(), clock=clock, entropy=SystemEntropy()),
         profile=FAST,
     )
 

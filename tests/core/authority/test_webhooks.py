@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.errors import MisconfiguredError, RetryableError
-from pipelines.flows.authority.webhooks import Webhooks
+from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
 from schemas.records import GENESIS, EpochEntry
 from services.adapters.http.poster import HttpPoster
 from services.adapters.memory.object_store import MemoryObjectStore
@@ -60,11 +60,8 @@ class _World(ManualClock):
         return Webhooks(
             run="gpt",
             region="west",
-            webhook=None if pings else self,
-            ping=self if pings else None,
-            ping_s=30.0,
-            won=lambda: self.won,
-            turned_at_s=lambda: self.turned_at_s,
+            receivers=Receivers(webhook=None if pings else self, ping=self if pings else None, ping_s=30.0),
+            watched=WatchedController(won=lambda: self.won, turned_at_s=lambda: self.turned_at_s),
             store=store,
             clock=self,
             journal=self,
@@ -102,7 +99,7 @@ def test_what_was_not_taken_is_sent_again_and_said_once() -> None:
     notify.turn()
     assert notify.trouble == ""
     assert len(world.posted) == 1
-    assert world.said == ["webhook.waits", "webhook.told"]
+    assert world.said == ["webhook.waits", "webhook.sent"]
 
 
 def test_the_ping_stops_when_the_lease_loop_stands_still() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.retention import (
-    Found,
     Go,
     Hold,
     Keep,
@@ -21,6 +20,7 @@ from pipelines.core.retention import (
     Outcome,
     Plan,
     Roots,
+    StoredCheckpoint,
     SweepPolicy,
     needless,
     newest_first,
@@ -46,11 +46,11 @@ def _found(
     at_ms: int = 0,
     previous: int | None = None,
     swept: bool = False,
-) -> Found:
+) -> StoredCheckpoint:
     own = CheckpointId("gpt", epoch, attempt, step)
     chunks = tuple(Listed(own.chunk(0, index), 10, at_ms) for index in range(2))
     settled = () if outcome is Outcome.NONE else (Listed(own.manifest, 5, at_ms),)
-    return Found(
+    return StoredCheckpoint(
         own,
         (*chunks, Listed(own.receipt(0), 1, at_ms), Listed(own.intent, 1, at_ms), *settled),
         outcome,
@@ -61,13 +61,13 @@ def _found(
     )
 
 
-def _noted(found: Sequence[Found], roots: Roots, at: Moment, policy: SweepPolicy = POLICY) -> Note:
+def _noted(found: Sequence[StoredCheckpoint], roots: Roots, at: Moment, policy: SweepPolicy = POLICY) -> Note:
     """What a sweep at that moment writes down."""
     first = plan(found, roots, policy, [], at)
     return Note(at, {one.own.prefix: one.state for one in first.candidates})
 
 
-def _long_after(found: Sequence[Found], roots: Roots) -> Plan:
+def _long_after(found: Sequence[StoredCheckpoint], roots: Roots) -> Plan:
     """The plan at a time when what is unreferenced was noted two days ago."""
     note = _noted(found, roots, Moment(LATE.wall_ms - 2 * DAY_MS, LATE.store_ms - 2 * DAY_MS))
     return plan(found, roots, POLICY, [note], LATE)
@@ -105,7 +105,7 @@ ROOTS = st.builds(
 )
 
 
-def _reachable(found: Sequence[Found], roots: Roots, now: Moment) -> set[CheckpointId]:
+def _reachable(found: Sequence[StoredCheckpoint], roots: Roots, now: Moment) -> set[CheckpointId]:
     """What must never go, said once more and in other words than the product's."""
     kept = {*roots.pinned, *roots.shared, *(one.own for one in found if one.own.manifest in roots.starts)}
     current = newest_first(found, FORKED)
@@ -128,7 +128,7 @@ def _reachable(found: Sequence[Found], roots: Roots, now: Moment) -> set[Checkpo
 
 @given(found=CHECKPOINTS, roots=ROOTS, age_days=st.integers(0, 4))
 def test_nothing_that_is_reachable_from_a_root_is_ever_planned_to_go(
-    found: list[Found], roots: Roots, age_days: int
+    found: list[StoredCheckpoint], roots: Roots, age_days: int
 ) -> None:
     """However long ago it was noted; and of what goes, nothing is a key of another checkpoint."""
     at = Moment(LATE.wall_ms - age_days * DAY_MS, LATE.store_ms - age_days * DAY_MS)
@@ -141,13 +141,13 @@ def test_nothing_that_is_reachable_from_a_root_is_ever_planned_to_go(
         assert all(key.startswith(f"{verdict.own.prefix}/") for key in verdict.keys)
 
 
-def _state(one: Found, roots: Roots) -> str:
+def _state(one: StoredCheckpoint, roots: Roots) -> str:
     """As a note has it of a checkpoint that was a candidate in this very state."""
     alone = plan([one], dataclasses.replace(roots, discarded=frozenset({1})), POLICY, [], LATE)
     return alone.verdicts[0].state
 
 
-def _after(planned: Plan, found: Sequence[Found]) -> list[Found]:
+def _after(planned: Plan, found: Sequence[StoredCheckpoint]) -> list[StoredCheckpoint]:
     """The store as it is when the whole plan was carried out."""
     due = {verdict.own: verdict for verdict in planned.due}
     left = []
@@ -162,7 +162,7 @@ def _after(planned: Plan, found: Sequence[Found]) -> list[Found]:
 
 @given(found=CHECKPOINTS, roots=ROOTS)
 def test_what_is_unreachable_and_old_goes_in_the_end_and_a_second_sweep_changes_nothing_more(
-    found: list[Found], roots: Roots
+    found: list[StoredCheckpoint], roots: Roots
 ) -> None:
     """Sweep after sweep, each after another grace: only what is referenced, and small records, stay."""
     now, before, rests = LATE, None, 0

@@ -11,7 +11,7 @@ import pytest
 from pipelines.core.lineage import LineageView
 from pipelines.errors import CorruptError
 from pipelines.flows.standby.recoverable import RecoverableFinder
-from pipelines.flows.standby.warmer import Warmer, step_s
+from pipelines.flows.standby.warmer import Warmer, WarmerPorts, step_s
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
@@ -216,15 +216,17 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
     warm = Warmer(
         region="west",
         run="gpt",
-        store=store,
-        pool=pool,
-        log=log,  # type: ignore[arg-type] # a list is narrower than a Sequence; this fake gets lists only
+        ports=WarmerPorts(
+            store=store,
+            pool=pool,
+            log=log,  # type: ignore[arg-type] # a list is narrower than a Sequence; this fake gets lists only
+            signer=signer,
+            codec=CODEC,
+            clock=SystemClock(),
+            entropy=SystemEntropy(),
+            journal=log,
+        ),
         lineage=lambda _run: ONE_EPOCH,
-        signer=signer,
-        codec=CODEC,
-        clock=SystemClock(),
-        entropy=SystemEntropy(),
-        journal=log,
         standby=lambda: standby[0],
         authority_s=4.5,
         release_s=0.25,
