@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # so that a help's paragraphs are filled to the terminal's width
 )
 app.command()(demo.demo)
 app.command()(stack.up)
