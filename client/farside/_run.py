@@ -49,7 +49,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known about the run's safety.
+    """How safe the run is, as the agent last reported it.
 
     Attributes:
         state: waiting, granted, provisional, superseded or degraded.
@@ -222,7 +222,7 @@ class Run:
             self._session.rank_state(step, blob)
 
     def status(self) -> Status:
-        """What the agent last said."""
+        """The agent's last report on this run."""
         if self._session is None:
             return Status("degraded", 0, 0, None, None, "Farside is missing or its folder is unusable")
         standing, grant = self._session.standing(), self._session.grant

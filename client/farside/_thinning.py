@@ -1,4 +1,4 @@
-"""What happens to metrics when the spool's bound comes near: fewer of them enter it, by a rule that is recorded.
+"""Thins metrics when the spool is nearly full: fewer of them enter it, by a rule that is recorded.
 
 Nothing that was accepted is ever dropped, so sequence numbers have no holes: a metric that is thinned gets no number.
 Instead the lane ``metrics`` carries records of kind ``thinned``, which say of which steps how many were left out.
@@ -35,7 +35,7 @@ _LEVELS: Final = ((0.5, 1), (0.75, 2), (0.875, 4), (0.9375, 8), (0.96875, 16))
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the run's logs on this node use, what they may, and what the disk has left."""
+    """How much room the run's logs use on this node, how much they may use, and how much the disk has left."""
 
     used_bytes: int
     bytes_max: int

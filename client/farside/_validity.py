@@ -95,7 +95,7 @@ class Watch:
         self._superseded_at_s: dict[str, float] = {}
 
     def look(self, now_s: float) -> Word | None:
-        """What is known at ``now_s``, taken before; None before a grant."""
+        """The newest launch's validity as of ``now_s``, a time taken before the call; None before a grant."""
         folder = self._newest(now_s)
         if folder is None:
             return None

@@ -121,7 +121,7 @@ class Guard:
             _drain(wake)
 
     def _look(self, now_s: float, before: Word | None) -> Word | None:
-        """What is known now. What cannot be read changes nothing: a validity that is not renewed ends by itself."""
+        """Read the grant's validity. If it cannot be read, the earlier one stays, and ends unless it is renewed."""
         if self._watch is None:
             return None
         try:

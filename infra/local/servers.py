@@ -49,8 +49,8 @@ def write_private(path: Path, text: str) -> None:
 
 def _drawn(path: Path) -> dict[str, dict[str, str]]:
     """The secrets that were drawn before; empty at first."""
-    found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    users: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return users
 
 
 def ensure_credentials(layout: Layout) -> dict[str, dict[str, str]]:
