@@ -37,7 +37,7 @@ class Wire(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
+class WireFormat:
     """The wire format that was asked for, and the registry that gives the schemas their ids."""
 
     wire: Wire = Wire.AVRO

@@ -12,7 +12,7 @@ from pipelines.core.record_filter import RecordFilter
 from services.cli.exits import misconfigured_exits
 from services.cli.filters import filtered
 from services.cli.prompts import Json
-from services.cli.registry import Credentials, Url, Wire, Wiring
+from services.cli.registry import Credentials, Url, Wire, WireFormat
 from services.cli.serve import Config
 from services.cli.settings_file import load
 
@@ -102,7 +102,7 @@ def replay(
 
     with misconfigured_exits():
         settings = load(config)
-        wiring = Wiring(wire, registry, registry_credentials)
+        wiring = WireFormat(wire, registry, registry_credentials)
         request = replay_runner.parse(
             settings, chosen, begin=begin, until=until, at=at, to=to, into=into, from_file=from_file, wiring=wiring
         )

@@ -36,7 +36,7 @@ from services.adapters.system_clock import SystemClock, SystemEntropy
 from services.cli.events_view import as_json, clean, console, when
 from services.cli.exits import FAILED
 from services.cli.region_logs import decoding_of, progress, reader
-from services.cli.registry import Wiring
+from services.cli.registry import WireFormat
 from services.http.client import ask
 from services.operations.replay_targets import ConfluentWire, HandlersTarget, TopicTarget, as_it_is, check_topic
 from services.runtime.clients import cluster_of, store_of
@@ -64,7 +64,7 @@ class Asked:
     name: str  # the topic, or the file
     from_file: Path | None
     typed: tuple[str, str]  # the bounds, as they were typed
-    wiring: Wiring
+    wiring: WireFormat
 
     @property
     def key(self) -> str:
@@ -104,7 +104,7 @@ def parse(
     to: str,
     into: str | None,
     from_file: Path | None,
-    wiring: Wiring,
+    wiring: WireFormat,
 ) -> Asked:
     """Make a request of the options.
 
