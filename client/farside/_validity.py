@@ -26,7 +26,7 @@ GRACE_OF_MARGIN: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """The newest word on the launch under this guard.
+    """The agent's newest report on the launch under this guard.
 
     Attributes:
         launch: its name.
@@ -68,14 +68,14 @@ def ending(word: Word | None, now_s: float) -> str | None:
 
 
 def next_look_s(word: Word | None, now_s: float, most_s: float) -> float:
-    """In how many seconds to look again: at the end of the validity, if that comes first."""
+    """Seconds until the guard has to look again: until the end of the validity, if that comes first."""
     if word is None or not word.hard or word.held:
         return most_s
     return min(most_s, max(0.0, word.valid_until_s - now_s))
 
 
 def grace_s(asked_s: float | None, margin_s: float) -> float:
-    """Between SIGTERM and SIGKILL: half the margin unless asked, and never so much that it would not fit into it."""
+    """Seconds between SIGTERM and SIGKILL: half the margin by default, and never more than fits into the margin."""
     return min(margin_s / 2 if asked_s is None else asked_s, margin_s * GRACE_OF_MARGIN)
 
 

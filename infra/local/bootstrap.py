@@ -53,7 +53,7 @@ def missing_prerequisites(version: tuple[int, ...], java_text: str | None, maven
         lacks.append(f"Python 3.11 or later (this is {running}): install it and run `make PYTHON=python3.11 ...`")
     java = _java_major(java_text)
     if java < JAVA_LEAST:
-        what = "none is on the PATH" if java == 0 else f"this one is {java}"
+        what = "none is on the PATH" if java == 0 else f"this is {java}"
         lacks.append(f"Java {JAVA_LEAST} or later ({what}): for example `apt-get install openjdk-17-jre-headless`")
     if maven is None:
         lacks.append("Maven (no mvn on the PATH): for example `apt-get install maven`")

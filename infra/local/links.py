@@ -28,7 +28,7 @@ class LinkBytes:
 
     @property
     def total(self) -> int:
-        """Both ways together."""
+        """The bytes of both directions together."""
         return self.to_server + self.to_client
 
 
@@ -77,7 +77,7 @@ class Links:
             self._call("POST", f"/proxies/{name}", {"enabled": enabled})
 
     def half_cut(self, names: Iterable[str], *, answers: bool) -> None:
-        """Lose what flows one way, without closing anything: the answers, or the requests."""
+        """Lose the traffic of one direction, without closing a connection: the answers, or the requests."""
         self._worsen(names, "timeout", {"timeout": 0}, "downstream" if answers else "upstream")
 
     def slow_down(self, names: Iterable[str], latency_ms: int, jitter_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""The `farside` command: one file per verb group; heavy imports happen inside the verbs."""
+"""The `farside` command: one file for each group of commands; heavy imports happen inside the commands."""
 
 from __future__ import annotations
 

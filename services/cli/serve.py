@@ -1,4 +1,4 @@
-"""`farside agent | replicator | warmer | controller`: one service in the foreground."""
+"""`farside agent | replicator | warmer | controller`: run one service in the foreground."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Actors:
             del self._running[name]
 
     def stop(self) -> None:
-        """End everything: SIGTERM, then SIGKILL for what does not listen, ranks included."""
+        """End every process: SIGTERM, then SIGKILL for those that do not end, ranks included."""
         families = {pid for child in self._running.values() for pid in family(child.pid)}
         for child in self._running.values():
             if child.poll() is None:
@@ -141,7 +141,7 @@ class Actors:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file that is being written; empty if it is not there."""
+    """The complete JSON lines of a file that is still being written; empty if there is no file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The demo's figures, read from what the services wrote: spools, logs, timelines. Nothing here is assumed."""
+"""The demo's figures, all read from what the services wrote: spools, logs and timelines."""
 
 from __future__ import annotations
 
