@@ -90,4 +90,4 @@ class Background:
 
 
 def _nothing() -> None:
-    """What is left when there is no job."""
+    """Does nothing; stands for a job where there is none."""

@@ -19,7 +19,7 @@ Record = dict[str, Any]
 
 
 class Verdict(enum.Enum):
-    """What the bytes at one offset are."""
+    """The result of decoding the bytes at one offset."""
 
     WHOLE = "whole"
     END = "end"  # no byte there
@@ -47,7 +47,7 @@ def encode_frame(record: Record) -> bytes:
 
 
 def decode_frame(data: bytes | memoryview, offset: int = 0) -> Frame:
-    """What ``data`` holds at ``offset``; never raises, whatever the bytes are."""
+    """Decode the frame in ``data`` at ``offset``; never raises, whatever the bytes are."""
     header = bytes(data[offset : offset + HEADER_BYTES])
     if not header:
         return Frame(Verdict.END, end=offset)

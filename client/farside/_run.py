@@ -1,4 +1,4 @@
-"""``Run``: the whole of what a training script sees."""
+"""``Run``: the interface that a training script uses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known about the run's safety.
+    """How safe the run is, as the agent last reported it.
 
     Attributes:
         state: waiting, granted, provisional, superseded or degraded.
@@ -149,7 +149,7 @@ class Run:
         return _start_from(grant, self._session.who.rank)
 
     def beat(self, step: int, phase: str = "train", budget_s: float = 60.0) -> None:
-        """Say that this rank is alive; call it at every step boundary.
+        """Report that this rank is alive; call it at every step boundary.
 
         Args:
             step: how many steps are done.
@@ -178,7 +178,7 @@ class Run:
     def data_version(
         self, name: str, digest: str, shards: Sequence[Mapping[str, Any]], sampler: str, seed: int
     ) -> None:
-        """Say which data this run reads; every checkpoint from now on names it.
+        """Record which data this run reads; every checkpoint from now on names it.
 
         Args:
             name: for people.
@@ -222,7 +222,7 @@ class Run:
             self._session.rank_state(step, blob)
 
     def status(self) -> Status:
-        """What the agent last said."""
+        """The agent's last report on this run."""
         if self._session is None:
             return Status("degraded", 0, 0, None, None, "Farside is missing or its folder is unusable")
         standing, grant = self._session.standing(), self._session.grant
@@ -266,7 +266,7 @@ class Run:
             time.sleep(poll_s)
 
     def finish(self, step: int) -> None:
-        """The run is done: the last beat says so, and the spool is closed."""
+        """End the run: the last beat has the phase ``finished``, and the spool is closed."""
         if self._session is None:
             return
         with self._tolerating("finish"):
@@ -282,7 +282,7 @@ class Run:
 
     @contextlib.contextmanager
     def _tolerating(self, what: str) -> Iterator[None]:
-        """A sick spool is a reason to log, once for each kind of call, and none to stop training."""
+        """Log an error of the spool, once for each kind of call; training goes on."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Reading a producer's log: its segments in order, and what may be concluded from bytes that are no whole frame."""
+"""Reads a producer's log: its segments in order, and tells a torn frame from one that is still being written."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Mode = Literal["exact", "same_state", "elastic"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this rank is. Every value has its environment variable; arguments come first."""
+    """This rank's identity. Every value has its environment variable; arguments come first."""
 
     run: str
     node_dir: Path
@@ -237,7 +237,7 @@ class Session:
         )
 
     def standing(self) -> dict[str, Any]:
-        """The agent's newest word on this launch; the file is read again only when it was replaced."""
+        """The agent's newest report on this launch; the file is read again only when it was replaced."""
         try:
             stat = _spool.standing_path(self.launch_folder).stat()
         except OSError:
@@ -249,10 +249,10 @@ class Session:
                 self._standing, self._standing_seen = found, seen
         return self._standing
 
-    # --- what this rank tells ---
+    # --- the records of this rank ---
 
     def append(self, lane: str, kind: str, step: int, body: dict[str, Any]) -> None:
-        """Append a record under the grant; before there is one, nothing can be said."""
+        """Append a record under the grant; before there is a grant, log a warning and do nothing."""
         if self.grant is None:
             _log.warning("farside.too_early kind=%s: call run.start() first", kind)
             return
@@ -267,7 +267,7 @@ class Session:
         self._metrics.offer(step, {"values": values})
 
     def beat(self, step: int, phase: str, budget_s: float) -> None:
-        """Leave the newest sign of life; written by the background thread, and never fsynced."""
+        """Replace this rank's beat; the background thread writes it, and never fsyncs it."""
         beat = {
             "step": step,
             "phase": phase,
@@ -315,7 +315,7 @@ class Session:
         self._states_due.pop(step, None)
 
     def _put_state_due(self, step: int) -> None:
-        """With the next beat; nothing if its checkpoint was given up meanwhile, or never came."""
+        """Write a waiting rank state, with each beat until it succeeds; drop it if its checkpoint was given up."""
         blob, folder = self._states_due.get(step), self.checkpoint_folder(step)
         if blob is None or folder is None:
             return
@@ -349,7 +349,7 @@ class Session:
         self._written.add(step)
 
     def skipped(self, step: int, reason: str) -> None:
-        """This checkpoint was given up: its files go (those of an earlier, good save stay), the record says why."""
+        """Give a checkpoint up: delete its files (not those of an earlier, good save), and record the reason."""
         folder = self.checkpoint_folder(step)
         self._states_due.pop(step, None)
         if folder is not None and step not in self._intended:
@@ -361,7 +361,7 @@ class Session:
             _log.warning("farside.skip_unrecorded run=%s step=%d: %s", self.who.run, step, error)
 
     def close(self) -> None:
-        """Bring everything to disk and give up the log."""
+        """Sync everything to disk and close the log."""
         self.background.flush(timeout_s=10.0)
         with contextlib.suppress(_spool.SpoolError):  # the log is closed, or there is no room to tell of the lack of it
             self._metrics.finish()

@@ -1,4 +1,4 @@
-"""What happens to metrics when the spool's bound comes near: fewer of them enter it, by a rule that is recorded.
+"""Thins metrics when the spool is nearly full: fewer of them enter it, by a rule that is recorded.
 
 Nothing that was accepted is ever dropped, so sequence numbers have no holes: a metric that is thinned gets no number.
 Instead the lane ``metrics`` carries records of kind ``thinned``, which say of which steps how many were left out.
@@ -35,7 +35,7 @@ _LEVELS: Final = ((0.5, 1), (0.75, 2), (0.875, 4), (0.9375, 8), (0.96875, 16))
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the run's logs on this node use, what they may, and what the disk has left."""
+    """How much room the run's logs use on this node, how much they may use, and how much the disk has left."""
 
     used_bytes: int
     bytes_max: int
@@ -49,13 +49,13 @@ class Room:
 
 
 def keep_every(room: Room) -> int:
-    """Of which steps metrics are kept: of the multiples of this; ``NONE``: of no step."""
+    """The rule for this room: metrics of steps that are multiples of the result are kept; ``NONE``: of no step."""
     share = room.share
     return next((every for below, every in _LEVELS if share < below), NONE)
 
 
 def measure(producers: Path, bytes_max: int) -> Room:
-    """Look at the logs of all ranks of a run, and at their disk."""
+    """Measure the logs of all ranks of a run, and their disk."""
     used = 0
     for producer in producers.iterdir():
         for segment in _spool.segments(producer):
@@ -67,7 +67,7 @@ def measure(producers: Path, bytes_max: int) -> Room:
 
 @dataclass(slots=True)
 class _Account:
-    """Metrics that were left out and not yet told of, all by one rule."""
+    """Metrics that were left out by one rule and are not on record yet."""
 
     every: int
     first_step: int
@@ -78,7 +78,7 @@ class _Account:
 
 
 class MetricGate:
-    """Lets metrics into the spool, all of them or some, and keeps the account of those it does not.
+    """Lets metrics into the spool, all or some of them, and keeps an account of those that it leaves out.
 
     Args:
         append: puts a record of the lane ``metrics`` into the log.
@@ -132,7 +132,7 @@ class MetricGate:
                 self._refused = 0
 
     def finish(self) -> None:
-        """Tell what is left to tell; the log is about to be closed."""
+        """Record the open account, before the log is closed."""
         with self._lock:
             if self._account is not None and self._account.dropped:
                 self._record(self._account)
@@ -144,7 +144,7 @@ class MetricGate:
             self._looking = False
 
     def _tell(self, every: int, step: int, now_s: float) -> None:
-        """Record the account when the rule changes, and under one rule from time to time, ever more seldom.
+        """Record the account when the rule changes, and while a rule holds at growing intervals.
 
         The beginning of a rule is recorded, too: should this process die, it is known from which step on it held.
         """
@@ -186,7 +186,7 @@ class MetricGate:
         self._append("thinned", account.last_step, body)
 
     def _refuse(self, step: int, error: OSError) -> None:
-        """The disk is full: one alarm with its figures; the metric is told of once there is room again."""
+        """Leave a metric out: the disk is full. One alarm with its figures; recorded when there is room again."""
         account = self._account
         if account is not None and account.dropped:
             account.every = NONE

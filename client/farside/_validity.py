@@ -26,7 +26,7 @@ GRACE_OF_MARGIN: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """The newest word on the launch under this guard.
+    """The agent's newest report on the launch under this guard.
 
     Attributes:
         launch: its name.
@@ -68,14 +68,14 @@ def ending(word: Word | None, now_s: float) -> str | None:
 
 
 def next_look_s(word: Word | None, now_s: float, most_s: float) -> float:
-    """In how many seconds to look again: at the end of the validity, if that comes first."""
+    """Seconds until the guard has to look again: until the end of the validity, if that comes first."""
     if word is None or not word.hard or word.held:
         return most_s
     return min(most_s, max(0.0, word.valid_until_s - now_s))
 
 
 def grace_s(asked_s: float | None, margin_s: float) -> float:
-    """Between SIGTERM and SIGKILL: half the margin unless asked, and never so much that it would not fit into it."""
+    """Seconds between SIGTERM and SIGKILL: half the margin by default, and never more than fits into the margin."""
     return min(margin_s / 2 if asked_s is None else asked_s, margin_s * GRACE_OF_MARGIN)
 
 
@@ -95,7 +95,7 @@ class Watch:
         self._superseded_at_s: dict[str, float] = {}
 
     def look(self, now_s: float) -> Word | None:
-        """What is known at ``now_s``, taken before; None before a grant."""
+        """The newest launch's validity as of ``now_s``, a time taken before the call; None before a grant."""
         folder = self._newest(now_s)
         if folder is None:
             return None

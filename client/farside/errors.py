@@ -1,11 +1,9 @@
-"""What Farside may raise inside a training process: little. A sick Farside is logged, not raised.
+"""The few errors that Farside raises inside a training process. Trouble of Farside itself is logged, not raised.
 
-::
-
-    Exception ├── CorruptCheckpointError   what was to be loaded is not what was saved: do not train on
-    it └── UnsupportedValueError    the state holds something that cannot be stored without code: move
-    it to rank_state SystemExit └── SupersededError          another region has this run now; ends the
-    process at a step boundary
+- ``CorruptCheckpointError`` (an ``Exception``): the loaded checkpoint differs from the saved one: do not train on it.
+- ``UnsupportedValueError`` (a ``TypeError``): the state has a value that cannot be stored without code: move it to
+  ``rank_state``.
+- ``SupersededError`` (a ``SystemExit``): another region has this run now; it ends the process at a step boundary.
 
 The first two come out of ``dcp.load`` and ``dcp.save`` inside torch's CheckpointException, whose text quotes them.
 """
@@ -18,7 +16,7 @@ SUPERSEDED_EXIT_CODE: Final = 75
 
 
 class CorruptCheckpointError(Exception):
-    """What was to be loaded is not what was saved: its text names the item, the rank and both digests."""
+    """The loaded checkpoint differs from the saved one; the text names the item, the rank and both digests."""
 
 
 class UnsupportedValueError(TypeError):

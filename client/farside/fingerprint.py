@@ -1,4 +1,4 @@
-"""What must be equal for a resumed run to be bit-identical: hardware, versions and switches."""
+"""The environment's fingerprint: the hardware, versions and switches that a bit-identical resume needs to be equal."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _name() -> str:
-    """This guard, and no other one, also after a restart of the machine."""
+    """A name for this guard that no other one has, also after a restart of the machine."""
     return f"guard-{os.getpid()}-{os.urandom(8).hex()}"
 
 
@@ -101,7 +101,7 @@ class Guard:
         self._complained = False
 
     def run(self) -> int:
-        """Start the command and wait for its end, or bring it about."""
+        """Start the command and wait until it ends; kill it when the validity has ended."""
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         wake = self._listen()
         keeper, trainer = self._start()
@@ -121,7 +121,7 @@ class Guard:
             _drain(wake)
 
     def _look(self, now_s: float, before: Word | None) -> Word | None:
-        """What is known now. What cannot be read changes nothing: a validity that is not renewed ends by itself."""
+        """Read the grant's validity. If it cannot be read, the earlier one stays, and ends unless it is renewed."""
         if self._watch is None:
             return None
         try:
@@ -183,7 +183,7 @@ class Guard:
 
 
 def _after(status: int, word: Word | None) -> int:
-    """The command has ended by itself, or somebody has killed the keeper."""
+    """The exit code after the command has ended by itself, or after the keeper was killed."""
     if os.WIFSIGNALED(status):
         _log.error("farside.keeper_lost signal=%d: killing everything it kept", os.WTERMSIG(status))
         _end_all(0.0, 0)
@@ -197,7 +197,7 @@ def _after(status: int, word: Word | None) -> int:
 
 
 def _keep(command: list[str], name: str, alive: int, tells: int) -> NoReturn:
-    """Be the command's parent, and its end if the guard is killed. Leaves with the command's exit code."""
+    """Run the command as its parent, and kill it if the guard is killed. Exits with the command's exit code."""
     code = NOT_EXECUTABLE
     try:
         os.setsid()  # the terminal's signals reach the guard only
@@ -231,7 +231,7 @@ def _kept(trainer: int, reads: int, alive: int) -> int:
 
 
 def _reaped(trainer: int) -> int | None:
-    """Collect whoever has ended; the command's exit code if it is among them."""
+    """Collect the children that have ended; the command's exit code if it is among them."""
     code = None
     while True:
         try:

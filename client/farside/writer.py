@@ -34,10 +34,10 @@ _STATE_FLUSH_S = 30.0
 
 
 class DroppingWriter(StorageWriter):
-    """What a degraded run saves with: takes every checkpoint and keeps nothing."""
+    """The writer of a degraded run: accepts every checkpoint and stores nothing."""
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Nothing to forget."""
+        """Does nothing: this writer keeps no state."""
 
     def set_up_storage_writer(
         self,
@@ -144,7 +144,7 @@ class SpoolStorageWriter(DroppingWriter):
 
 
 def _encode_plain_items(plan: SavePlan, planner: SavePlanner) -> dict[MetadataIndex, bytes]:
-    """What is not a tensor, as JSON, taken before the planner would pickle it."""
+    """The plan's items that are not tensors, as JSON, taken before the planner would pickle them."""
     plain = [item.index for item in plan.items if item.type is WriteItemType.BYTE_IO]
     if not plain:
         return {}

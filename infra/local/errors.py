@@ -1,4 +1,4 @@
-"""What can go wrong with the local stack.
+"""The errors of the local stack.
 
 StackError
 ├── ToolsMissing     run the bootstrap (``make`` does it)

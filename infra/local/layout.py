@@ -16,7 +16,7 @@ _REGION = re.compile(r"[a-z][a-z0-9]{0,23}")
 
 @dataclass(frozen=True, slots=True)
 class LinkShape:
-    """What every cross-region path does to traffic, each way.
+    """The latency and bandwidth of every path between regions, in each direction.
 
     The bandwidth holds per connection (toxiproxy has no limit that connections share); 0 means unlimited.
     """
@@ -112,13 +112,13 @@ class Layout:
 
     def proxies(self) -> list[Proxy]:
         """Every cross-region path."""
-        found = []
+        proxies = []
         for region in self.regions:
-            found.append(self._proxy(region, WITNESS, "s3", f"s3-{WITNESS}"))
+            proxies.append(self._proxy(region, WITNESS, "s3", f"s3-{WITNESS}"))
             for other in others(self.regions, region):
-                found.append(self._proxy(other, region, "kafka", f"kafka-{region}/link-{other}"))
-                found.append(self._proxy(other, region, "s3", f"s3-{region}"))
-        return found
+                proxies.append(self._proxy(other, region, "kafka", f"kafka-{region}/link-{other}"))
+                proxies.append(self._proxy(other, region, "s3", f"s3-{region}"))
+        return proxies
 
     def endpoints(self) -> Endpoints:
         """How clients reach everything."""
@@ -154,8 +154,8 @@ class Layout:
         return self.folder / "users.json"
 
     def store_users(self) -> dict[str, tuple[str, ...]]:
-        """The plain users of each store: the region's own, a reader for each other one, a rehearser and a sweeper."""
-        found = {
+        """The users of each store: the region's own, a reader for each other region, one for drills and a sweeper."""
+        users = {
             f"s3-{region}": (
                 region,
                 *(f"reader-{other}" for other in others(self.regions, region)),
@@ -164,10 +164,10 @@ class Layout:
             )
             for region in self.regions
         }
-        return {**found, f"s3-{WITNESS}": self.regions}
+        return {**users, f"s3-{WITNESS}": self.regions}
 
     def kafka_users(self) -> dict[str, tuple[str, ...]]:
-        """The plain users of each broker: as a store's, and one for people who look."""
+        """The users of each broker: as a store's, and one for operators, who read."""
         return {
             f"kafka-{region}": (
                 region,

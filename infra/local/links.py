@@ -14,21 +14,21 @@ from infra.local.ports import HOST
 from infra.local.socket_counts import open_connection_bytes
 
 _CALL_S = 5.0
-_FAULT = "fault"  # one of a path at a time
+_FAULT = "fault"  # a path has at most one at a time
 _RECEIVED = re.compile(r"^toxiproxy_proxy_received_bytes_total\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class LinkBytes:
-    """What crossed one path since the links were started."""
+    """The bytes that crossed one path since the links were started."""
 
     to_server: int
     to_client: int
 
     @property
     def total(self) -> int:
-        """Both ways together."""
+        """The bytes of both directions together."""
         return self.to_server + self.to_client
 
 
@@ -62,14 +62,14 @@ class Links:
         Raises:
             StackError: There is no such path.
         """
-        found = [
+        names = [
             proxy.name
             for proxy in self._proxies.values()
             if (proxy.client, proxy.target) == (client, target) and what in {None, proxy.what}
         ]
-        if not found:
+        if not names:
             raise StackError(f"no link from {client!r} to {target!r} for {what or 'anything'}")
-        return found
+        return names
 
     def switch(self, names: Iterable[str], *, enabled: bool) -> None:
         """Cuts paths (open connections are closed, new ones refused) or heals them."""
@@ -77,7 +77,7 @@ class Links:
             self._call("POST", f"/proxies/{name}", {"enabled": enabled})
 
     def half_cut(self, names: Iterable[str], *, answers: bool) -> None:
-        """Lose what flows one way, without closing anything: the answers, or the requests."""
+        """Lose the traffic of one direction, without closing a connection: the answers, or the requests."""
         self._worsen(names, "timeout", {"timeout": 0}, "downstream" if answers else "upstream")
 
     def slow_down(self, names: Iterable[str], latency_ms: int, jitter_ms: int) -> None:

@@ -19,7 +19,7 @@ _HEAP = ["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
 @contextmanager
 def registry(folder: Path, java: Path, jar: Path) -> Iterator[str]:
-    """Start one with nothing in it, and end it; what it holds is in its memory.
+    """Start an empty registry, and end it at the close; it keeps everything in memory.
 
     Args:
         folder: its log goes there, as `registry.log`.
@@ -50,7 +50,7 @@ def registry(folder: Path, java: Path, jar: Path) -> Iterator[str]:
 
 
 def _settings(port: int) -> list[str]:
-    found = {
+    properties = {
         "quarkus.http.host": HOST,
         "quarkus.http.port": port,
         # A pool of 20 connections to its database in memory, which is its own, takes a second to open.
@@ -58,4 +58,4 @@ def _settings(port: int) -> list[str]:
         "quarkus.datasource.jdbc.min-size": 1,
         "quarkus.datasource.jdbc.max-size": 8,
     }
-    return [f"-D{name}={value}" for name, value in found.items()]
+    return [f"-D{name}={value}" for name, value in properties.items()]

@@ -27,7 +27,7 @@ _REPLY_LEAST = 10  # length, correlation id, error code
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server: how it starts, and how to tell that it answers."""
+    """One server: the command that starts it, and the check that it answers."""
 
     name: str
     argv: list[str]
@@ -49,8 +49,8 @@ def write_private(path: Path, text: str) -> None:
 
 def _drawn(path: Path) -> dict[str, dict[str, str]]:
     """The secrets that were drawn before; empty at first."""
-    found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    users: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return users
 
 
 def ensure_credentials(layout: Layout) -> dict[str, dict[str, str]]:
@@ -96,8 +96,8 @@ def _kafka(layout: Layout, tools: Tools, region: str, admin: Mapping[str, str], 
     data = layout.folder / "data" / name
     data.mkdir(parents=True, exist_ok=True)
     properties = layout.folder / "config" / f"{name}.properties"
-    peer_states = ("LOCAL", *(_link_listener(other) for other in others(layout.regions, region)), "CONTROLLER")
-    settings = _kafka_settings(layout, region, data) | _kafka_access(peer_states, admin, users)
+    listeners = ("LOCAL", *(_link_listener(other) for other in others(layout.regions, region)), "CONTROLLER")
+    settings = _kafka_settings(layout, region, data) | _kafka_access(listeners, admin, users)
     write_private(properties, "".join(f"{key}={value}\n" for key, value in settings.items()))
     java = [str(tools.java), *_HEAP, f"-Dlog4j2.configurationFile={_LOG4J}", "-cp", f"{tools.kafka_jars}/*"]
     cluster = base64.urlsafe_b64encode(f"farside-{region:<8.8}".encode()).decode().rstrip("=")
@@ -118,12 +118,12 @@ def _link_listener(client: str) -> str:
     return f"LINK_{client.upper()}"
 
 
-def _kafka_access(peer_states: Iterable[str], admin: Mapping[str, str], users: Mapping[str, str]) -> dict[str, str]:
-    """Who may log in, on every listener alike. What each user may do are ACLs, which the broker keeps with its data.
+def _kafka_access(listeners: Iterable[str], admin: Mapping[str, str], users: Mapping[str, str]) -> dict[str, str]:
+    """The users that may log in, the same on every listener. Their rights are ACLs, which the broker keeps in its data.
 
-    SASL without TLS shows secrets to whoever can listen on loopback: for development only. The secrets stand in this
-    file, so a folder of an earlier version gets its users too; SCRAM, which production should have, keeps them with
-    the data, and needs one round trip more over the link.
+    SASL without TLS sends secrets over loopback in the clear: for development only. The secrets are in this
+    file, so a folder of an earlier version gets its users too; SCRAM, which production should use, keeps them with
+    the data, and needs one more round trip over the link.
     """
     known = {**users, admin["username"]: admin["password"]}
     options = [f'username="{admin["username"]}"', f'password="{admin["password"]}"']
@@ -137,7 +137,7 @@ def _kafka_access(peer_states: Iterable[str], admin: Mapping[str, str], users: M
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:{admin['username']}",
     }
-    for listener in peer_states:
+    for listener in listeners:
         settings[f"listener.name.{listener.lower()}.plain.sasl.jaas.config"] = plain
         settings[f"listener.name.{listener.lower()}.scram-sha-512.sasl.jaas.config"] = scram
     return settings
@@ -145,11 +145,11 @@ def _kafka_access(peer_states: Iterable[str], admin: Mapping[str, str], users: M
 
 def _kafka_settings(layout: Layout, region: str, data: Path) -> dict[str, str]:
     name = f"kafka-{region}"
-    peer_states = {"LOCAL": layout.ports[name]}
-    advertised = dict(peer_states)
+    listeners = {"LOCAL": layout.ports[name]}
+    advertised = dict(listeners)
     for other in others(layout.regions, region):
         # A client that bootstraps through the link is told to stay on it: its listener is advertised at the proxy.
-        peer_states[_link_listener(other)] = layout.ports[f"{name}/link-{other}"]
+        listeners[_link_listener(other)] = layout.ports[f"{name}/link-{other}"]
         advertised[_link_listener(other)] = layout.ports[f"{other}.{region}.kafka"]
     controller = layout.ports[f"{name}/controller"]
 
@@ -161,9 +161,9 @@ def _kafka_settings(layout: Layout, region: str, data: Path) -> dict[str, str]:
         "node.id": "1",
         "controller.quorum.voters": f"1@{HOST}:{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": listed({**peer_states, "CONTROLLER": controller}),
+        "listeners": listed({**listeners, "CONTROLLER": controller}),
         "advertised.listeners": listed(advertised),
-        "listener.security.protocol.map": ",".join(f"{name}:SASL_PLAINTEXT" for name in [*peer_states, "CONTROLLER"]),
+        "listener.security.protocol.map": ",".join(f"{name}:SASL_PLAINTEXT" for name in [*listeners, "CONTROLLER"]),
         "inter.broker.listener.name": "LOCAL",
         "log.dirs": str(data),
         "auto.create.topics.enable": "false",

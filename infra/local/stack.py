@@ -101,7 +101,7 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """End everything; SIGTERM first, SIGKILL for what does not listen. Frozen servers are thawed to hear it."""
+        """End everything: SIGTERM first, SIGKILL for servers that do not end. Frozen ones are continued first."""
         for child in self._children.values():
             if child.poll() is None:
                 child.send_signal(signal.SIGCONT)

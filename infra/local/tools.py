@@ -50,7 +50,7 @@ def registry_folder(cache: Path) -> Path:
 
 
 def registry_jar(cache: Path | None = None) -> Path:
-    """What the schema registry is started from; it is no part of the stack, so only who wants one asks for it.
+    """The archive from which the schema registry is started. The stack does not need it: only its tests ask for it.
 
     Raises:
         ToolsMissing: The bootstrap for tests has not put it into the cache.

@@ -1,4 +1,4 @@
-"""The `farside` command: one file per verb group; heavy imports happen inside the verbs."""
+"""The `farside` command: one file for each group of commands; heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # so that a help's paragraphs are filled to the terminal's width
 )
 app.command()(demo.demo)
 app.command()(stack.up)

@@ -1,4 +1,4 @@
-"""`farside events audit`: is every event of a run accounted for, in every region?"""
+"""`farside events audit`: whether every event of a run is accounted for in every region."""
 
 from __future__ import annotations
 
@@ -26,18 +26,24 @@ T = TypeVar("T")
 
 
 def audit(
-    run: Annotated[str, typer.Option(help="The run.")],
+    run: Annotated[str, typer.Option(help="The run to audit.")],
     config: Config = None,
     *,
-    whole: Annotated[bool, typer.Option("--all", help="Show every producer, not the sums of each epoch.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--all", help="Show a line for each producer, instead of the sums of each epoch.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare the logs of a run's regions, and what their nodes' heartbeats say that the spools accepted.
+    """Check that every event that a run's spools accepted is accounted for in every region of the run.
 
-    A region that does not answer is said, with what cannot be known without it; the others are compared all the same.
-    In flight: in the spool and not in the log yet; or in the source's log and not above a standby's watermark yet.
+    The logs of the regions are compared with each other and with the numbers that the nodes report in their heartbeats.
+    If a region does not answer, the others are compared all the same, and what cannot be known without it is listed.
+    An event is "in flight" if it is in a spool and not in the source's log yet, or in the source's log and not handled
+    by a standby yet.
 
-    Exit codes: 0 every event is accounted for, 1 some are not, or a region does not answer, 2 misconfigured.
+    Example: farside events audit --run gpt
+
+    Exit codes: 0 every event is accounted for, 1 some event is not, or a region does not answer, 2 misconfigured.
     """
     from pipelines.core.audit import compare  # noqa: PLC0415 - `farside --help` must be quick
 
@@ -58,29 +64,29 @@ def audit(
 def _logs(settings: Settings, run: str, names: list[str]) -> list[Log]:
     from pipelines.flows.inspection.audit_reader import Reading  # noqa: PLC0415 - `farside --help` must be quick
 
-    views = [view for view in (_told(settings, run, name, _lineage) for name in names) if view is not None]
-    newest = max(views, key=lambda one: one.epoch, default=None)
+    views = [view for view in (_of_store(settings, run, name, _lineage) for name in names) if view is not None]
+    newest = max(views, key=lambda view: view.epoch, default=None)
     logs = []
     for name in names:
         here = settings.region(name)
         source = reader(here)
         try:
-            manifests = partial(_told, settings, run, name, _manifests)
+            manifests = partial(_of_store, settings, run, name, _manifests)
             logs.append(Reading(run, name, newest, decoding_of(here), manifests).read(source, progress()))
         finally:
             source.close()
     return logs
 
 
-def _told(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, str], T]) -> T | None:
-    """What a look into a region's store finds; None, and said, if it does not answer."""
+def _of_store(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, str], T]) -> T | None:
+    """Look something up in a region's store; None, with a line on stderr, if the store does not answer."""
     from pipelines.errors import FarsideError  # noqa: PLC0415 - `farside --help` must be quick
     from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
     try:
         return look(store_of(settings.region(name)), run)
     except FarsideError as error:
-        typer.echo(f"farside: {name}'s store does not tell what is there: {error}", err=True)
+        typer.echo(f"farside: the store of {name} cannot be read: {error}", err=True)
         return None
 
 
@@ -104,30 +110,30 @@ def _show(report: Report, *, whole: bool) -> None:
     from services.cli.events_view import clean, console  # noqa: PLC0415 - as above
 
     shown = Table("lane", "epoch", "region", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for name in ("accepted", "visible", "in flight", "dead", "branch", "twice", "gone", "missing"):
+    for name in ("accepted", "visible", "in flight", "dead", "branch", "twice", "expired", "missing"):
         shown.add_column(name, justify="right")
     if whole:
         shown.add_column("producer", overflow="fold")
     groups: dict[tuple[str, ...], list[Line]] = {}
-    for one in report.lines:
-        key = (one.lane, str(one.epoch), f"{one.region}{' *' if one.is_source else ''}")
-        groups.setdefault((*key, one.producer) if whole else key, []).append(one)
+    for line in report.lines:
+        key = (line.lane, str(line.epoch), f"{line.region}{' *' if line.is_source else ''}")
+        groups.setdefault((*key, line.producer) if whole else key, []).append(line)
     for group, lines in groups.items():
         counts = [
-            _sum([getattr(one, name) for one in lines])
+            _sum([getattr(line, name) for line in lines])
             for name in ("accepted", "visible", "in_flight", "dead", "branch", "duplicates", "expired")
         ]
-        missing = str(sum(len(one.gaps) + len(one.early) for one in lines))
+        missing = str(sum(len(line.gaps) + len(line.early) for line in lines))
         shown.add_row(*(Text(clean(cell)) for cell in (*group[:3], *counts, missing, *group[3:])))
     console().print(shown)
-    typer.echo("* where it was first published; ?: cannot be known")
-    for line in report.notes:
-        typer.echo(f"note: {clean(line)}")
-    for line in report.unaccounted:
-        typer.echo(f"UNACCOUNTED {clean(line)}")
-    typer.echo("something is unaccounted for" if report.unaccounted else "every event is accounted for")
+    typer.echo("*: the region that first published the events; ?: cannot be known now")
+    for note in report.notes:
+        typer.echo(f"note: {clean(note)}")
+    for problem in report.unaccounted:
+        typer.echo(f"UNACCOUNTED {clean(problem)}")
+    typer.echo("some events are not accounted for" if report.unaccounted else "every event is accounted for")
 
 
 def _sum(values: list[int | None]) -> str:
-    known = [one for one in values if one is not None]
+    known = [value for value in values if value is not None]
     return str(sum(known)) if len(known) == len(values) else "?"

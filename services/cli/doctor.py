@@ -1,4 +1,4 @@
-"""`farside doctor`: settings, Kafka, stores, clocks, the witness; `farside doctor determinism`: the training."""
+"""`farside doctor`: check settings, Kafka, stores, clocks and the witness; `doctor determinism`: compare trainings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durati
 RUNS_S = 300.0
 PRODUCTION_REPLICATION = 3
 
-app = typer.Typer(help="Check what Farside rests on.", invoke_without_command=True, add_completion=False)
+app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check."""
+    """The result of one check: what was checked, whether it passed, and a sentence for people."""
 
     what: str
     passed: bool
@@ -40,11 +40,14 @@ class Finding:
 
 @app.callback()
 def doctor(context: typer.Context, config: Config = None, *, as_json: Json = False) -> None:
-    """Check settings, Kafka, stores and clocks of each region, and probe the witness's conditional writes.
+    """Check each region's settings, Kafka, store and clock, its users' rights, and the witness's conditional writes.
 
-    A store that fails the probe cannot be a witness.
+    Small test objects are written to each region's store and to the witness. A store that fails the witness's checks
+    cannot be used as a witness.
 
-    Exit codes: 0 all is well, 1 something is not, 2 misconfigured.
+    Example: farside doctor
+
+    Exit codes: 0 every check passed, 1 some check failed, 2 misconfigured.
     """
     if context.invoked_subcommand is not None:
         return
@@ -52,20 +55,21 @@ def doctor(context: typer.Context, config: Config = None, *, as_json: Json = Fal
 
     with misconfigured_exits():
         settings = load(config)
-        found = [Finding("settings", passed=True, detail=f"{len(settings.runs)} runs, {len(settings.regions)} regions")]
-        with Console(stderr=True).status("asking every region, and racing for keys at the witness"):
+        summary = f"{len(settings.runs)} runs, {len(settings.regions)} regions"
+        findings = [Finding("settings", passed=True, detail=summary)]
+        with Console(stderr=True).status("checking every region, and the witness's conditional writes"):
             for name, region in settings.regions.items():
-                found += _region(name, region)
+                findings += _region(name, region)
                 for peer, link in region.links.items():
-                    found += [_pulls_only(name, peer, link), _reads_only(name, peer, link)]
-                found += _drills_beside(name, region)
-            found += _witness(settings)
+                    findings += [_pulls_only(name, peer, link), _reads_only(name, peer, link)]
+                findings += _drills_beside(name, region)
+            findings += _witness(settings)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found]))
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
-        for one in found:
-            typer.echo(f"{'ok  ' if one.passed else 'FAIL'} {one.what}: {one.detail}")
-    raise typer.Exit(0 if all(one.passed for one in found) else FAILED)
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.passed else 'FAIL'} {finding.what}: {finding.detail}")
+    raise typer.Exit(0 if all(finding.passed for finding in findings) else FAILED)
 
 
 def _try(what: str, check: Callable[[], str]) -> Finding:
@@ -84,23 +88,27 @@ def _region(name: str, region: RegionSettings) -> list[Finding]:
 
     def kafka() -> str:
         with contextlib.closing(KafkaSource(cluster_of(region))) as source:
-            missing = set(paths.TOPICS) - {one.topic for one in source.partitions(paths.TOPICS)}
+            missing = set(paths.TOPICS) - {partition.topic for partition in source.partitions(paths.TOPICS)}
         return f"{region.kafka} answers{_in_clear(region)}" + (
-            f"; not made yet: {', '.join(sorted(missing))}" if missing else ""
+            f"; topics that do not exist yet: {', '.join(sorted(missing))}" if missing else ""
         )
 
     def store() -> str:
         store_of(region).put(paths.health("doctor", name), b"doctor")
-        return f"{region.s3} takes a write"
+        return f"{region.s3} accepts a write"
 
-    found = [_try(f"{name} Kafka", kafka), _try(f"{name} store", store), _try(f"{name} clock", lambda: _clock(region))]
+    checks = [_try(f"{name} Kafka", kafka), _try(f"{name} store", store), _try(f"{name} clock", lambda: _clock(region))]
     below = region.replication < PRODUCTION_REPLICATION
-    noted = "replication is below 3: for development only" if below else f"replication {region.replication}"
-    return [*found, Finding(f"{name} topics", passed=True, detail=noted)]
+    detail = (
+        f"replication factor {region.replication} is below {PRODUCTION_REPLICATION}: for development only"
+        if below
+        else f"replication factor {region.replication}"
+    )
+    return [*checks, Finding(f"{name} topics", passed=True, detail=detail)]
 
 
 def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
-    """6.2: what one region may write in another's store, a zombie may spoil there."""
+    """6.2: a region's link may read its peer's store and not write there: a superseded region could spoil it."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from pipelines.errors import FarsideError, MisconfiguredError  # noqa: PLC0415 - as above
     from services.adapters.s3.object_store import S3ObjectStore  # noqa: PLC0415 - as above
@@ -109,32 +117,33 @@ def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
     what, key = f"{name} only pulls from {peer}", paths.health("doctor", name)
     store = S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
     try:
-        store.size(key)  # a user who is let in to nothing at all is refused a write too
+        store.size(key)  # a user whose password is wrong is refused writes too: so a read has to work first
     except FarsideError as error:
         return Finding(what, passed=False, detail=str(error))
     try:
         store.put(key, b"")
     except MisconfiguredError:
-        return Finding(what, passed=True, detail=f"{link.s3} refuses it a write")
+        return Finding(what, passed=True, detail=f"{link.s3} lets the link's user read and refuses its writes")
     except FarsideError as error:
         return Finding(what, passed=False, detail=str(error))
-    return Finding(what, passed=False, detail=f"{link.credentials_file} may write there: docs/credentials.md")
+    detail = f"the user of {link.credentials_file} may write to {peer}'s store: see docs/credentials.md"
+    return Finding(what, passed=False, detail=detail)
 
 
 def _reads_only(name: str, peer: str, link: LinkSettings) -> Finding:
-    """The same of its Kafka."""
+    """6.2: a region's link may read its peer's Kafka and not write there."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from services.runtime.clients import cluster_of  # noqa: PLC0415 - as above
 
     def check() -> str:
         _refused(cluster_of(link), paths.transactional_prefix(peer))
-        return f"{link.kafka} refuses it a write{_in_clear(link)}"
+        return f"{link.kafka} lets the link's user read and refuses its writes{_in_clear(link)}"
 
     return _try(f"{name} only reads {peer}'s Kafka", check)
 
 
 def _drills_beside(name: str, region: RegionSettings) -> list[Finding]:
-    """I10: a drill's user has no business in the real topics."""
+    """I10: a drill's user may not write to the real topics."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from services.runtime.clients import cluster_of  # noqa: PLC0415 - as above
 
@@ -143,13 +152,13 @@ def _drills_beside(name: str, region: RegionSettings) -> list[Finding]:
 
     def check() -> str:
         _refused(cluster_of(region, region.drill_kafka_credentials_file), paths.transactional_prefix(name), reads=False)
-        return f"{region.kafka} refuses a drill's user a write in the real topics"
+        return f"{region.kafka} refuses the drill's user writes to the real topics"
 
     return [_try(f"{name} drills beside its topics", check)]
 
 
 def _refused(cluster: KafkaCluster, transactional_prefix: str, *, reads: bool = True) -> None:
-    """MisconfiguredError if this user may write farside's topics; also if it should read them, and may not."""
+    """MisconfiguredError if this user may write to farside's topics; with `reads`, also if it may not read them."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
     from services.adapters.kafka.access import GUIDE, allowed  # noqa: PLC0415 - as above
@@ -164,7 +173,7 @@ def _refused(cluster: KafkaCluster, transactional_prefix: str, *, reads: bool = 
 
 def _in_clear(kafka: KafkaSettings) -> str:
     secret = kafka.kafka_credentials_file is not None and kafka.kafka_tls_ca_file is None
-    return "; no TLS, so the secret can be heard: for development only" if secret else ""
+    return "; no TLS, so the password crosses the network in the clear: for development only" if secret else ""
 
 
 def _clock(region: RegionSettings) -> str:
@@ -175,13 +184,15 @@ def _clock(region: RegionSettings) -> str:
 
     client = client_of(region.s3, region.credentials_file)
     with mapped_errors("the store's clock"):
-        told = client.head_bucket(Bucket=region.bucket)["ResponseMetadata"]["HTTPHeaders"].get("date", "")
-    if not told:
-        return "the store does not tell the time"
-    skew_s = SystemClock().wall_ms() / 1000 - parsedate_to_datetime(told).timestamp()
+        date = client.head_bucket(Bucket=region.bucket)["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    if not date:
+        return "not compared: the store's answers have no Date header"
+    skew_s = SystemClock().wall_ms() / 1000 - parsedate_to_datetime(date).timestamp()
     if abs(skew_s) > SKEW_S_MAX:
-        raise MisconfiguredError(f"{skew_s:+.1f} s against the store's: put the clocks right (NTP)")
-    return f"{skew_s:+.1f} s against the store's"
+        raise MisconfiguredError(
+            f"this machine's clock differs by {skew_s:+.1f} s from the store's: synchronise both (NTP)"
+        )
+    return f"this machine's clock differs by {skew_s:+.1f} s from the store's"
 
 
 def _witness(settings: Settings) -> list[Finding]:
@@ -190,28 +201,32 @@ def _witness(settings: Settings) -> list[Finding]:
     from services.adapters.system_clock import SystemEntropy  # noqa: PLC0415 - as above
     from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
-    found = []
+    findings = []
     for name, region in settings.regions.items():
         client = client_of(region.witness, region.witness_credentials_file, attempts=1)
         try:
             checks = probe(client, settings.witness.bucket, SystemEntropy())
         except FarsideError as error:
-            found.append(Finding(f"witness from {name}", passed=False, detail=str(error)))
+            findings.append(Finding(f"witness from {name}", passed=False, detail=str(error)))
             continue
-        found += [Finding(f"witness from {name}: {one.name}", one.passed, one.detail) for one in checks]
-    return found
+        findings += [Finding(f"witness from {name}: {check.name}", check.passed, check.detail) for check in checks]
+    return findings
 
 
 @app.command()
 def determinism(
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each run.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of both runs.")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in each of the two trainings.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 7,
     *,
     as_json: Json = False,
 ) -> None:
-    """Train K steps twice on this machine and compare the parameters: `exact` rests on it.
+    """Train the example model twice on this machine, from one seed, and compare the parameters bit for bit.
 
-    Exit codes: 0 bit-identical, 1 not, or it did not run.
+    The mode `exact` works only on machines on which the two are identical.
+
+    Example: farside doctor determinism --steps 10
+
+    Exit codes: 0 bit-identical, 1 different, or a training failed.
     """
     from pipelines.errors import RetryableError  # noqa: PLC0415 - as above
     from services.demo.actors import Actors  # noqa: PLC0415 - as above
@@ -235,6 +250,7 @@ def determinism(
         typer.echo(json.dumps({"steps": steps, "seed": seed, "digests": digests, "bit_identical": same}))
     else:
         typer.echo(
-            f"{steps} steps twice: {'bit-identical' if same else 'DIFFERENT'} ({digests[0][:12]}, {digests[1][:12]})"
+            f"two trainings of {steps} steps: {'bit-identical' if same else 'DIFFERENT'} "
+            f"({digests[0][:12]}, {digests[1][:12]})"
         )
     raise typer.Exit(0 if same else FAILED)

@@ -1,4 +1,4 @@
-"""`farside drill`: rehearse the loss of the primary, and what came of it before."""
+"""`farside drill`: rehearse the loss of the primary in a standby, or list the earlier drills."""
 
 from __future__ import annotations
 
@@ -18,23 +18,29 @@ if TYPE_CHECKING:
 
 
 def drill(
-    run: Annotated[str, typer.Option(help="The run whose primary is taken as lost.")],
-    region: Annotated[str, typer.Option(help="The standby that rehearses; the command runs on its node.")],
+    run: Annotated[str, typer.Option(help="The run whose primary is treated as lost.")],
+    region: Annotated[
+        str, typer.Option(help="The standby that rehearses. Run this command on a node of that region's pool.")
+    ],
     command: Annotated[
-        list[str] | None, typer.Argument(help="After --: what starts the trainer. Default: runs.<run>.drill_command.")
+        list[str] | None,
+        typer.Argument(help="After --: the command that starts the trainer. Default: the setting drill_command."),
     ] = None,
     config: Config = None,
     *,
-    past: Annotated[bool, typer.Option("--history", help="Show the drills so far instead.")] = False,
+    past: Annotated[bool, typer.Option("--history", help="List the drills so far; nothing is rehearsed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Rehearse a failover in a standby, to the first optimizer step, on a throw-away branch; measure it by part.
+    """Rehearse a failover in a standby, up to the first optimizer step, and measure each part of it.
 
-    The drill has a lease, topics, objects and a signing key of its own: it cannot touch the real lease, and gives way
-    when the real primary is in trouble. It takes the lease's whole time, as a real failover does: about 10 s in the
-    fast profile, 80 s in the default one, and the trainer's own start.
+    The drill has its own lease, topics, objects and signing key: it cannot touch the real lease, and it stops as soon
+    as the real primary is in trouble. It waits as long for the lease as a real failover does: about 10 s in the fast
+    profile and 80 s in the default one, and in addition the start of the trainer.
 
-    Exit codes: 0 the first step came, within the run's promise; 1 it did not, or the drill gave way; 2 misconfigured.
+    Example: farside drill --run gpt --region west
+
+    Exit codes: 0 the first step was made, within the run's promised time, 1 it was not, or the drill stopped for a real
+    trouble, 2 misconfigured.
     """
     with misconfigured_exits():
         settings = load(config)
@@ -43,7 +49,7 @@ def drill(
             from pipelines.flows.authority.drill_history import history  # noqa: PLC0415 - as above
             from services.runtime.clients import store_of  # noqa: PLC0415 - as above
 
-            _show(list(history(store_of(here), run)), as_json=as_json)
+            _show_past(list(history(store_of(here), run)), as_json=as_json)
             return
         from rich.console import Console  # noqa: PLC0415 - as above
 
@@ -60,20 +66,20 @@ def drill(
     if as_json:
         typer.echo(json.dumps(done.plain()))
     else:
-        _tell(done)
+        _show_one(done)
     raise typer.Exit(0 if done.good else FAILED)
 
 
-def _tell(done: Drill) -> None:
+def _show_one(done: Drill) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only for people
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table("part", "predicted", "measured", box=SIMPLE_HEAD, title_justify="left")
-    table.title = f"{done.run} in {done.region}: {done.holder} was taken as lost"
+    table.title = f"{done.run} in {done.region}: {done.holder} was treated as lost"
     measured = dict(done.measured_parts_s)
     both = [measured.pop(name, None) for name in ("detect", "fence")]
-    rows = {"detect_and_fence": sum(one for one in both if one is not None) if all(both) else None} | measured
+    rows = {"detect_and_fence": sum(took_s for took_s in both if took_s is not None) if all(both) else None} | measured
     for name, took_s in rows.items():
         table.add_row(name, _seconds(done.predicted_parts_s.get(name)), _seconds(took_s))
     table.add_row("all", _seconds(done.predicted_rto_s), _seconds(done.measured_rto_s))
@@ -84,9 +90,9 @@ def _tell(done: Drill) -> None:
     console.print("good" if done.good else f"NOT good: {done.why}", highlight=False, soft_wrap=True)
 
 
-def _show(drills: list[Drill], *, as_json: bool) -> None:
+def _show_past(drills: list[Drill], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([one.plain() for one in drills]))
+        typer.echo(json.dumps([drill.plain() for drill in drills]))
         return
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only for people
     from rich.console import Console  # noqa: PLC0415 - as above
@@ -95,11 +101,11 @@ def _show(drills: list[Drill], *, as_json: bool) -> None:
     from services.cli.explain import when  # noqa: PLC0415 - as above
 
     table = Table("when", "lost", "by", "predicted", "measured", "from step", "verdict", box=SIMPLE_HEAD)
-    for one in drills:
-        step = str(one.from_step) if one.from_step >= 0 else "-"
-        verdict = "good" if one.good else one.why.splitlines()[0]
-        times = (_seconds(one.predicted_rto_s), _seconds(one.measured_rto_s))
-        table.add_row(when(one.time_ms), one.holder, one.actor, *times, step, verdict)
+    for past in drills:
+        step = str(past.from_step) if past.from_step >= 0 else "-"
+        verdict = "good" if past.good else past.why.splitlines()[0]
+        times = (_seconds(past.predicted_rto_s), _seconds(past.measured_rto_s))
+        table.add_row(when(past.time_ms), past.holder, past.actor, *times, step, verdict)
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""`farside events`: what is in a region's log. Every verb reads by itself and changes nothing."""
+"""`farside events`: the commands that read a region's log. None of them changes anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from services.adapters.kafka.log import KafkaSource
 
 app = typer.Typer(
-    help="Look at the events in a region's log; works when every other region is gone.",
+    help="Read the events in a region's log; works also when every other region is gone.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -33,8 +33,8 @@ app = typer.Typer(
 BY = ("run", "lane", "type", "epoch", "attempt", "producer", "region")
 SCREEN = 50
 _PLACE = re.compile(r"([a-z.-]+)/(\d{1,9})/(\d{1,18})", re.ASCII)
-Raw = Annotated[str, typer.Option("--raw", help="Show the bytes as they are: hex or base64.")]
-Limit = Annotated[int, typer.Option("--limit", min=0, help="How many at most; 0: all.")]
+Raw = Annotated[str, typer.Option("--raw", help="Show the undecoded bytes instead, as hex or base64.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="Show at most so many records; 0: no limit.")]
 
 
 @app.command("list")
@@ -48,24 +48,26 @@ def list_(
     raw: Raw = "",
     as_json: Json = False,
 ) -> None:
-    """Show the newest records of a selection in the order of the log's time; with --limit 0 all, lane by lane.
+    """List the newest records that match the filters, ordered by time; with --limit 0 all of them, lane by lane.
 
-    What cannot be decoded is shown with the reason. Times are those at which a record was put into this log.
+    A record that cannot be decoded is shown with the reason. The time of a record is when it was appended to this log.
 
-    Exit codes: 0 shown, 1 no log answers, 2 misconfigured.
+    Example: farside events list --run gpt --lane checkpoints --limit 20
+
+    Exit codes: 0 shown, 1 no region's log answers, 2 misconfigured.
     """
     from pipelines.flows.log.log_reader import newest, select  # noqa: PLC0415 - `farside --help` must be quick
 
     printer = _Printer(raw, as_json=as_json)
     with misconfigured_exits(), _opened(config, at) as (source, decoding):
-        found = select(source, chosen, decoding, progress())
+        matching = select(source, chosen, decoding, progress())
         if limit == 0:
-            printer.show_all(found)
+            printer.show_all(matching)
             return
-        kept, count = newest(found, limit)
+        kept, count = newest(matching, limit)
         printer.show(kept)
     if count > len(kept):
-        typer.echo(f"the newest {len(kept)} of {count}; --limit 0 shows all", err=True)
+        typer.echo(f"these are the newest {len(kept)} of {count} matching records; --limit 0 shows all", err=True)
 
 
 @app.command()
@@ -79,11 +81,13 @@ def tail(
     raw: Raw = "",
     as_json: Json = False,
 ) -> None:
-    """Show records as they come, until Ctrl-C or --limit. With --since: also those that came since then.
+    """Show matching records as they are appended, until Ctrl-C or --limit; with --since, begin at that time.
 
-    A log that does not answer is waited for.
+    If the log stops answering, the command waits until it answers again.
 
-    Exit codes: 0 ended, 1 no log answers at first, 2 misconfigured.
+    Example: farside events tail --run gpt --since 15m
+
+    Exit codes: 0 ended by Ctrl-C or --limit, 1 no region's log answers at the start, 2 misconfigured.
     """
     from pipelines.flows.log.log_reader import Following  # noqa: PLC0415 - `farside --help` must be quick
 
@@ -94,42 +98,48 @@ def tail(
         try:
             while limit == 0 or shown < limit:
                 try:
-                    seen = [decoding.see(one) for one in following.poll()]
+                    decoded = [decoding.see(fetched) for fetched in following.poll()]
                 except RetryableError as error:
                     if str(error) != trouble:
-                        typer.echo(f"farside: {error}; going on as soon as it answers", err=True)
+                        typer.echo(f"farside: {error}; waiting until it answers", err=True)
                     trouble = str(error)
                     decoding.clock.sleep(1.0)
                     continue
-                wanted = [one for one in seen if chosen.matches(one.record, one.fetched.headers, one.fetched.time_ms)]
-                wanted = wanted[: limit - shown] if limit else wanted
-                printer.show(wanted)
-                shown += len(wanted)
+                matching = [
+                    seen for seen in decoded if chosen.matches(seen.record, seen.fetched.headers, seen.fetched.time_ms)
+                ]
+                matching = matching[: limit - shown] if limit else matching
+                printer.show(matching)
+                shown += len(matching)
         except KeyboardInterrupt:
             return
 
 
 @app.command()
 def show(
-    which: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET (a lane does for a topic), or an event's id.")],
+    which: Annotated[
+        str, typer.Argument(help="The record: TOPIC/PARTITION/OFFSET or LANE/PARTITION/OFFSET, or an event's id.")
+    ],
     config: Config = None,
     *,
     at: At = None,
     raw: Raw = "",
     as_json: Json = False,
 ) -> None:
-    """Show one record whole, with its headers; by an event's id, every copy of it that is in this log.
+    """Show one record with all its fields and headers. For an event's id, show every copy of the event in this log.
 
-    Exit codes: 0 shown, 1 there is none, or no log answers, 2 misconfigured.
+    Example: farside events show checkpoints/0/12
+
+    Exit codes: 0 shown, 1 there is no such record, or no region's log answers, 2 misconfigured.
     """
     printer = _Printer(raw, as_json=as_json)
     with misconfigured_exits(), _opened(config, at) as (source, decoding):
-        found = list(_find(which, source, decoding))
-    if not found:
-        typer.echo(f"farside: no record has the event id {which!r}", err=True)
+        copies = list(_find(which, source, decoding))
+    if not copies:
+        typer.echo(f"farside: no record in this log has the event id {which!r}", err=True)
         raise typer.Exit(FAILED)
-    for one in found:
-        printer.whole(one)
+    for seen in copies:
+        printer.whole(seen)
 
 
 @app.command()
@@ -139,12 +149,16 @@ def count(
     config: Config = None,
     *,
     at: At = None,
-    by: Annotated[str, typer.Option(help=f"Grouped by these, with commas between: {', '.join(BY)}.")] = "run,lane,type",
+    by: Annotated[
+        str, typer.Option(help=f"What to group by, separated by commas; some of {', '.join(BY)}.")
+    ] = "run,lane,type",
     as_json: Json = False,
 ) -> None:
-    """Count the records of a selection, with their bytes, steps and times.
+    """Count the records that match the filters, in groups, with their bytes, steps and times.
 
-    Exit codes: 0 counted, 1 no log answers, 2 misconfigured.
+    Example: farside events count --run gpt --by lane,epoch
+
+    Exit codes: 0 counted, 1 no region's log answers, 2 misconfigured.
     """
     from pipelines.core.record_counts import RecordCounts  # noqa: PLC0415 - `farside --help` must be quick
     from pipelines.flows.log.log_reader import select  # noqa: PLC0415 - as above
@@ -156,8 +170,8 @@ def count(
         if not set(names) <= set(BY):
             raise MisconfiguredError(f"--by {by!r}: use some of {', '.join(BY)}")
         with _opened(config, at) as (source, decoding):
-            for one in select(source, chosen, decoding, progress()):
-                tally.add(one.record, one.fetched.headers, len(one.fetched.value), one.fetched.time_ms)
+            for seen in select(source, chosen, decoding, progress()):
+                tally.add(seen.record, seen.fetched.headers, len(seen.fetched.value), seen.fetched.time_ms)
     if as_json:
         typer.echo(json.dumps(tally.plain()))
     else:
@@ -177,7 +191,7 @@ def _opened(config: Config, at: str | None) -> Iterator[tuple[KafkaSource, Decod
 
 
 def _find(which: str, source: KafkaSource, decoding: Decoding) -> Iterator[Seen]:
-    """The record at a place, or every record that has or holds an event of this id."""
+    """The record at a place, or every record that is, or contains, the event with this id."""
     from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
     from pipelines.flows.log import log_reader  # noqa: PLC0415 - as above
 
@@ -186,13 +200,13 @@ def _find(which: str, source: KafkaSource, decoding: Decoding) -> Iterator[Seen]
         topic = place[1] if place[1] in paths.TOPICS else paths.topic(place[1])
         yield decoding.see(log_reader.at_place(source, topic, int(place[2]), int(place[3]), decoding.clock))
         return
-    for one in log_reader.select(source, RecordFilter(), decoding, progress()):
-        if which in log_reader.event_ids(one):
-            yield one
+    for seen in log_reader.select(source, RecordFilter(), decoding, progress()):
+        if which in log_reader.event_ids(seen):
+            yield seen
 
 
 class _Printer:
-    """Prints records in the form that was asked for, as they come."""
+    """Prints records as a table, as JSON or as raw bytes, whichever the options ask for."""
 
     def __init__(self, raw: str, *, as_json: bool) -> None:
         from services.cli import events_view  # noqa: PLC0415 - `farside --help` must be quick
@@ -203,34 +217,34 @@ class _Printer:
         self._view, self._raw, self._json = events_view, raw, as_json
         self._begun = False
 
-    def show(self, found: Sequence[Seen]) -> None:
-        """Some records; the table's head stands over the first ones only."""
+    def show(self, records: Sequence[Seen]) -> None:
+        """Print some records; the table's header is printed above the first ones only."""
         if self._json or self._raw:
-            for one in found:
-                self._line(one)
-        elif found or not self._begun:
-            self._view.console().print(self._view.table(found, header=not self._begun))
+            for seen in records:
+                self._line(seen)
+        elif records or not self._begun:
+            self._view.console().print(self._view.table(records, header=not self._begun))
             self._begun = True
 
-    def show_all(self, found: Iterable[Seen]) -> None:
-        """Many records, a screen at a time."""
+    def show_all(self, records: Iterable[Seen]) -> None:
+        """Print many records, a screen at a time."""
         batch: list[Seen] = []
-        for one in found:
-            batch.append(one)
+        for seen in records:
+            batch.append(seen)
             if len(batch) == SCREEN:
                 self.show(batch)
                 batch = []
         self.show(batch)
 
-    def whole(self, one: Seen) -> None:
-        """One record with everything that is known of it."""
+    def whole(self, seen: Seen) -> None:
+        """Print one record with all its fields."""
         if self._json or self._raw:
-            self._line(one)
+            self._line(seen)
         else:
-            typer.echo(json.dumps(self._view.as_json(one), indent=2))
+            typer.echo(json.dumps(self._view.as_json(seen), indent=2))
 
-    def _line(self, one: Seen) -> None:
+    def _line(self, seen: Seen) -> None:
         if self._raw and not self._json:
-            typer.echo("\n".join(self._view.raw_lines(one, self._raw)))
+            typer.echo("\n".join(self._view.raw_lines(seen, self._raw)))
         else:
-            typer.echo(json.dumps(self._view.as_raw(one, self._raw) if self._raw else self._view.as_json(one)))
+            typer.echo(json.dumps(self._view.as_raw(seen, self._raw) if self._raw else self._view.as_json(seen)))

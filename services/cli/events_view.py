@@ -1,4 +1,4 @@
-"""How records are shown: as a table that fits a terminal, as JSON, and as they are."""
+"""Shows records to people and programs: as a table that fits a terminal, as JSON, and as raw bytes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _COLUMNS = (("time (UTC)", 8), ("lane", 13), ("offset", 8), ("run", 8), ("e.a", 
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values
-    """A record's fields as JSON has them: bytes as hexadecimal, numbers that JSON lacks as the strings of the spool."""
+    """A record's fields as JSON: bytes as hexadecimal, infinity and NaN as strings, as in the spool."""
     if isinstance(value, records.Record):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and not math.isfinite(value):
@@ -41,17 +41,17 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values
 
 
 def headers(letter: records.DeadLetter) -> list[list[str]]:
-    """The original headers, as `as_json` shows those of any record."""
-    return [[one.key, _text(one.value)] for one in letter.headers]
+    """A dead letter's original headers, in the form that `as_json` has."""
+    return [[header.key, _text(header.value)] for header in letter.headers]
 
 
 def place_of(seen: Seen) -> str:
-    """Where a record is: what `farside events show` takes."""
+    """The place of a record, as `farside events show` takes it: TOPIC/PARTITION/OFFSET."""
     return f"{seen.fetched.partition.topic}/{seen.fetched.partition.number}/{seen.fetched.offset}"
 
 
 def as_json(seen: Seen) -> dict[str, object]:
-    """One record, decoded; `problem` says why `record` is null."""
+    """One record, decoded; if it cannot be decoded, `record` is null and `problem` says why."""
     return {
         "place": place_of(seen),
         "time_ms": seen.fetched.time_ms,
@@ -65,7 +65,7 @@ def as_json(seen: Seen) -> dict[str, object]:
 
 
 def as_raw(seen: Seen, encoding: str) -> dict[str, object]:
-    """One record as it is: every byte of it, in hexadecimal or base64."""
+    """One record undecoded: every byte of it, in hexadecimal or base64."""
 
     def written(value: bytes) -> str:
         return value.hex() if encoding == "hex" else base64.b64encode(value).decode()
@@ -81,7 +81,7 @@ def as_raw(seen: Seen, encoding: str) -> dict[str, object]:
 
 
 def raw_lines(seen: Seen, encoding: str) -> list[str]:
-    """`as_raw` for people: the header's bytes, with what they look like beside them."""
+    """`as_raw` for people: a line for each header, with its bytes and its text."""
     whole = as_raw(seen, encoding)
     lines = [f"{place_of(seen)}  {when(seen.fetched.time_ms, full=True)}", f"  key {whole['key']}"]
     for name, value in seen.fetched.headers:
@@ -90,13 +90,13 @@ def raw_lines(seen: Seen, encoding: str) -> list[str]:
     return [*lines, f"  value, {len(seen.fetched.value)} bytes: {whole['value']}"]
 
 
-def table(found: Sequence[Seen], *, header: bool) -> Table:
-    """A line for each record; what cannot be decoded says why, in full."""
+def table(listed: Sequence[Seen], *, header: bool) -> Table:
+    """A line for each record; of one that cannot be decoded, the line has the whole reason."""
     shown = Table(box=None, padding=(0, 1, 0, 0), show_header=header, header_style="bold", expand=True)
     for name, width in _COLUMNS:
         shown.add_column(name, width=width, no_wrap=True, overflow="ellipsis")
-    shown.add_column("what", ratio=1, overflow="fold")
-    for seen in found:
+    shown.add_column("content", ratio=1, overflow="fold")
+    for seen in listed:
         facts = facts_of(seen.record, seen.fetched.headers)
         lane = seen.fetched.partition.topic.removeprefix("farside.")
         cells = (
@@ -128,49 +128,54 @@ def counted(tally: RecordCounts) -> None:
 
 
 def console() -> Console:
-    """Where tables go; never narrower than their columns need."""
-    found = Console()
-    return found if found.width >= WIDTH_LEAST else Console(width=WIDTH_LEAST)
+    """The terminal for tables; never treated as narrower than their columns need."""
+    terminal = Console()
+    return terminal if terminal.width >= WIDTH_LEAST else Console(width=WIDTH_LEAST)
 
 
 def summary(seen: Seen) -> str:
-    """What one record says, in a few words."""
+    """A record's content in a few words."""
     if seen.record is None:
         return f"UNDECODABLE: {seen.problem}"
-    told = _SUMMARIES.get(type(seen.record))
-    return type(seen.record).__name__ if told is None else told(seen.record)
+    summary_of = _SUMMARIES.get(type(seen.record))
+    return type(seen.record).__name__ if summary_of is None else summary_of(seen.record)
 
 
-def _change(one: records.EpochChange) -> str:
-    return f"epoch {one.epoch}: {one.holder_before or '-'} -> {one.holder} ({one.reason}, {one.actor})"
+def _change(record: records.EpochChange) -> str:
+    return f"epoch {record.epoch}: {record.holder_before or '-'} -> {record.holder} ({record.reason}, {record.actor})"
 
 
 _SUMMARIES: dict[type[records.Record], Callable[[Any], str]] = {
-    records.Metric: lambda one: " ".join(f"{name}={value:.4g}" for name, value in sorted(one.values.items())),
-    records.MetricBatch: lambda one: (
-        f"{len(one.steps)} rows, steps {min(one.steps)}..{max(one.steps)}: {', '.join(c.name for c in one.columns)}"
+    records.Metric: lambda record: " ".join(f"{name}={value:.4g}" for name, value in sorted(record.values.items())),
+    records.MetricBatch: lambda record: (
+        f"{len(record.steps)} rows, steps {min(record.steps)}..{max(record.steps)}: "
+        + ", ".join(column.name for column in record.columns)
     ),
-    records.MetricsThinned: lambda one: (
-        f"{one.dropped} dropped, steps {one.first_step}..{one.last_step}, kept every {one.keep_every}"
+    records.MetricsThinned: lambda record: (
+        f"{record.dropped} dropped, steps {record.first_step}..{record.last_step}, kept every {record.keep_every}"
     ),
-    records.Checkpoint: lambda one: f"{one.state} {size(one.size_bytes)} {one.reason}".rstrip(),
-    records.Heartbeat: lambda one: f"{one.node} {one.phase}",
-    records.DataVersion: lambda one: f"{one.name} {one.digest[:12]} {len(one.shards)} files",
+    records.Checkpoint: lambda record: f"{record.state} {size(record.size_bytes)} {record.reason}".rstrip(),
+    records.Heartbeat: lambda record: f"{record.node} {record.phase}",
+    records.DataVersion: lambda record: f"{record.name} {record.digest[:12]} {len(record.shards)} files",
     records.EpochChange: _change,
-    records.Readiness: lambda one: f"{one.grade} {one.proof}, predicted {one.predicted_rto_s:.1f} s",
-    records.Sighting: lambda one: (
-        f"{one.region}'s {one.observer} of {one.of_region}: Kafka {one.kafka_age_s:.0f} s ago"
+    records.Readiness: lambda record: f"{record.grade} {record.proof}, predicted {record.predicted_rto_s:.1f} s",
+    records.Sighting: lambda record: (
+        f"{record.region}'s {record.observer} of {record.of_region}: Kafka {record.kafka_age_s:.0f} s ago"
     ),
-    records.DeadLetter: lambda one: f"{one.reason} {one.topic}/{one.partition}/{one.offset}: {one.detail}",
-    records.Redriven: lambda one: f"letter {one.partition}/{one.offset} {one.outcome} by {one.actor}: {one.event_id}",
-    records.Watermark: lambda one: f"{one.producer} {one.lane} up to {one.seq}",
-    records.Alarm: lambda one: f"{one.state}: {sentence(one)}",
-    records.Position: lambda one: f"{one.topic}/{one.partition} next {one.offset}",
+    records.DeadLetter: lambda record: (
+        f"{record.reason} {record.topic}/{record.partition}/{record.offset}: {record.detail}"
+    ),
+    records.Redriven: lambda record: (
+        f"letter {record.partition}/{record.offset} {record.outcome} by {record.actor}: {record.event_id}"
+    ),
+    records.Watermark: lambda record: f"{record.producer} {record.lane} up to {record.seq}",
+    records.Alarm: lambda record: f"{record.state}: {sentence(record)}",
+    records.Position: lambda record: f"{record.topic}/{record.partition} next {record.offset}",
 }
 
 
 def when(time_ms: int, *, full: bool = False) -> str:
-    """A moment in UTC."""
+    """A moment in UTC: the time of day, or with `full` also the date and milliseconds."""
     try:
         moment = dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC)
     except (OverflowError, ValueError, OSError):
@@ -179,7 +184,7 @@ def when(time_ms: int, *, full: bool = False) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """Bytes for people."""
+    """A number of bytes, in a unit for people."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
@@ -187,12 +192,12 @@ def size(size_bytes: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Without what a terminal would obey: the text may be anybody's."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    """The text without control characters, which a terminal would obey: it may come from outside."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _text(value: bytes) -> str:
-    """As text where it is some, else `hex:` and its bytes."""
+    """The bytes as text if they are printable text, else `hex:` and their hexadecimal digits."""
     try:
         text = value.decode()
     except UnicodeDecodeError:

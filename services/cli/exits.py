@@ -1,4 +1,4 @@
-"""How a command ends when it cannot go on: one clear line, and an exit code."""
+"""Ends a command that cannot go on with a line for each reason on stderr, and with an exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILED, MISCONFIGURED = 1, 2
 
 @contextmanager
 def misconfigured_exits() -> Iterator[None]:
-    """Exit 2 with a line for each setting that is wrong, 1 if something does not answer."""
+    """Exit 2 with a line for each setting or option that is wrong; exit 1 if a service does not answer."""
     try:
         yield
     except MisconfiguredError as error:

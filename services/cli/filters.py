@@ -1,4 +1,4 @@
-"""The filter of the verbs that look at events, as options; written once, for all of them."""
+"""The filter options that the commands on events share, written once for all of them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,32 @@ Many = list[str] | None
 
 def _options(
     *,
-    run: Annotated[Many, typer.Option(help="Of this run; may be given several times, like the next four.")] = None,
-    lane: Annotated[Many, typer.Option(help=f"One of {', '.join(LANES)}.")] = None,
-    kind: Annotated[Many, typer.Option("--type", help="checkpoint, metric, data_version, heartbeat ...")] = None,
-    producer: Annotated[Many, typer.Option(help="Of this producer's incarnation.")] = None,
-    region: Annotated[Many, typer.Option(help="First published in this region.")] = None,
-    epoch: Annotated[str, typer.Option(help="2, or a range: 1..2, 2.., ..2.")] = "",
-    attempt: Annotated[str, typer.Option(help="As --epoch.")] = "",
-    steps: Annotated[str, typer.Option(help="As --epoch: 100..200.")] = "",
-    since: Annotated[str, typer.Option(help="Put into this log since: 15m, 8h, or 2026-11-30T02:00:00Z.")] = "",
-    until: Annotated[str, typer.Option(help="Put into this log until; as --since.")] = "",
+    run: Annotated[
+        Many, typer.Option(help="Only records of this run. May be given several times, like the next four options.")
+    ] = None,
+    lane: Annotated[Many, typer.Option(help=f"Only records of this lane: {', '.join(LANES)}.")] = None,
+    kind: Annotated[
+        Many, typer.Option("--type", help="Only records of this type: checkpoint, metric, data_version, heartbeat ...")
+    ] = None,
+    producer: Annotated[
+        Many, typer.Option(help="Only records of this producer (a rank of one launch, such as r0).")
+    ] = None,
+    region: Annotated[Many, typer.Option(help="Only events that were first published in this region.")] = None,
+    epoch: Annotated[str, typer.Option(help="Only records of this epoch, or of a range: 2, 1..2, 2.. or ..2.")] = "",
+    attempt: Annotated[str, typer.Option(help="Only records of this attempt, or of a range of attempts.")] = "",
+    steps: Annotated[str, typer.Option(help="Only records of this step, or of a range of steps: 100..200.")] = "",
+    since: Annotated[
+        str, typer.Option(help="Only records that were appended to this log since: 15m, 8h, or 2026-11-30T02:00:00Z.")
+    ] = "",
+    until: Annotated[
+        str, typer.Option(help="Only records that were appended to this log before; written as --since.")
+    ] = "",
     header: Annotated[
-        Many, typer.Option(help="With this header: name=value. All that are given must be there.")
+        Many,
+        typer.Option(help="Only records with this header, as name=value. Given several times: with all of them."),
     ] = None,
 ) -> None:
-    """Carries the options; never called."""
+    """Has the options as its parameters; never called."""
     del run, lane, kind, producer, region, epoch, attempt, steps, since, until, header
 
 
@@ -50,12 +61,12 @@ _NAMES = {
 
 
 def filtered(verb: Callable[..., None], without: frozenset[str] = frozenset()) -> Callable[..., None]:
-    """The verb with the filter's options before its own, apart from some; it gets them parsed, as `chosen`."""
-    wanted_parts = {name: one for name, one in _PARTS.items() if name not in without}
-    own = [one for one in inspect.signature(verb, eval_str=True).parameters.values() if one.name != "chosen"]
+    """The verb with the filter's options, but those in `without`, before its own; it gets them parsed, as `chosen`."""
+    wanted_parts = {name: part for name, part in _PARTS.items() if name not in without}
+    own = [part for part in inspect.signature(verb, eval_str=True).parameters.values() if part.name != "chosen"]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    places = [one for one in own if one.kind is not keyword]
-    parameters = [*places, *wanted_parts.values(), *(one for one in own if one.kind is keyword)]
+    places = [part for part in own if part.kind is not keyword]
+    parameters = [*places, *wanted_parts.values(), *(part for part in own if part.kind is keyword)]
 
     @functools.wraps(verb)
     def parsed(**options: object) -> None:
@@ -66,5 +77,5 @@ def filtered(verb: Callable[..., None], without: frozenset[str] = frozenset()) -
         verb(chosen=chosen, **options)
 
     parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what typer reads
-    parsed.__annotations__ = {one.name: one.annotation for one in parameters}
+    parsed.__annotations__ = {part.name: part.annotation for part in parameters}
     return parsed

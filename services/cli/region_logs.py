@@ -1,4 +1,4 @@
-"""The regions' logs, as the verbs reach them: by throw-away readers, whatever else is gone."""
+"""How the commands read the regions' logs: by readers of their own, which need no service of ours."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from services.settings import RegionSettings, Settings
 
 At = Annotated[
-    str | None, typer.Option("--at", help="Whose log to read. Default: the first region of the settings that answers.")
+    str | None,
+    typer.Option(
+        "--at", help="The region whose log is read. Default: the first region of the settings whose Kafka answers."
+    ),
 ]
-SAY_EVERY_S = 2.0
+REPORT_EVERY_S = 2.0
 
 
 def reader(here: RegionSettings) -> KafkaSource:
@@ -35,7 +38,11 @@ def reader(here: RegionSettings) -> KafkaSource:
 
 @contextmanager
 def log_of(settings: Settings, at: str | None) -> Iterator[tuple[str, KafkaSource]]:
-    """The region that is read, and its reader; of several regions, the first that answers."""
+    """The region whose log is read, and a reader of it; without `at`, the first region that answers.
+
+    Raises:
+        RetryableError: no region's log can be read.
+    """
     names = list(settings.regions) if at is None else [at]
     for name in names:
         source = reader(settings.region(name))
@@ -56,7 +63,7 @@ def log_of(settings: Settings, at: str | None) -> Iterator[tuple[str, KafkaSourc
 
 
 def decoding_of(here: RegionSettings) -> Decoding:
-    """Decodes with the region's store behind it, which is asked for schemas only when one is missing."""
+    """Decodes records; a schema that this version does not have is fetched from the region's store."""
     from pipelines.flows.log.log_reader import Decoding  # noqa: PLC0415 - `farside --help` must be quick
     from schemas.codec import Codec  # noqa: PLC0415 - as above
 
@@ -69,19 +76,19 @@ def decoding_of(here: RegionSettings) -> Decoding:
 
 
 def progress(clock: Clock | None = None) -> OnProgress:
-    """Says on stderr how far a read has come, if it takes longer than a moment."""
+    """Prints to stderr every two seconds how far a read has come; a short read prints nothing."""
     clock = clock or SystemClock()
-    began_s = said_s = clock.boottime_s()
+    began_s = reported_s = clock.boottime_s()
 
-    def told(done: int, total: int) -> None:
-        nonlocal said_s
+    def report(done: int, total: int) -> None:
+        nonlocal reported_s
         now_s = clock.boottime_s()
-        ended = done >= total and said_s > began_s
-        if now_s - said_s < SAY_EVERY_S and not ended:
+        ended = done >= total and reported_s > began_s
+        if now_s - reported_s < REPORT_EVERY_S and not ended:
             return
-        said_s = now_s
+        reported_s = now_s
         text = f"read {done} of {total} records ({100 * done // max(total, 1)} %, {done / (now_s - began_s):.0f}/s)"
         live = sys.stderr.isatty()
         typer.echo(f"\r{text}" if live else text, err=True, nl=ended or not live)
 
-    return told
+    return report

@@ -1,4 +1,4 @@
-"""What the commands that speak to a schema registry have in common: its options, its user, a topic's wire format."""
+"""For the commands that use a schema registry: its options, its user, and the wire format of a topic."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 USERNAME, PASSWORD = "FARSIDE_REGISTRY_USERNAME", "FARSIDE_REGISTRY_PASSWORD"
 
-Url = typer.Option("--registry", help="The root of a Confluent-compatible API, below which /subjects is.")
+Url = typer.Option("--registry", help="Address of a Confluent-compatible schema registry, without the path /subjects.")
 Credentials = Annotated[
     Path | None,
     typer.Option(
         "--registry-credentials",
-        help=f"A JSON file with username and password. Default: {USERNAME} and {PASSWORD}, if they are set.",
+        help="JSON file with the registry's username and password. Default: the environment, as said above.",
     ),
 ]
 
 
 class Wire(enum.StrEnum):
-    """How a topic's values are framed."""
+    """The wire format of the values in a topic."""
 
-    AVRO = "avro"  # single-object encoding: the same bytes
+    AVRO = "avro"  # single-object encoding: the bytes as they are in the log
     CONFLUENT = "confluent"
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
-    """The wire format that was asked for, and the registry that numbers its schemas."""
+class WireFormat:
+    """The wire format that was asked for, and the registry that gives the schemas their ids."""
 
     wire: Wire = Wire.AVRO
     url: str | None = None
@@ -46,23 +46,33 @@ class Wiring:
 
     @property
     def is_confluent(self) -> bool:
-        """Whether a registry is needed."""
+        """Whether it is Confluent's wire format, which needs a registry."""
         return self.wire is Wire.CONFLUENT
 
     def check(self, *, into_topic: bool) -> None:
-        """MisconfiguredError if that cannot be had: only a topic has another wire format, and it needs a registry."""
+        """Check that the options fit together.
+
+        Raises:
+            MisconfiguredError: Confluent's format was asked for and the target is no topic, or no registry is named; or
+                a registry is named and not needed.
+        """
         if not self.is_confluent:
             if self.url is not None or self.credentials is not None:
-                raise MisconfiguredError(f"--registry goes with --wire {Wire.CONFLUENT}: {Wire.AVRO} needs none")
+                raise MisconfiguredError(f"--registry is used with --wire {Wire.CONFLUENT} only")
             return
         if not into_topic:
             raise MisconfiguredError(
-                f"--wire {Wire.CONFLUENT} goes with --to topic:replay.NAME: handlers and files take bytes as they are"
+                f"--wire {Wire.CONFLUENT} is possible with --to topic:replay.NAME only: handlers and files get the "
+                "bytes as they are in the log"
             )
         self.registry()
 
     def registry(self) -> SchemaRegistry:
-        """The registry, which is not spoken to yet; MisconfiguredError if it is not or wrongly named."""
+        """The registry; nothing is sent to it yet.
+
+        Raises:
+            MisconfiguredError: no registry is named, or its address or credentials are wrong.
+        """
         if self.url is None:
             raise MisconfiguredError(
                 f"--wire {Wire.CONFLUENT} needs --registry URL: a Confluent-compatible schema registry"
@@ -71,21 +81,25 @@ class Wiring:
 
 
 def registry_of(url: str, credentials: Path | None, environment: Mapping[str, str] = os.environ) -> SchemaRegistry:
-    """A registry as its user; MisconfiguredError if the address or the credentials are no such."""
+    """A client of the registry at `url`, with the user of the file or of the environment.
+
+    Raises:
+        MisconfiguredError: the address or the credentials are wrong.
+    """
     from services.adapters.http.schema_registry import HttpSchemaRegistry  # noqa: PLC0415 - `farside --help` must be quick
 
     return HttpSchemaRegistry(url, user_of(credentials, environment))
 
 
 def user_of(path: Path | None, environment: Mapping[str, str]) -> RegistryUser | None:
-    """The user that a file names, or else the environment; None if neither does. No error shows what is in them."""
+    """The user in the file, else the one in the environment, else None. No error shows a username or a password."""
     from services.adapters.http.schema_registry import RegistryUser  # noqa: PLC0415 - as above
     from services.settings import secrets_of  # noqa: PLC0415 - as above
 
     if path is None:
         username, password = environment.get(USERNAME), environment.get(PASSWORD)
         if (username is None) != (password is None):
-            raise MisconfiguredError(f"of {USERNAME} and {PASSWORD} only one is set: set both, or none")
+            raise MisconfiguredError(f"only one of {USERNAME} and {PASSWORD} is set: set both, or none")
         return None if username is None or password is None else RegistryUser(username, password)
-    found = secrets_of(path, "registry credentials file", "username", "password")
-    return RegistryUser(found["username"], found["password"])
+    secrets = secrets_of(path, "registry credentials file", "username", "password")
+    return RegistryUser(secrets["username"], secrets["password"])

@@ -1,4 +1,4 @@
-"""What `farside replay` does: what was typed becomes a request, the request a plan, and the plan is driven."""
+"""Carries out `farside replay`: parses the options into a request, plans it, shows the plan and executes it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from services.adapters.system_clock import SystemClock, SystemEntropy
 from services.cli.events_view import as_json, clean, console, when
 from services.cli.exits import FAILED
 from services.cli.region_logs import decoding_of, progress, reader
-from services.cli.registry import Wiring
+from services.cli.registry import WireFormat
 from services.http.client import replicator_of
 from services.operations.replay_targets import ConfluentWire, HandlersTarget, TopicTarget, as_it_is, check_topic
 from services.runtime.clients import cluster_of, store_of
@@ -53,23 +53,23 @@ HANDLERS, TOPIC, FILE, INTO = "handlers", "topic", "file", "into"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A replay, as it was asked for. `at` is whose log is read (or was recorded), `region` whose handlers or Kafka."""
+    """A replay, as the command line asks for it."""
 
     chosen: RecordFilter
     begin: Bound
     until: Bound
-    at: str
-    kind: str
-    region: str
+    at: str  # the region whose log is read, or was recorded in the file
+    kind: str  # of the target: HANDLERS, TOPIC, FILE or INTO
+    region: str  # whose handlers, or whose Kafka, or which is rebuilt
     name: str  # the topic, or the file
     from_file: Path | None
-    typed: tuple[str, str]  # the bounds
-    wiring: Wiring
+    typed: tuple[str, str]  # the bounds, as they were typed
+    wiring: WireFormat
 
     @property
     def key(self) -> str:
-        """The same for the same request: what a durable position is kept under."""
-        chosen = [(one.name, getattr(self.chosen, one.name)) for one in dataclasses.fields(self.chosen)]
+        """The same for the same request: the name of the file that keeps the replay's position."""
+        chosen = [(option.name, getattr(self.chosen, option.name)) for option in dataclasses.fields(self.chosen)]
         plain = [(name, sorted(value) if isinstance(value, frozenset) else value) for name, value in chosen]
         request = repr((plain, self.typed, self.at, self.kind, self.region, self.name, self.from_file))
         if self.wiring.is_confluent:
@@ -78,16 +78,16 @@ class Asked:
 
     @property
     def where(self) -> str:
-        """Into what, for people."""
+        """The target, in words for people."""
         into = f"the handlers of {self.region}" if self.kind == HANDLERS else f"topic {self.name} of {self.region}"
         if self.wiring.is_confluent:
             into += f" in Confluent's wire format, schemas at {self.wiring.url}"
-        return {FILE: f"file {self.name}", INTO: f"{self.region}, from nothing"}.get(self.kind, into)
+        return {FILE: f"file {self.name}", INTO: f"{self.region}, which is rebuilt"}.get(self.kind, into)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast, and for how long nobody may answer."""
+    """How fast to replay, and after how many seconds without an answer to give up."""
 
     rate: float
     speed: float
@@ -104,30 +104,36 @@ def parse(
     to: str,
     into: str | None,
     from_file: Path | None,
-    wiring: Wiring,
+    wiring: WireFormat,
 ) -> Asked:
-    """What was typed, checked; MisconfiguredError says what is wrong."""
+    """Make a request of the options.
+
+    Raises:
+        MisconfiguredError: an option is wrong, or some do not fit together.
+    """
     now_ms = SystemClock().wall_ms()
     bounds = [_bound(name, text, now_ms) for name, text in (("--from", begin), ("--until", until))]
     run = settings.run(next(iter(chosen.runs))) if len(chosen.runs) == 1 else None
     at = at or (run.first_region if run is not None else next(iter(settings.regions)))
     settings.region(at)
     kind, region, name = _target(to) if into is None else (INTO, into, "")
-    others = [one for one in (run.standby if run is not None else settings.regions) if one != at]
+    others = [other for other in (run.standby if run is not None else settings.regions) if other != at]
     region = region or (at if kind in {TOPIC, FILE} else next(iter(others), ""))
     if kind in {HANDLERS, INTO}:
         chosen = _replayable(chosen)
         if region == at:
-            raise MisconfiguredError(f"{region} has no handlers of its own log; name another region, or --at another")
+            raise MisconfiguredError(
+                f"{region} does not handle its own log: choose another region to deliver to, or another --at"
+            )
     settings.region(region)
     if kind == INTO and (
         dataclasses.replace(chosen, lanes=frozenset()) != RecordFilter() or bounds != [EARLIEST, LATEST]
     ):
-        raise MisconfiguredError("--into rebuilds whole lanes: of the filters and bounds, only --lane goes with it")
+        raise MisconfiguredError("--into rebuilds whole lanes: the only filter that it accepts is --lane")
     if kind == HANDLERS and from_file is not None:
         raise MisconfiguredError(
-            "--from-file goes to a topic, a file, or --into a fresh region: live handlers take nothing that the log "
-            "of their peer does not hold"
+            "--from-file can be replayed to a topic, to a file, or --into an empty region; live handlers accept only "
+            "records that are in their peer's log"
         )
     wiring.check(into_topic=kind == TOPIC)
     return Asked(chosen, bounds[0], bounds[1], at, kind, region, name, from_file, (begin, until), wiring)
@@ -158,7 +164,7 @@ def _replayable(chosen: RecordFilter) -> RecordFilter:
 
 
 def run(settings: Settings, asked: Asked, pace: Pace, *, execute: bool, again: bool, plain: bool) -> int:
-    """Plan it, and do it if that was asked for; the exit code."""
+    """Show the plan, and execute it if that was asked for; returns the exit code."""
     bookmark = FileBookmark(settings.state_dir / "replays" / f"{asked.key}.json")
     before = None if again else bookmark.read()
     with _source(settings, asked) as source:
@@ -166,7 +172,7 @@ def run(settings: Settings, asked: Asked, pace: Pace, *, execute: bool, again: b
         goes_on = execute and before is not None and not before.done
         if goes_on and before is not None:
             parts, mark = _as_before(source, asked, before), before
-            typer.echo(f"going on where it was stopped (replay {mark.replay_id}); --again begins anew", err=True)
+            typer.echo(f"continuing where it was stopped (replay {mark.replay_id}); --again begins anew", err=True)
         else:
             parts = replay.stretches(source, asked.chosen.topics(), asked.chosen, asked.begin, asked.until, decoding)
             mark = _fresh(parts)
@@ -182,20 +188,20 @@ def run(settings: Settings, asked: Asked, pace: Pace, *, execute: bool, again: b
 
 
 def _fresh(parts: Sequence[Stretch]) -> Mark:
-    at, ends = {one.place: one.begin for one in parts}, {one.place: one.end for one in parts}
+    at, ends = {part.place: part.begin for part in parts}, {part.place: part.end for part in parts}
     return Mark(SystemEntropy().new_id(), at, ends, {})
 
 
 def _as_before(source: EventSource, asked: Asked, mark: Mark) -> tuple[Stretch, ...]:
-    """The stretches as they were planned, from where the replay was stopped."""
-    found = []
+    """The stretches as they were planned, beginning where the replay was stopped."""
+    remaining = []
     for partition in source.partitions(asked.chosen.topics()):
-        one = Stretch(partition, 0, 0)
-        if one.place in mark.ends:
+        place = Stretch(partition, 0, 0).place
+        if place in mark.ends:
             first, end = source.bounds(partition)
-            begin = max(first, mark.at.get(one.place, first))
-            found.append(Stretch(partition, begin, max(begin, min(end, mark.ends[one.place]))))
-    return tuple(found)
+            begin = max(first, mark.at.get(place, first))
+            remaining.append(Stretch(partition, begin, max(begin, min(end, mark.ends[place]))))
+    return tuple(remaining)
 
 
 @contextmanager
@@ -211,7 +217,7 @@ def _source(settings: Settings, asked: Asked) -> Iterator[EventSource]:
 
 
 def _log(settings: Settings, asked: Asked) -> KafkaSource:
-    """A region's log: as its peer reaches it, where that peer's handlers are meant; else its own operator's."""
+    """A region's log: for handlers over the link of the region that handles it, else as the region's operator."""
     if asked.kind in {HANDLERS, INTO}:
         return KafkaSource(cluster_of(settings.link(asked.region, asked.at)))
     return reader(settings.region(asked.at))
@@ -230,7 +236,7 @@ def _plan(
     with contextlib.closing(reader(here)) as own:
         ledger = read_ledger(own, codec, clock)
     lanes: dict[str, VisibleIndex] = {}
-    for lane in {one.lane for one in parts}:
+    for lane in {part.lane for part in parts}:
         with contextlib.closing(reader(here)) as own:
             lanes[lane] = VisibleIndex(lane, own, codec, clock)
             while not lanes[lane].read_on():
@@ -246,59 +252,59 @@ def _plan(
 
 
 def _show_plan(asked: Asked, rows: Sequence[Row], pace: Pace, *, plain: bool, execute: bool) -> None:
-    records = sum(one.records for one in rows)
-    times = [ms for one in rows for ms in (one.first_ms, one.last_ms) if ms is not None]
+    records = sum(row.records for row in rows)
+    times = [ms for row in rows for ms in (row.first_ms, row.last_ms) if ms is not None]
     takes_s = Tempo(pace.rate, pace.speed).takes_s(records, max(times) - min(times) if times else 0)
     if plain:
-        found = {"at": asked.at, "to": asked.kind, "region": asked.region, "target": asked.name or None}
-        told = found | {"takes_s": takes_s, "execute": execute, "rows": [one.plain() for one in rows]}
-        typer.echo(json.dumps(told))
+        request = {"at": asked.at, "to": asked.kind, "region": asked.region, "target": asked.name or None}
+        plan = {"takes_s": takes_s, "execute": execute, "rows": [row.plain() for row in rows]}
+        typer.echo(json.dumps(request | plan))
         return
     from rich.table import Table  # noqa: PLC0415 - `farside --help` must be quick
     from rich.text import Text  # noqa: PLC0415 - as above
 
     whose = str(asked.from_file) if asked.from_file is not None else f"the log of {asked.at}"
-    typer.echo(f"{whose} into {asked.where}")
+    typer.echo(f"from {whose} into {asked.where}")
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=True)
     for name, width in (("lane", 15), ("offsets", 11), ("records", 8), ("bytes", 9), ("steps", 9), ("epochs", 6)):
         table.add_column(name, min_width=width, no_wrap=True)
     table.add_column("first to last (UTC)", min_width=17, no_wrap=True)
-    for one in rows:
-        steps = "" if one.steps is None else "..".join(map(str, dict.fromkeys(one.steps)))
-        span = "" if one.first_ms is None else f"{when(one.first_ms)}..{when(one.last_ms or 0)}"
+    for row in rows:
+        steps = "" if row.steps is None else "..".join(map(str, dict.fromkeys(row.steps)))
+        span = "" if row.first_ms is None else f"{when(row.first_ms)}..{when(row.last_ms or 0)}"
         cells = (
-            one.stretch.place,
-            f"{one.stretch.begin}..{one.stretch.end}",
-            str(one.records),
-            str(one.size_bytes),
+            row.stretch.place,
+            f"{row.stretch.begin}..{row.stretch.end}",
+            str(row.records),
+            str(row.size_bytes),
             steps,
-            ",".join(map(str, sorted(one.epochs))),
+            ",".join(map(str, sorted(row.epochs))),
             span,
         )
         table.add_row(*(Text(clean(cell)) for cell in cells))
     console().print(table)
-    fates = sum((one.fates for one in rows), Counter[Fate]())
+    fates = sum((row.fates for row in rows), Counter[Fate]())
     if fates:
-        typer.echo("the handlers: " + ", ".join(f"{count} {_SAYS[one]}" for one, count in fates.most_common()))
-    typer.echo(f"{records} records, " + ("as fast as it goes" if takes_s is None else f"about {takes_s:.0f} s"))
+        typer.echo("the handlers: " + ", ".join(f"{count} {_MEANINGS[fate]}" for fate, count in fates.most_common()))
+    typer.echo(f"{records} records, " + ("as fast as possible" if takes_s is None else f"in about {takes_s:.0f} s"))
     if not execute:
-        typer.echo("a plan: nothing was done; --execute does it")
+        typer.echo("this is a plan: nothing was done; add --execute to replay")
 
 
-_SAYS = {
-    Fate.NEW: "new (they come to it by themselves)",
-    Fate.DONE: "already done",
-    Fate.MISSED: "missed (will be made up for)",
-    Fate.DAMAGED: "damaged (bytes are gone here: will be copied again)",
-    Fate.SUPERSEDED: "refused as superseded (past a fork)",
-    Fate.DEAD: "dead letters (`farside events dead redrive` is for those)",
-    Fate.UNDECODABLE: "undecodable",
-    Fate.OTHER: "first published elsewhere",
-    Fate.GONE: "gone",
+_MEANINGS = {
+    Fate.NEW: "new (normal replication will deliver them)",
+    Fate.DONE: "already done (nothing will change)",
+    Fate.MISSED: "missed (will become visible)",
+    Fate.DAMAGED: "damaged (bytes are missing in this region and will be copied again)",
+    Fate.SUPERSEDED: "superseded (written past a fork: will be refused)",
+    Fate.DEAD: "dead letters (left as they are; to retry them: `farside events dead redrive`)",
+    Fate.UNDECODABLE: "undecodable (left as they are)",
+    Fate.OTHER: "first published in another region (left as they are)",
+    Fate.GONE: "no longer in the log",
 }
 
 
-# --- driving it ---
+# --- the execution ---
 
 
 @contextmanager
@@ -315,18 +321,18 @@ def _target_of(settings: Settings, asked: Asked, mark: Mark, decoding: Decoding)
         ensure_topic(cluster, asked.name, here.replication)
         with contextlib.closing(KafkaLog(cluster)) as log, contextlib.closing(KafkaSource(cluster)) as there:
             wire = ConfluentWire(decoding, asked.wiring.registry()) if asked.wiring.is_confluent else as_it_is
-            topic = TopicTarget(asked.name, log, mark.replay_id, wire=wire, say=_say_left_out)
+            topic = TopicTarget(asked.name, log, mark.replay_id, wire=wire, say=_print_left_out)
             topic.look(there, SystemClock())
             yield topic
 
 
-def _say_left_out(what: str) -> None:
-    typer.echo(f"farside: {clean(what)}", err=True)
+def _print_left_out(line: str) -> None:
+    typer.echo(f"farside: {clean(line)}", err=True)
 
 
 def _meaning(seen: Seen) -> dict[str, object]:
-    told = as_json(seen)
-    return {name: told[name] for name in ("type", "problem", "record")}
+    plain = as_json(seen)
+    return {name: plain[name] for name in ("type", "problem", "record")}
 
 
 def _drive(
@@ -355,7 +361,7 @@ def _drive(
 
 
 class _Stops:
-    """Ctrl-C is a pause: a second one, or one that nobody sits in front of, ends it."""
+    """Turns Ctrl-C into a pause. A second Ctrl-C ends the replay; without a terminal the first one does."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -365,12 +371,12 @@ class _Stops:
         self.asked = True
 
     def goes_on(self) -> bool:
-        """Asks whoever paused it."""
+        """Ask the person who paused it whether to go on."""
         signal.signal(signal.SIGINT, self._before)
         try:
             if not sys.stdin.isatty():
                 return False
-            typer.prompt("paused: Enter goes on, Ctrl-C ends it here", default="", show_default=False, err=True)
+            typer.prompt("paused: Enter to go on, Ctrl-C to stop here", default="", show_default=False, err=True)
         except (KeyboardInterrupt, typer.Abort):
             return False
         self.asked = False
@@ -378,7 +384,7 @@ class _Stops:
         return True
 
     def over(self) -> None:
-        """As it was before."""
+        """Give Ctrl-C its former meaning back."""
         signal.signal(signal.SIGINT, self._before)
 
 
@@ -387,8 +393,8 @@ def _turn(drive: Drive, asked: Asked, parts: Sequence[Stretch], mark: Mark, pace
     ended = _until_done(
         step=drive.turn,
         done=lambda: drive.done,
-        told=lambda: (drive.passed, drive.waits()),
-        total=sum(one.end - one.begin for one in parts),
+        progress=lambda: (drive.passed, drive.waits()),
+        total=sum(part.end - part.begin for part in parts),
         pace=pace,
         clock=clock,
     )
@@ -399,19 +405,23 @@ def _turn(drive: Drive, asked: Asked, parts: Sequence[Stretch], mark: Mark, pace
     return FAILED if drive.counts["failed"] or drive.counts["left_out"] else 0
 
 
-_PAUSED = "stopped by you"
+_PAUSED = "stopped by Ctrl-C"
 
 
 def _until_done(
     *,
     step: Callable[[], float],
     done: Callable[[], bool],
-    told: Callable[[], tuple[int, str]],
+    progress: Callable[[], tuple[int, str]],
     total: int,
     pace: Pace,
     clock: SystemClock,
 ) -> str:
-    """Turn it until it is done: why it ended before that, or "". Shows how far it is, its rate and what is left."""
+    """Call `step` until `done`, and show the progress, the rate and the time left.
+
+    Returns:
+        why it ended before it was done, or "".
+    """
     from rich.console import Console  # noqa: PLC0415 - `farside --help` must be quick
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
@@ -436,7 +446,7 @@ def _until_done(
                     if clock.boottime_s() - answered_s > pace.patience_s:
                         return trouble
                     clock.sleep(TRY_AGAIN_S)
-                passed, waits = told()
+                passed, waits = progress()
                 rate = passed / max(clock.boottime_s() - began_s, 0.001)
                 shown.update(task, completed=passed, description=f"{rate:.0f}/s {clean(trouble or waits)}")
     finally:
@@ -445,14 +455,14 @@ def _until_done(
 
 
 def _show_end(asked: Asked, replay_id: str, counts: Counter[str], ended: str, *, plain: bool) -> None:
-    found = {name: count for name, count in sorted(counts.items()) if count}
+    outcomes = {name: count for name, count in sorted(counts.items()) if count}
     if plain:
-        typer.echo(json.dumps({"replay": replay_id, "done": not ended, "why": ended, "counts": found}))
+        typer.echo(json.dumps({"replay": replay_id, "done": not ended, "why": ended, "counts": outcomes}))
         return
-    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.items()) or "nothing was chosen"
-    typer.echo(f"replayed into {asked.where}: {told}" if not ended else f"so far: {told}")
+    text = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in outcomes.items()) or "no record was chosen"
+    typer.echo(f"replayed into {asked.where}: {text}" if not ended else f"so far: {text}")
     if ended:
-        typer.echo(f"farside: {ended}; the same command goes on where it is", err=True)
+        typer.echo(f"farside: {ended}; give the same command again to go on from here", err=True)
 
 
 def _rebuild(
@@ -466,13 +476,13 @@ def _rebuild(
     mark: Mark,
     plain: bool,
 ) -> int:
-    """Bring a region up from nothing. Its position is its own ledger; the bookmark keeps the ends."""
+    """Rebuild an empty region. Its ledger holds the position; the bookmark holds where the plan ends."""
     from services.operations.region_rebuild import RegionRebuild  # noqa: PLC0415 - as above
     from services.runtime.wiring import Wiring  # noqa: PLC0415 - `farside --help` must be quick
 
     if replicator_of(settings, asked.region).status() is not None:
         raise MisconfiguredError(
-            f"the replicator of {asked.region} runs: it does this by itself; stop it, or use --to handlers"
+            f"the replicator of {asked.region} runs and already does this; stop it first, or use --to handlers"
         )
     parts_of = Wiring(settings, asked.region, "replicator")
     parts_of.prepare()
@@ -493,14 +503,14 @@ def _rebuild(
             ended = _until_done(
                 step=rebuild.turn,
                 done=lambda: rebuild.done,
-                told=lambda: (rebuild.given, rebuild.waits()),
-                total=sum(one.end - one.begin for one in parts),
+                progress=lambda: (rebuild.given, rebuild.waits()),
+                total=sum(part.end - part.begin for part in parts),
                 pace=pace,
                 clock=SystemClock(),
             )
         except FencedError as error:
             raise RetryableError(
-                f"the replicator of {asked.region} was started meanwhile, and goes on with this by itself ({error})"
+                f"the replicator of {asked.region} was started meanwhile and goes on with the rest by itself ({error})"
             ) from error
         bookmark.write(dataclasses.replace(mark, counts=rebuild.counts(), done=not ended))
         _show_end(asked, mark.replay_id, Counter(rebuild.counts()), ended, plain=plain)

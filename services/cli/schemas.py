@@ -1,4 +1,4 @@
-"""`farside schemas`: what anybody's tools need to read the events."""
+"""`farside schemas`: export or register the Avro schemas that other tools need to read the events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from services.cli.prompts import Json
 from services.cli.registry import Credentials, Url, registry_of
 
 app = typer.Typer(
-    help="The Avro schemas of the events, for anybody's reader.", no_args_is_help=True, add_completion=False
+    help="Export or register the events' Avro schemas, for other tools that read the events.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 README = """\
@@ -51,16 +53,20 @@ event = fastavro.schemaless_reader(io.BytesIO(value[10:]), schema, None)
 
 @app.callback()
 def schemas() -> None:
-    """The Avro schemas of the events, for anybody's reader."""
+    """Export or register the events' Avro schemas, for other tools that read the events."""
 
 
 @app.command()
 def export(
-    to: Annotated[Path, typer.Option("--to", help="The folder; made if it is not there.", file_okay=False)],
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder to write to; it is made if it does not exist.", file_okay=False)
+    ],
     *,
     as_json: Json = False,
 ) -> None:
-    """Write every schema that this version reads, named by its fingerprint, with an index and how the bytes are made.
+    """Write every schema that this version can read to a folder, with an index and a README on the bytes' format.
+
+    Example: farside schemas export --to schemas
 
     Exit codes: 0 written, 2 the folder cannot be written.
     """
@@ -84,7 +90,7 @@ def export(
     if as_json:
         typer.echo(json.dumps(index))
     else:
-        typer.echo(f"{len(index)} schemas, index.json and README.md in {to}")
+        typer.echo(f"wrote {len(index)} schemas, index.json and README.md to {to}")
 
 
 @app.command()
@@ -94,24 +100,27 @@ def register(
     *,
     as_json: Json = False,
 ) -> None:
-    """Register every schema that this version reads at a schema registry, each under its record's full name.
+    """Register every schema that this version can read at a schema registry, each under its record's full name.
 
-    That is Confluent's RecordNameStrategy. What is registered already keeps its id. `farside replay --wire confluent`
-    does the same by itself for the schemas that it meets.
+    That is Confluent's RecordNameStrategy. A schema that is registered already keeps its id. You need not do this
+    before `farside replay --wire confluent`, which registers the schemas that it uses by itself. The registry's user is
+    the one in --registry-credentials, else in FARSIDE_REGISTRY_USERNAME and FARSIDE_REGISTRY_PASSWORD, else none.
 
-    Exit codes: 0 all are registered, 1 the registry does not answer, 2 it refuses, or is misconfigured.
+    Example: farside schemas register --registry http://localhost:8081
+
+    Exit codes: 0 every schema is registered, 1 the registry does not answer, 2 the registry refuses, or misconfigured.
     """
     from schemas.codec import all_schemas  # noqa: PLC0415 - `farside --help` must be quick
     from schemas.confluent import subject_of  # noqa: PLC0415 - as above
 
-    found = []
+    registered = []
     with misconfigured_exits():
-        asked = registry_of(registry, registry_credentials)
+        client = registry_of(registry, registry_credentials)
         for name, text in all_schemas().items():
             subject = subject_of(text)
-            found.append({"subject": subject, "fingerprint": name, "id": asked.register(subject, text)})
+            registered.append({"subject": subject, "fingerprint": name, "id": client.register(subject, text)})
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(registered))
     else:
-        for one in found:
-            typer.echo(f"{one['subject']:<26} {one['fingerprint']} {one['id']:>6}")
+        for schema in registered:
+            typer.echo(f"{schema['subject']:<26} {schema['fingerprint']} {schema['id']:>6}")

@@ -1,4 +1,4 @@
-"""Which settings a command uses, unless it is told by --config."""
+"""Finds the settings file of a command: --config, or its default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def load(config: Path | None) -> Settings:
     """The settings of --config, else of FARSIDE_CONFIG, else ./farside.toml, else the local stack's.
 
     Raises:
-        MisconfiguredError: with one line for each key that is wrong.
+        MisconfiguredError: the file is missing or wrong; its text has one line for each wrong key.
     """
     from services import settings  # noqa: PLC0415 - heavy; `farside --help` must be quick
 

@@ -17,23 +17,36 @@ from infra.local.layout import LinkShape
 from infra.local.stack import ServerState, running_layout, states
 
 DEVELOPMENT_ONLY = (
-    "For development only: one broker a region holds no second copy, its users' secrets cross loopback without TLS, "
+    "For development only: each region has one broker and so no second copy, passwords cross loopback without TLS, "
     "and the witness (versitygw) does not fsync."
 )
-Folder = Annotated[Path | None, typer.Option(help="Data, logs and pid files. Default: FARSIDE_STACK, or the cache.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data, logs and pid files. Default: FARSIDE_STACK, or a folder in the cache."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def up(
     folder: Folder = None,
-    latency_ms: Annotated[int, typer.Option(help="Of every cross-region path, each way.")] = 40,
-    bandwidth_mbit_s: Annotated[int, typer.Option(help="Of every cross-region path, each way; 0: unlimited.")] = 200,
+    latency_ms: Annotated[
+        int, typer.Option(help="Latency of every path between the regions, in each direction, in milliseconds.")
+    ] = 40,
+    bandwidth_mbit_s: Annotated[
+        int,
+        typer.Option(help="Bandwidth of every path between the regions, in each direction, in Mbit/s; 0: unlimited."),
+    ] = 200,
     *,
     as_json: Json = False,
 ) -> None:
-    """Start two regions, the witness and the links on loopback.
+    """Start a local stack for development: two regions, the witness and the links between them, on loopback.
 
-    Exit codes: 0 it runs (now or already), 1 it did not start; nothing is left then.
+    Its settings are written to farside.toml in the stack's folder; every other command uses them by default.
+
+    Example: farside up --latency-ms 80
+
+    Exit codes: 0 the stack runs (it was started, or ran already), 1 it could not be started, and nothing of it is left
+    running.
     """
     where = folder or background_stack.default_folder()
     try:
@@ -43,18 +56,20 @@ def up(
             from services.demo import local_config  # noqa: PLC0415 - boto3 takes most of a second
 
             local_config.write(running_layout(where))
-        found = states(where)
+        servers = states(where)
     except StackError as error:
         _fail(error)
-    _show(found, as_json=as_json)
+    _show(servers, as_json=as_json)
     if not as_json:
-        Console().print(f"{'started' if fresh else 'runs already'} in {where}. {DEVELOPMENT_ONLY}", highlight=False)
+        Console().print(f"{'started' if fresh else 'already runs'} in {where}. {DEVELOPMENT_ONLY}", highlight=False)
 
 
 def down(folder: Folder = None) -> None:
-    """Stop the local stack.
+    """Stop the local stack. Its data stays in its folder.
 
-    Exit codes: 0 nothing runs any more, 1 it did not end.
+    Example: farside down
+
+    Exit codes: 0 no server of the stack runs any more, 1 some server did not end.
     """
     where = folder or background_stack.default_folder()
     try:
@@ -64,29 +79,31 @@ def down(folder: Folder = None) -> None:
         local_config.clean(where)
     except StackError as error:
         _fail(error)
-    Console().print(f"stopped {where}" if ran else f"no stack runs in {where}", highlight=False)
+    Console().print(f"stopped the stack in {where}" if ran else f"no stack runs in {where}", highlight=False)
 
 
 def ps(folder: Folder = None, *, as_json: Json = False) -> None:
-    """Show the local stack's servers.
+    """List the local stack's servers, with process id, port, state and time since start.
 
-    Exit codes: 0 all of them run, 1 one does not, or no stack runs.
+    Example: farside ps
+
+    Exit codes: 0 every server runs, 1 some server does not run, or there is no stack.
     """
     try:
-        found = states(folder or background_stack.default_folder())
+        servers = states(folder or background_stack.default_folder())
     except StackNotRunning as error:
         _fail(error)
-    _show(found, as_json=as_json)
-    if any(server.state != "running" for server in found):
+    _show(servers, as_json=as_json)
+    if any(server.state != "running" for server in servers):
         raise typer.Exit(1)
 
 
-def _show(found: list[ServerState], *, as_json: bool) -> None:
+def _show(servers: list[ServerState], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(server) for server in found]))
+        typer.echo(json.dumps([dataclasses.asdict(server) for server in servers]))
         return
     table = Table("server", "pid", "port", "state", "up")
-    for server in found:
+    for server in servers:
         table.add_row(server.name, str(server.pid or "-"), str(server.port), server.state, f"{server.uptime_s:.0f} s")
     Console().print(table)
 

@@ -30,7 +30,7 @@ END_S = 10.0
 
 
 class Failed(RetryableError):  # noqa: N818 - reads as what happened
-    """The story cannot go on; says what was waited for."""
+    """The story cannot go on; its text says what it waited for."""
 
 
 class Actors:
@@ -50,7 +50,7 @@ class Actors:
         self.program(f"{name}-{region}", argv, more or {})
 
     def program(self, name: str, argv: list[str], more: Mapping[str, str]) -> None:
-        """Start anything else that belongs to the story."""
+        """Start another process of the story, under a name."""
         self._start(name, argv, more)
 
     def trainer(
@@ -75,7 +75,7 @@ class Actors:
         self._start(name, argv, {"OMP_NUM_THREADS": "1", **farside})
 
     def trainer_argv(self, out: Path, args: list[str]) -> list[str]:
-        """How `torchrun` is started."""
+        """The command that starts `torchrun`."""
         argv = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(RANKS)]
         argv += ["--rdzv-backend", "static", "--master-addr", "127.0.0.1", "--master-port", str(self._free_port())]
         # Ranks die with torchrun, and torchrun with us: it would leave them behind, were it killed.
@@ -89,7 +89,7 @@ class Actors:
             del self._running[name]
 
     def stop(self) -> None:
-        """End everything: SIGTERM, then SIGKILL for what does not listen, ranks included."""
+        """End every process: SIGTERM, then SIGKILL for those that do not end, ranks included."""
         families = {pid for child in self._running.values() for pid in family(child.pid)}
         for child in self._running.values():
             if child.poll() is None:
@@ -141,7 +141,7 @@ class Actors:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file that is being written; empty if it is not there."""
+    """The complete JSON lines of a file that is still being written; empty if there is no file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

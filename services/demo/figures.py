@@ -1,4 +1,4 @@
-"""The demo's figures, read from what the services wrote: spools, logs, timelines. Nothing here is assumed."""
+"""The demo's figures, all read from what the services wrote: spools, logs and timelines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Log, list[Ev
 
     decoding = Decoding(Codec(), clock)
     reading = audit_reader.Reading(
-        run, cluster.bootstrap, None, decoding, on_event=lambda one: events.extend(rows_of(one))
+        run, cluster.bootstrap, None, decoding, on_event=lambda event: events.extend(rows_of(event))
     )
     try:
         log = reading.read(source)
@@ -46,9 +46,9 @@ def visible(cluster: KafkaCluster, run: str, clock: Clock) -> tuple[Log, list[Ev
 
 
 def timeline(state_dir: Path) -> list[dict[str, Any]]:
-    """What all services said, by time."""
-    found = [one for path in sorted((state_dir / "timeline").glob("*.jsonl")) for one in read_lines(path)]
-    return sorted(found, key=lambda one: int(one["time_ms"]))
+    """The journal entries of all services, ordered by time."""
+    entries = [entry for path in sorted((state_dir / "timeline").glob("*.jsonl")) for entry in read_lines(path)]
+    return sorted(entries, key=lambda entry: int(entry["time_ms"]))
 
 
 def overlap_s(timeline: Iterable[Mapping[str, Any]]) -> float:
@@ -57,14 +57,14 @@ def overlap_s(timeline: Iterable[Mapping[str, Any]]) -> float:
     Each interval goes from before a lease write was sent until its validity ends; a killed holder's last one counts
     to its end. A release, which has no validity, ends what its region held, from before it was sent.
     """
-    written = [one for one in timeline if one["event"] == "lease.written"]
-    releases = [(str(one["at"]), float(one["from_s"])) for one in written if one["until_s"] is None]
+    written = [entry for entry in timeline if entry["event"] == "lease.written"]
+    releases = [(str(entry["at"]), float(entry["from_s"])) for entry in written if entry["until_s"] is None]
     spans = []
-    for one in written:
-        if one["until_s"] is not None:
-            region, begin_s = str(one["at"]), float(one["from_s"])
+    for entry in written:
+        if entry["until_s"] is not None:
+            region, begin_s = str(entry["at"]), float(entry["from_s"])
             ends = [at_s for name, at_s in releases if name == region and at_s >= begin_s]
-            spans.append((region, begin_s, min([float(one["until_s"]), *ends])))
+            spans.append((region, begin_s, min([float(entry["until_s"]), *ends])))
     return sum(
         max(0.0, min(end, other_end) - max(begin, other_begin))
         for at, (region, begin, end) in enumerate(spans)
@@ -75,7 +75,7 @@ def overlap_s(timeline: Iterable[Mapping[str, Any]]) -> float:
 
 def first_of(timeline: Iterable[Mapping[str, Any]], event: str, **fields: object) -> dict[str, Any] | None:
     """The first entry of that name with those fields."""
-    for one in timeline:
-        if one["event"] == event and all(one.get(name) == value for name, value in fields.items()):
-            return dict(one)
+    for entry in timeline:
+        if entry["event"] == event and all(entry.get(name) == value for name, value in fields.items()):
+            return dict(entry)
     return None

@@ -1,4 +1,4 @@
-"""Settings, keys and buckets for the local stack, so that every command works on it without a word of configuration."""
+"""Settings, keys and buckets for the local stack, so that every command works on it without configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the arena belongs there; the fo
 
 
 def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
-    """Write `farside.toml` and what it names beside a running stack's data; returns its path.
+    """Write `farside.toml` and the files that it names beside a running stack's data; returns its path.
 
     Keys are kept when they are there already: what was signed with them must stay readable.
     """
@@ -63,7 +63,7 @@ def arena_of(folder: Path, region: str) -> Path:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a stopped stack left in shared memory."""
+    """Remove the arenas that a stopped stack left in shared memory."""
     pattern = arena_of(folder, "*").name
     for arena in SHARED_MEMORY.glob(pattern) if SHARED_MEMORY.is_dir() else ():
         shutil.rmtree(arena, ignore_errors=True)

@@ -23,7 +23,7 @@ def draw(
     resumed_from: int,
     again: Losses | None = None,
 ) -> None:
-    """Draw the control run below, and the regions' parts of the run on it; `again`: east's after a failback."""
+    """Draw the uninterrupted run, and on it the parts that each region trained; `again`: east's after a failback."""
     figure, axes = plt.subplots(figsize=(10, 5), dpi=120)
     _line(axes, control, "control run, never interrupted", color="0.75", linewidth=6)
     _line(axes, primary, "region east, epoch 1", color="tab:blue")
@@ -42,4 +42,4 @@ def draw(
 
 
 def _line(axes: Any, losses: Losses, label: str, **style: Any) -> None:  # noqa: ANN401 - matplotlib's own
-    axes.plot([one["step"] for one in losses], [one["loss"] for one in losses], label=label, **style)
+    axes.plot([row["step"] for row in losses], [row["loss"] for row in losses], label=label, **style)

@@ -1,4 +1,4 @@
-"""`report.json`, `timeline.jsonl`, the picture and the table of one told story."""
+"""Reports on a finished story: `report.json`, `timeline.jsonl`, the picture and the table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WHEN = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) INFO resumed step
 
 
 def write(story: Story, folder: Path) -> dict[str, Any]:
-    """Write everything into a folder; the report."""
+    """Write all files of the report into a folder, and return the report."""
     report = make(story, story.timeline())
     keep(story, folder, report)
     picture.draw(
@@ -35,21 +35,21 @@ def write(story: Story, folder: Path) -> dict[str, Any]:
 
 
 def keep(story: Story, folder: Path, report: dict[str, Any]) -> None:
-    """`report.json`, and `timeline.jsonl`: every event and decision, by time, a JSON line each."""
+    """Write `report.json`, and `timeline.jsonl`: a JSON line for each event and decision, ordered by time."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    entries = sorted([*story.timeline(), *story.all_events], key=lambda one: int(one["time_ms"]))
-    lines = "".join(json.dumps(one, default=str) + "\n" for one in entries)
+    entries = sorted([*story.timeline(), *story.all_events], key=lambda entry: int(entry["time_ms"]))
+    lines = "".join(json.dumps(entry, default=str) + "\n" for entry in entries)
     (folder / "timeline.jsonl").write_text(lines, encoding="utf-8")
 
 
 def make(story: Story, timeline: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures."""
+    """The report: every figure of the story, as plain JSON values."""
     facts = story.facts
     promoted = _promotion(timeline)
     parts = recovery_s(story, timeline)
-    before = [one for one in timeline if one["event"] == "lease.written" and one["at"] == EAST][-1]
-    sizes = [one["size_bytes"] for one in timeline if one["event"] == "replicate.copied"]
+    before = [entry for entry in timeline if entry["event"] == "lease.written" and entry["at"] == EAST][-1]
+    sizes = [entry["size_bytes"] for entry in timeline if entry["event"] == "replicate.copied"]
     return {
         "seed": story.seed,
         "steps": story.steps,
@@ -85,8 +85,8 @@ def _promotion(timeline: list[dict[str, Any]]) -> dict[str, Any]:
 def recovery_s(story: Story, timeline: list[dict[str, Any]]) -> dict[str, float]:
     """The recovery time by part, in seconds, from the last heartbeat to west's first new step."""
     promoted = _promotion(timeline)
-    silences = [one for one in timeline if one["event"] == "failover.silent" and one["at"] == WEST]
-    silent = [one for one in silences if one["time_ms"] <= promoted["time_ms"]][-1]
+    silences = [entry for entry in timeline if entry["event"] == "failover.silent" and entry["at"] == WEST]
+    silent = [entry for entry in silences if entry["time_ms"] <= promoted["time_ms"]][-1]
     last_beat_ms = silent["time_ms"] - 1000 * silent["silence_s"]
     resumed_ms = _resumed_ms(story.folder / "logs" / "trainer-west.log")
     first_ms = story.losses(WEST)[0]["time_ms"]
@@ -106,7 +106,7 @@ def compared(story: Story, last: str) -> dict[str, object]:
 
 
 def passed(report: dict[str, Any]) -> bool:
-    """Bit-identical, nothing lost, the zombie set aside, the lease never held twice."""
+    """Whether the loss is bit-identical, no event is lost, late writes were set aside, and no two held the lease."""
     return bool(
         report["bit_identical"]
         and report["events"]["lost"] == 0
@@ -116,7 +116,7 @@ def passed(report: dict[str, Any]) -> bool:
 
 
 def table(report: dict[str, Any]) -> Table:
-    """For people."""
+    """The report as a table for people."""
     parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report["rto_parts_s"].items())
     predicted = report["rto_predicted_s"]
     events = report["events"]
@@ -133,14 +133,14 @@ def table(report: dict[str, Any]) -> Table:
         "bit-identical": "yes" if report["bit_identical"] else "NO",
         "zombie set aside": "yes" if report["zombie_set_aside"] else "NO",
     }
-    found = Table("what", "figure", title="Region east was lost")
+    shown = Table("figure", "value", title="Region east was lost")
     for name, text in rows.items():
-        found.add_row(name, text)
-    return found
+        shown.add_row(name, text)
+    return shown
 
 
 def versions() -> dict[str, str]:
-    """What this ran on."""
+    """The machine and the versions that the story ran on."""
     names = ("torch", "kafka-python", "boto3", "fastavro", "farside-server")
     return {
         "python": platform.python_version(),
@@ -151,7 +151,7 @@ def versions() -> dict[str, str]:
 
 def _resumed_ms(log: Path) -> float:
     """When west's first rank had its state: the trainer's own log line."""
-    found = _WHEN.search(log.read_text(encoding="utf-8", errors="replace"))
-    if found is None:
+    line = _WHEN.search(log.read_text(encoding="utf-8", errors="replace"))
+    if line is None:
         raise RuntimeError(f"{log} does not say when the state was loaded")
-    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").astimezone().timestamp() * 1000 + int(found[2])
+    return datetime.strptime(line[1], "%Y-%m-%d %H:%M:%S").astimezone().timestamp() * 1000 + int(line[2])

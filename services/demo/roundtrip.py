@@ -51,11 +51,11 @@ class Roundtrip(Story):
         self._settle(actors, stack)
 
     def _drill(self, actors: Actors) -> None:
-        """West rehearses what is to come, beside its real pool, while east trains."""
+        """West rehearses the loss of east in a drill, beside its real pool, while east trains."""
         actors.wait("a proven checkpoint in west", self._warm_in_west, START_S)
         command = actors.trainer_argv(self._out("drill"), self._args())
-        said = self._farside_says("drill", "--region", WEST, "--json", "--", *command)
-        self.answers["drill"] = done = json.loads(said)
+        output = self._farside_says("drill", "--region", WEST, "--json", "--", *command)
+        self.answers["drill"] = done = json.loads(output)
         self._say(
             f"west drilled the loss of {done['holder']}: first step {done['first_step']} after "
             f"{done['measured_rto_s']:.2f} s, {done['predicted_rto_s']:.2f} s were predicted"
@@ -71,7 +71,7 @@ class Roundtrip(Story):
         return standby is not None and standby.ready and bool(standby.predicted_parts_s.get("first_step"))
 
     def _rejoin(self, actors: Actors, stack: Stack) -> None:
-        """East's disks are back; its own ranks wait again, and its warmer stages what west has committed since."""
+        """East comes back with its disks: its ranks wait again, and its warmer stages what west has committed since."""
         for name in ("kafka-east", "s3-east"):
             stack.restart(name)
         for name in ("controller", "agent", "replicator", "warmer"):
@@ -83,15 +83,15 @@ class Roundtrip(Story):
         self._say("east has caught up and is warm")
 
     def _fail_back(self, actors: Actors) -> None:
-        """The command that an operator types; it returns when east holds the run."""
+        """Run `farside failback`, as an operator does; it returns when east holds the run."""
         branches = json.loads(self._farside_says("lineage", "--json"))["branches"][EAST]
-        for epoch in sorted({one["epoch"] for one in branches}):
+        for epoch in sorted({branch["epoch"] for branch in branches}):
             self._farside_says(
                 "discard", "--region", EAST, "--epoch", str(epoch), "--reason", "west went on without it", "--yes"
             )
             self._say(f"what east did past the fork under epoch {epoch} is a branch; it is discarded, not overwritten")
-        said = self._farside_says("failback", "--to", EAST, "--reason", "east is repaired", "--yes", "--json")
-        self.answers["failback"] = json.loads(said)
+        output = self._farside_says("failback", "--to", EAST, "--reason", "east is repaired", "--yes", "--json")
+        self.answers["failback"] = json.loads(output)
         if self.final(WEST) is not None:
             raise RetryableError(f"west finished step {self.steps} before it could be moved: take more --steps")
         actors.wait("east's first step after the way back", lambda: bool(self.losses(BACK)), START_S)
@@ -131,7 +131,7 @@ class Roundtrip(Story):
 
 
 def report(story: Roundtrip) -> dict[str, Any]:
-    """The figures of both ways."""
+    """The report: the figures of both moves."""
     timeline = story.timeline()
     there = figures.first_of(timeline, "failover.promoted", at=WEST)
     back = figures.first_of(timeline, "failover.promoted", at=EAST, epoch=3)
@@ -143,16 +143,16 @@ def report(story: Roundtrip) -> dict[str, Any]:
         "steps": story.steps,
         "moves": [
             {
-                "epoch": one["epoch"],
-                "from": one["holder_before"],
-                "to": one["at"],
-                "reason": one["reason"],
-                "actor": one["actor"],
-                "fork_step": one["fork_step"],
+                "epoch": move["epoch"],
+                "from": move["holder_before"],
+                "to": move["at"],
+                "reason": move["reason"],
+                "actor": move["actor"],
+                "fork_step": move["fork_step"],
                 "steps_lost": lost,
                 "pause_s": round((first["time_ms"] - last["time_ms"]) / 1000, 3),
             }
-            for one, lost, last, first in (
+            for move, lost, last, first in (
                 (there, story.facts.killed_at_step - there["fork_step"], story.losses(EAST)[-1], west[0]),
                 (back, west[-1]["step"] - back["fork_step"], west[-1], east[0]),
             )
@@ -165,21 +165,21 @@ def report(story: Roundtrip) -> dict[str, Any]:
     }
 
 
-def passed(found: dict[str, Any]) -> bool:
-    """A good drill, bit-identical, no step lost on the way back, no event lost, the lease never held twice."""
+def passed(outcome: dict[str, Any]) -> bool:
+    """Whether the drill was good, the loss bit-identical, nothing lost on the way back, the lease never held twice."""
     return bool(
-        found["drill"]["good"]
-        and found["bit_identical"]
-        and found["moves"][1]["steps_lost"] == 0
-        and found["events"]["lost"] == 0
-        and found["holders_overlap_s"] == 0
+        outcome["drill"]["good"]
+        and outcome["bit_identical"]
+        and outcome["moves"][1]["steps_lost"] == 0
+        and outcome["events"]["lost"] == 0
+        and outcome["holders_overlap_s"] == 0
     )
 
 
 def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
-    """Write report.json, timeline.jsonl and loss.png into a folder; the report."""
-    found = report(story)
-    keep(story, folder, found)
+    """Write report.json, timeline.jsonl and loss.png into a folder, and return the report."""
+    outcome = report(story)
+    keep(story, folder, outcome)
     picture.draw(
         folder / "loss.png",
         primary=story.losses(EAST),
@@ -187,27 +187,27 @@ def write(story: Roundtrip, folder: Path) -> dict[str, Any]:
         again=story.losses(BACK),
         control=story.losses("control"),
         killed_at=story.facts.killed_at_step,
-        resumed_from=found["moves"][0]["fork_step"],
+        resumed_from=outcome["moves"][0]["fork_step"],
     )
-    return found
+    return outcome
 
 
-def table(found: dict[str, Any]) -> Table:
-    """For people: a line a move, then the verdicts."""
-    shown = Table("what", "figure", title="Lost, and back")
-    drill = found["drill"]
+def table(outcome: dict[str, Any]) -> Table:
+    """The report as a table for people: a line for each move, then the verdicts."""
+    shown = Table("figure", "value", title="Lost, and back")
+    drill = outcome["drill"]
     parts = ", ".join(f"{name} {took_s:.2f}" for name, took_s in drill["measured_parts_s"].items())
     shown.add_row(
         "drill in west",
         f"first step after {drill['measured_rto_s']:.2f} s ({parts}), {drill['predicted_rto_s']:.2f} s predicted",
     )
-    for one in found["moves"]:
-        cost = f"{one['steps_lost']} steps lost, {one['pause_s']:.2f} s without a step"
+    for move in outcome["moves"]:
+        cost = f"{move['steps_lost']} steps lost, {move['pause_s']:.2f} s without a step"
         shown.add_row(
-            f"{one['from']} -> {one['to']}", f"{one['reason']} by {one['actor']}, epoch {one['epoch']}: {cost}"
+            f"{move['from']} -> {move['to']}", f"{move['reason']} by {move['actor']}, epoch {move['epoch']}: {cost}"
         )
-    shown.add_row("events", ", ".join(f"{count} {name}" for name, count in found["events"].items()))
-    shown.add_row("held twice for", f"{found['holders_overlap_s']} s")
-    shown.add_row("bit-identical", "yes" if found["bit_identical"] else "NO")
-    shown.add_row("lineage", "\n".join(found["lineage"]))
+    shown.add_row("events", ", ".join(f"{count} {name}" for name, count in outcome["events"].items()))
+    shown.add_row("held twice for", f"{outcome['holders_overlap_s']} s")
+    shown.add_row("bit-identical", "yes" if outcome["bit_identical"] else "NO")
+    shown.add_row("lineage", "\n".join(outcome["lineage"]))
     return shown

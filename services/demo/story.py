@@ -1,4 +1,4 @@
-"""The story, scene by scene: train, lose the region, go on, bring the dead back, compare."""
+"""The story, scene by scene: train, lose the region, go on in the other, bring the lost one back, compare."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Facts:
-    """What is learnt on the way."""
+    """The figures that are collected while the story runs."""
 
     killed_at_step: int = 0
     recoverable_at_loss: int = -1
@@ -47,7 +47,7 @@ class Facts:
 
 
 class Story:
-    """Owns the stack, the services and the trainers; `play` tells it once.
+    """Owns the stack, the services and the trainers; `play` runs all scenes once.
 
     Args:
         folder: everything that runs lies here; begins empty.
@@ -70,13 +70,13 @@ class Story:
 
     @property
     def settings(self) -> Settings:
-        """The local stack's."""
+        """The local stack's settings."""
         if self._settings is None:
             raise RuntimeError("the stack has not been started")
         return self._settings
 
     def play(self) -> None:
-        """All scenes; whatever happens, nothing is left running."""
+        """Run all scenes; at the end, whatever happened, no process is left running."""
         remove(self.folder)
         self.folder.mkdir(parents=True)
         with Stack(self.folder, Tools.cached(), (EAST, WEST), LinkShape()) as stack:
@@ -91,7 +91,7 @@ class Story:
                 local_config.clean(self.folder)
 
     def status(self) -> Overview | None:
-        """The same as `farside status` shows now; None before the stack is up."""
+        """The answer of `farside status`; None before the stack is up."""
         return None if self._settings is None else gather(self._settings, self._seen)
 
     def overview(self) -> RunOverview:
@@ -99,16 +99,16 @@ class Story:
         return gather(self.settings, self._seen).runs[RUN]
 
     def losses(self, name: str) -> list[dict[str, Any]]:
-        """What a trainer wrote down, a line a step."""
+        """The losses that a trainer wrote to its file, a line for each step."""
         return read_lines(self.folder / "out" / name / "losses.jsonl")
 
     def final(self, name: str) -> dict[str, Any] | None:
-        """A trainer's last word; None before it."""
+        """A trainer's final result; None before it has ended."""
         path = self.folder / "out" / name / "final.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def timeline(self) -> list[dict[str, Any]]:
-        """What all services said, by time."""
+        """The journal entries of all services, ordered by time."""
         return figures.timeline(self.settings.state_dir)
 
     # --- the scenes ---
@@ -161,7 +161,7 @@ class Story:
         self._say(f"west's first new step: {self.losses(WEST)[0]['step']}")
 
     def _bring_back(self, actors: Actors, stack: Stack) -> None:
-        """East's disks, servers and services are back, and a trainer that still believes in epoch 1."""
+        """East comes back with its disks, servers and services, and with a trainer that still acts under epoch 1."""
         for name in ("kafka-east", "s3-east"):
             stack.restart(name)
         self._forge()
@@ -183,7 +183,7 @@ class Story:
         self._say("the control run, never interrupted, has finished")
 
     def _settle(self, actors: Actors, stack: Stack) -> None:
-        """Wait until what was in flight has arrived late, then count."""
+        """Wait until late events have arrived, then count."""
         primary = self._primary()
         view = EpochStore(store_of(self.settings.region(primary)))(RUN)
         if view is None:
@@ -196,24 +196,24 @@ class Story:
             seen, events = figures.visible(kafka, RUN, self.clock)
             self.events = settled(taken, seen)
             self.all_events = [
-                {"time_ms": one.time_ms, "event": f"visible.{one.lane}", **asdict(one)} for one in events
+                {"time_ms": event.time_ms, "event": f"visible.{event.lane}", **asdict(event)} for event in events
             ]
             return self.events.lost == 0
 
         actors.wait(f"every accepted event in {primary}'s log", arrived, START_S)
-        self.facts.link_bytes = sum(one.total for one in stack.link_bytes().values())
+        self.facts.link_bytes = sum(path.total for path in stack.link_bytes().values())
 
     # --- small things ---
 
     def _primary(self) -> str:
-        """Who holds the run in the end."""
+        """The region that holds the run in the end."""
         return WEST
 
     def _promoted(self) -> dict[str, Any] | None:
         return figures.first_of(self.timeline(), "failover.promoted", at=WEST)
 
     def _step(self, name: str) -> int:
-        return max((int(one["step"]) for one in self.losses(name)), default=0)
+        return max((int(row["step"]) for row in self.losses(name)), default=0)
 
     def _out(self, name: str) -> Path:
         return self.folder / "out" / name
@@ -227,7 +227,7 @@ class Story:
         return {"FARSIDE_RUN": RUN, "FARSIDE_NODE_DIR": str(node_dir), "FARSIDE_LAUNCH": launch}
 
     def _forge(self) -> None:
-        """A grant of epoch 1 from before the loss, for a trainer that was asleep: nobody told it that this is over."""
+        """Put a grant of epoch 1 from before the loss into the spool, as if the trainer had slept since."""
         here = self.settings.region(EAST)
         store, codec = store_of(here), Codec()
         view = EpochStore(store)(RUN)
@@ -251,11 +251,11 @@ class Story:
         timeline, step = self.timeline(), self.facts.zombie_step
         branch = figures.first_of(timeline, "checkpoint.branch", at=EAST, step=step)
         aside = [
-            one
-            for one in timeline
-            if one["event"] == "replicate.branch" and one["at"] == WEST and one["lane"] == "checkpoints"
+            entry
+            for entry in timeline
+            if entry["event"] == "replicate.branch" and entry["at"] == WEST and entry["lane"] == "checkpoints"
         ]
-        if branch is None or not any(f"step {step} " in str(one["detail"]) for one in aside):
+        if branch is None or not any(f"step {step} " in str(entry["detail"]) for entry in aside):
             return False
         keys = store_of(self.settings.region(WEST)).list(f"runs/{RUN}/e000001/")
         return not any(f"/s{step:010d}/" in key for key in keys)

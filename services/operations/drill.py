@@ -1,9 +1,9 @@
 """A drill: the loss of the primary, rehearsed in a standby to the first optimizer step, on a throw-away branch.
 
-The shipped controller and agent run here once more, beside the real ones: over the region's real checkpoints, which
-they may read, with everything written under a prefix, topics, a lease record and a signing key of the drill's own. A
-ghost holds the drill's lease and beats, then falls silent. Nothing of it can touch the real lease (I10), and the drill
-gives way as soon as the region's real controller sees trouble.
+A second copy of the shipped controller and agent runs here beside the real ones. They read the region's real
+checkpoints; all that they write goes under a prefix, topics, a lease record and a signing key of the drill's own. A
+simulated primary holds the drill's lease and sends heartbeats, then stops. Nothing of it can touch the real lease
+(I10), and the drill ends as soon as the region's real controller sees trouble.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from services.wrappers.overlay import OverlayLog, OverlaySource, OverlayStore
 LOOK_S = 0.02
 START_S, STEP_S = 300.0, 120.0
 JOIN_S = 10.0
-RETRY_S = 1.0  # a flow whose dependency is away; what never answers ends the drill by its patience
+RETRY_S = 1.0  # until a flow whose dependency does not answer turns again; if it never answers, the drill times out
 FLOWS = 6
 CONTROL = "control"
 PARTS = ("detect", "fence", "restore", "first_step")
@@ -66,41 +66,43 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Marks:
-    """When things happened first, on the clock of this machine; also the drill's journal."""
+    """The drill's journal, which keeps when each event happened first (on this machine's clock) and its fields."""
 
     parts: Wiring
     journal: ServiceJournal
     at_s: dict[str, float] = field(default_factory=dict)
-    said: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fields_of: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def say(self, event: str, **fields: object) -> None:
         """Implements Journal."""
-        self.said.setdefault(event, fields)
+        self.fields_of.setdefault(event, fields)
         self.at_s.setdefault(event, self.parts.clock.boottime_s())
         self.journal.say(event, **fields)
 
 
 def rehearse(settings: Settings, region: str, run: str, command: tuple[str, ...], actor: str, say: Say) -> Drill:
-    """Rehearse the loss of the primary in a standby; how it went, which is also in the history.
+    """Rehearse the loss of the primary in a standby, and keep the result in the history of drills.
 
     Args:
         settings: every region's.
         region: the standby.
-        run: whose primary is taken as lost.
+        run: whose primary is treated as lost.
         command: starts the trainer on this node; it gets FARSIDE_RUN, FARSIDE_NODE_DIR and FARSIDE_LAUNCH.
         actor: who asked for it.
-        say: is told what happens.
+        say: called with a sentence at each stage of the drill.
 
     Raises:
         MisconfiguredError: there is no command.
         RetryableError: this region is no standby with a checkpoint now, or its store or Kafka does not answer.
     """
     if not command:
-        raise MisconfiguredError(f"runs.{run}.drill_command: say how the trainer is started, or name it after --")
+        raise MisconfiguredError(
+            f"runs.{run}.drill_command is not set: set it to the command that starts the trainer, or give it after --"
+        )
     parts = Wiring(settings, region, "drill")
     authority = parts.epoch_store().newest(run)
     if authority is None or authority.region == region:
-        raise RetryableError(f"{region} is no standby of {run}: a drill rehearses in a region that does not hold it")
+        raise RetryableError(f"{region} is no standby of {run}: run the drill in a region that does not hold the run")
     newest = RecoverableFinder(parts.store(), parts.signer, Codec()).newest(run, authority.view)
     if newest is None:
         raise RetryableError(f"{region} has no recoverable checkpoint of {run}: there is nothing to resume from")
@@ -118,15 +120,15 @@ def rehearse(settings: Settings, region: str, run: str, command: tuple[str, ...]
         promised_s=settings.run(run).rto_s,
     )
     try:
-        found = stage.play(drill, command, say)
+        finished = stage.play(drill, command, say)
     finally:
         stage.sweep()
-    keep(stage.own, found)
-    return found
+    keep(stage.own, finished)
+    return finished
 
 
 class Stage:
-    """Everything that one drill has of its own."""
+    """Everything that one drill has of its own: folder, prefix, lease, topics, key, flows and trainer."""
 
     def __init__(self, parts: Wiring, run: str, view: LineageView, newest: RecoverableCheckpoint) -> None:
         here = parts.here
@@ -156,7 +158,7 @@ class Stage:
         self._closing: list[Callable[[], None]] = []
 
     def play(self, drill: Drill, command: tuple[str, ...], say: Say) -> Drill:
-        """All of it; whatever happens, nothing is left running."""
+        """Carry the drill out; at the end, whatever happened, nothing of it is left running."""
         ensure_topics(self._kafka, self._parts.here.replication, prefix=paths.DRILL_TOPICS)
         log, signer = OverlayLog(self._log(), paths.DRILL_TOPICS), self._signer()
         peer_states = {name: self._listener(name) for name in (drill.holder, self._parts.region)}
@@ -171,7 +173,7 @@ class Stage:
             "publish": publish.turn,
             "self_evidence": self_evidence.turn,
         }
-        flows |= {f"heartbeats-{name}": self._heartbeats(one).turn for name, one in peer_states.items()}
+        flows |= {f"heartbeats-{name}": self._heartbeats(listener).turn for name, listener in peer_states.items()}
         for name, flow in flows.items():
             self._scheduler.add(name, flow)
         threads = [threading.Thread(target=self._work, daemon=True) for _ in flows]
@@ -189,11 +191,11 @@ class Stage:
             for thread in threads:
                 thread.join(JOIN_S)
             for close in self._closing:
-                with contextlib.suppress(Exception):  # it is over
+                with contextlib.suppress(Exception):  # the drill is over: an error at closing changes nothing
                     close()
 
     def sweep(self) -> None:
-        """Remove what the drill wrote, which lies under its own prefix and nowhere else."""
+        """Delete the objects that the drill wrote; all of them are under its own prefix."""
         bucket = self._parts.here.bucket
         for key in self.own.list(self._prefix):
             self._client.delete_object(Bucket=bucket, Key=key)
@@ -212,31 +214,32 @@ class Stage:
         def wait(what: str, done: Callable[[], bool], patience_s: float) -> None:
             self._wait(what, done, patience_s, trainer)
 
-        say("the trainer starts, beside the real pool")
+        say("the drill's trainer starts, beside the real pool")
         wait("ranks that wait for their grant", lambda: bool(self._spool.launches(self._run)), START_S)
-        wait("the ghost's beats", lambda: _heard(listener), START_S)
-        wait("a settled standby", lambda: control.status().reason == Reason.PRIMARY_WELL.value, START_S)
+        wait("the simulated primary's heartbeats", lambda: _heard(listener), START_S)
+        wait("a standby that hears its primary", lambda: control.status().reason == Reason.PRIMARY_WELL.value, START_S)
         marks.pop("failover.silent", None)
         simulated_primary.die()
         lost_at_s = simulated_primary.beat_at_s
-        say(f"{drill.holder}'s ghost has fallen silent")
+        say(f"the simulated primary of {drill.holder} has stopped its heartbeats")
         patience_s = STEP_S + 3 * self._parts.profile.challenger_wait_s
         wait("the drill's epoch", lambda: "failover.promoted" in marks and "failover.silent" in marks, patience_s)
-        say("the drill's epoch is won")
+        say("the standby has won the drill's epoch")
         wait("the grant", lambda: "publish.granted" in marks, STEP_S)
         wait("the first step", lambda: "drill.stepped" in marks, STEP_S)
         order = ("failover.silent", "failover.promoted", "drill.loaded", "drill.stepped")
         times_s = (lost_at_s, *(marks[event] for event in order))
-        found = dataclasses.replace(
+        measured = dataclasses.replace(
             drill,
             measured_parts_s={name: times_s[at + 1] - times_s[at] for at, name in enumerate(PARTS)},
-            from_step=self._marks.said["launch.granted"]["step"],
-            first_step=self._marks.said["drill.stepped"]["step"],
+            from_step=self._marks.fields_of["launch.granted"]["step"],
+            first_step=self._marks.fields_of["drill.stepped"]["step"],
             good=True,
         )
-        if drill.promised_s is not None and (found.measured_rto_s or 0.0) > drill.promised_s:
-            return dataclasses.replace(found, good=False, why=f"{drill.promised_s:.1f} s are promised")
-        return found
+        if drill.promised_s is not None and (measured.measured_rto_s or 0.0) > drill.promised_s:
+            why = f"it took longer than the {drill.promised_s:.1f} s that are promised"
+            return dataclasses.replace(measured, good=False, why=why)
+        return measured
 
     def _wait(self, what: str, done: Callable[[], bool], patience_s: float, trainer: subprocess.Popen[bytes]) -> None:
         clock = self._parts.clock
@@ -247,8 +250,10 @@ class Stage:
             if self._failures:
                 raise RetryableError(self._failures[0])
             if trainer.poll() is not None:
-                said = tail(self._folder / "trainer.log")
-                raise RetryableError(f"the trainer ended with {trainer.returncode} before {what}:\n{said}")
+                last_lines = tail(self._folder / "trainer.log")
+                raise RetryableError(
+                    f"the trainer ended with exit code {trainer.returncode} before {what}:\n{last_lines}"
+                )
             if now_s - looked_s >= 1.0:
                 self._give_way()
                 looked_s = now_s
@@ -257,22 +262,24 @@ class Stage:
             clock.sleep(LOOK_S)
 
     def _give_way(self) -> None:
-        """A real failover comes first; so does a real trouble that may become one."""
+        """End the drill if the real controller is gone, has the run, or sees a trouble that may become a failover."""
         try:
             real = controller_of(self._parts.settings, self._parts.region).status_of(self._run)
         except UnexpectedAnswerError as error:
             raise RetryableError(str(error)) from error
         if real is None:
-            raise RetryableError("the region's real controller does not answer: a drill needs it to give way to it")
+            raise RetryableError(
+                "the region's real controller does not answer: a drill needs it, to stop if there is a real trouble"
+            )
         if real.primary == self._parts.region or real.reason in {reason.value for reason in REAL_TROUBLE}:
-            raise RetryableError(f"gave way: the real controller says {real.reason}")
+            raise RetryableError(f"the drill stopped for a real trouble: the real controller says {real.reason}")
 
     def _steps(self) -> list[int]:
-        return [one.step for one in self._spool.beats(self._run) if one.phase == "train"]
+        return [beat.step for beat in self._spool.beats(self._run) if beat.phase == "train"]
 
     def _look(self) -> None:
-        """Note when a rank first says that it has its state, and when it first says that it did a step."""
-        start = self._marks.said.get("launch.granted")
+        """Note when a rank first reports that it has its state, and when it first reports a step of its own."""
+        start = self._marks.fields_of.get("launch.granted")
         if start is None:
             return
         newest = max(self._steps(), default=-1)
@@ -286,7 +293,7 @@ class Stage:
             self._scheduler.done(name, self._once(name, flow))
 
     def _once(self, name: str, flow: Flow) -> float:
-        """One turn of a flow; how long it rests. What it fails with is told as the drill's end."""
+        """One turn of a flow; returns the seconds until its next turn. A failure ends the drill, and is its reason."""
         try:
             return flow()
         except RetryableError:
@@ -295,7 +302,7 @@ class Stage:
             self._failures.append(f"{name} failed: {traceback.format_exc()}")
             return START_S
 
-    # --- what it is made of ---
+    # --- the parts of a drill ---
 
     def _log(self) -> KafkaLog:
         log = KafkaLog(self._kafka)
@@ -303,9 +310,9 @@ class Stage:
         return log
 
     def _signer(self) -> Ed25519Signer:
-        """Reads what the regions signed; signs with a key that nobody trusts and that ends with the drill."""
+        """Verifies the regions' signatures; signs with a new key, which only this drill trusts."""
         private, public = generate_keypair(self._folder, "drill")
-        trusted = {name: one.public_key_file for name, one in self._parts.settings.regions.items()}
+        trusted = {name: region.public_key_file for name, region in self._parts.settings.regions.items()}
         return Ed25519Signer(key_id="drill", private_key_path=private, trusted=trusted | {"drill": public})
 
     def _listener(self, region: str) -> PeerState:
@@ -314,9 +321,9 @@ class Stage:
     def _heartbeats(self, listener: PeerState) -> HeartbeatReader:
         source = KafkaSource(self._kafka)
         self._closing.append(source.close)
-        aside = OverlaySource(source, paths.DRILL_TOPICS)
+        own_topics = OverlaySource(source, paths.DRILL_TOPICS)
         return HeartbeatReader(
-            region=listener.region, source=aside, codec=Codec(), clock=self._parts.clock, peer_states=[listener]
+            region=listener.region, source=own_topics, codec=Codec(), clock=self._parts.clock, peer_states=[listener]
         )
 
     def _wake(self) -> None:
@@ -375,12 +382,12 @@ class Stage:
         )
 
     def _agent(self, control: Controller, log: OverlayLog, signer: Ed25519Signer) -> Publisher:
-        """The node's agent once more: the real arena is read where it lies, and never written."""
+        """A second agent for the node: it reads the real arena and never writes to it."""
         arena, base = Arena(self._parts.here.arena_dir / self._run), self._parts.store()
 
         def locate(manifest_digest: str) -> str | None:
-            found = arena.folder(manifest_digest)
-            return None if found is None else str(found)
+            folder = arena.folder(manifest_digest)
+            return None if folder is None else str(folder)
 
         def fetch(reply: GrantReply) -> str:
             target = self._folder / "fetched"
@@ -404,6 +411,6 @@ class Stage:
 
 
 def _heard(listener: PeerState) -> bool:
-    """Enough beats for a rhythm, as a real standby has heard of a real primary."""
+    """Whether there were enough heartbeats to learn their rhythm, as a real standby has of a real primary."""
     node = listener.pulse.nodes.get(NODE)
     return node is not None and len(node.rhythm.intervals_s) >= LEAST

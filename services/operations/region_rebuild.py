@@ -1,8 +1,8 @@
-"""Rebuilding a region from nothing: the flows that would follow a peer are turned here, up to an end that was seen.
+"""Rebuilds an empty region: runs the replicator's own flows for one peer, up to the end that the plan saw.
 
-They are the same flows, with the same transactional ids: what they write is what the region's own replicator would have
-written, and it goes on from there. So only one of the two may run, and a rebuild that is stopped goes on by itself: the
-position is the ledger.
+They are the same flows, with the same transactional ids, so they write what the region's own replicator would have
+written, and it goes on from there. Therefore only one of the two may run at a time. The position is in the region's
+ledger, so a rebuild that was stopped can be started again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from services.wrappers.bounded import BoundedSource
 
 
 class RegionRebuild:
-    """The lanes of one peer, being brought into one region."""
+    """Copies the lanes of one peer into one region.
+
+    Args:
+        parts: the region's wiring.
+        peer: whose log is followed.
+        stretches: the parts of the log that the plan saw.
+        source_of: opens a reader of the peer's log, or of a recording of it.
+        tempo: how fast to read.
+    """
 
     def __init__(
         self,
@@ -40,25 +48,29 @@ class RegionRebuild:
         self._sources: dict[str, BoundedSource] = {}
         self._flows: dict[str, LaneReplicator] = {}
         self._ends: dict[str, dict[Partition, int]] = {}
-        for one in stretches:
-            self._ends.setdefault(one.lane, {})[one.partition] = one.end
+        for stretch in stretches:
+            self._ends.setdefault(stretch.lane, {})[stretch.partition] = stretch.end
         for lane, ends in self._ends.items():
             source = self._sources[lane] = BoundedSource(source_of(), ends, tempo, parts.clock)
             self._flows[lane] = flow_of(parts, peer, lane, source, self._closing)
 
     def check_fresh(self) -> None:
-        """MisconfiguredError if the region has followed this peer already."""
+        """Check that the region has not followed this peer before.
+
+        Raises:
+            MisconfiguredError: it has.
+        """
         own = KafkaSource(self._parts.kafka)
         try:
             ledger = read_ledger(own, Codec(), self._parts.clock)
         finally:
             own.close()
         topics = {paths.topic(lane) for lane in self._flows}
-        clusters = {one.cluster for ends in self._ends.values() for one in ends}
-        if any(one.topic in topics and one.cluster in clusters for one in ledger.positions.values()):
+        clusters = {partition.cluster for ends in self._ends.values() for partition in ends}
+        if any(position.topic in topics and position.cluster in clusters for position in ledger.positions.values()):
             raise MisconfiguredError(
-                f"{self._parts.region} has followed {self._peer} already: its replicator goes on from there; "
-                "--to handlers makes up for what it missed"
+                f"{self._parts.region} has followed {self._peer} already: start its replicator, which goes on from "
+                "there; what it missed is replayed with --to handlers"
             )
 
     def turn(self) -> float:
@@ -72,28 +84,28 @@ class RegionRebuild:
 
     @property
     def given(self) -> int:
-        """Records that were read."""
-        return sum(one.given for one in self._sources.values())
+        """How many records were read."""
+        return sum(source.given for source in self._sources.values())
 
     def counts(self) -> dict[str, int]:
-        """What has become of them."""
-        found: dict[str, int] = {}
+        """How many records had which outcome."""
+        outcomes: dict[str, int] = {}
         for lane in self._status():
             for name, count in lane.counts.items():
-                found[name] = found.get(name, 0) + count
-        return found
+                outcomes[name] = outcomes.get(name, 0) + count
+        return outcomes
 
     def waits(self) -> str:
-        """For what it waits; "" if for nothing."""
+        """The reason for which a lane waits; "" if none waits."""
         for lane in self._status():
             if lane.trouble or lane.waits:
                 return lane.trouble or next(iter(lane.waits.values()))
         return ""
 
     def close(self) -> None:
-        """Let go of the region."""
-        for one in self._closing:
-            one()
+        """Close the readers and writers."""
+        for close in self._closing:
+            close()
 
     def _status(self) -> list[LaneStatus]:
         return [flow.status() for flow in self._flows.values()]

@@ -1,4 +1,4 @@
-"""Where `farside replay` delivers to: the live handlers of a region, or a topic that no service reads."""
+"""The targets of `farside replay`: the live handlers of a region, or a topic that no service reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ask = Callable[[ReplayBody], ReplayAnswer | None]
 
 @dataclass(slots=True)
 class HandlersTarget:
-    """Implements ReplayTarget: names places to a region's replicator, which reads and judges them itself."""
+    """Implements ReplayTarget: sends places, not bytes, to a region's replicator, which reads and judges them."""
 
     peer: str
     region: str
@@ -31,7 +31,7 @@ class HandlersTarget:
     _waits: str = ""
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
-        """Ask for these, or what has become of them."""
+        """Ask the replicator to handle these records, or for the outcome; None while it is still at work."""
         by_partition: dict[Partition, list[int]] = {}
         for item in records:
             by_partition.setdefault(item.partition, []).append(item.offset)
@@ -58,17 +58,17 @@ class HandlersTarget:
             )
         )
         if answer is None:
-            raise RetryableError(f"the replicator of {self.region} does not answer, or refuses what it is asked")
+            raise RetryableError(f"the replicator of {self.region} does not answer, or rejects the request")
         if answer.state == "refused":
             raise MisconfiguredError(f"the replicator of {self.region} refuses: {answer.why}")
         return answer
 
     def mark(self) -> int:
-        """What was done is in the region's own log; nothing is kept here."""
+        """0: what was handled is in the region's own log, so no position is kept here."""
         return 0
 
     def waits(self) -> str:
-        """For what the handlers wait."""
+        """The reason for which the handlers wait, or ""."""
         return self._waits
 
 
@@ -83,15 +83,15 @@ Wire = Callable[[bytes], bytes | LeftOut]
 
 
 def as_it_is(value: bytes) -> bytes:
-    """Single-object encoding: also what cannot be decoded is carried."""
+    """Avro's single-object encoding: the same bytes, also of a value that cannot be decoded."""
     return value
 
 
 @dataclass(slots=True)
 class ConfluentWire:
-    """A value in Confluent's wire format. Each writer's schema is registered at its first value, under its own name.
+    """Puts values into Confluent's wire format. Registers each writer's schema, under its own name, when it is needed.
 
-    What cannot be decoded is left out: whoever reads with a registry stops at the first value that is no record.
+    A value that cannot be decoded is left out: a reader with a registry stops at the first value that is no record.
     """
 
     decoding: Decoding
@@ -99,7 +99,7 @@ class ConfluentWire:
     _ids: dict[str, int] = field(default_factory=dict)  # by fingerprint
 
     def __call__(self, value: bytes) -> bytes | LeftOut:
-        """The value with the registry's id of its schema; errors as of `SchemaRegistry.register`."""
+        """The value with the registry's id of its schema. Raises what `SchemaRegistry.register` raises."""
         record, problem = self.decoding.read(value)
         if record is None:
             return LeftOut(problem)
@@ -112,16 +112,16 @@ class ConfluentWire:
         return self._ids[fingerprint]
 
 
-def _quiet(_what: str) -> None:
-    """For a wire format that leaves nothing out."""
+def _quiet(_line: str) -> None:
+    """Prints nothing; for a wire format that leaves nothing out."""
 
 
 @dataclass(slots=True)
 class TopicTarget:
-    """Implements ReplayTarget: the records under another topic's name, each marked with where it came from.
+    """Implements ReplayTarget: publishes the records in another topic, each marked with the place that it came from.
 
-    One that goes on after a kill reads its topic first, so that what is there is not put there twice. `say` is told of
-    each record that the wire format leaves out.
+    `look` reads the topic first, so that a replay that was killed puts no record there twice. `say` is called with a
+    line for each record that the wire format leaves out.
     """
 
     topic: str
@@ -132,7 +132,7 @@ class TopicTarget:
     say: Callable[[str], None] = _quiet
 
     def look(self, source: EventSource, clock: Clock) -> None:
-        """Learn what this replay has put there already."""
+        """Find out which records this replay has put into the topic already."""
         for item in scan(source, [self.topic], clock):
             if replay_of(item.headers) == self.replay_id:
                 place, _, offset = (origin_of(item.headers) or "").rpartition("/")
@@ -140,7 +140,7 @@ class TopicTarget:
                     self.there.setdefault(place, SequenceRanges()).add(int(offset) + 1)
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
-        """Publish these, apart from those that are there."""
+        """Publish these records, except those that are in the topic already."""
         wanted = [(item, self.wire(item.value)) for item in records if not self._has(item)]
         self.log.publish(
             [
@@ -158,11 +158,11 @@ class TopicTarget:
         return counts
 
     def mark(self) -> int:
-        """What was published says so itself."""
+        """0: the marks on the published records say how far it came, so no position is kept here."""
         return 0
 
     def waits(self) -> str:
-        """An answer is waited for inside `deliver`."""
+        """Always "": `deliver` itself waits for Kafka's answer."""
         return ""
 
     def _has(self, item: Fetched) -> bool:
@@ -171,10 +171,14 @@ class TopicTarget:
 
 
 def check_topic(name: str) -> str:
-    """A topic's name that a replay may write to; MisconfiguredError otherwise."""
+    """Check that a replay may write to a topic of this name, and return the name.
+
+    Raises:
+        MisconfiguredError: it may not.
+    """
     if not name.startswith(paths.REPLAY_TOPICS) or name == paths.REPLAY_TOPICS:
         raise MisconfiguredError(
             f"topic {name!r}: a replay writes only to topics whose names begin with {paths.REPLAY_TOPICS!r}, "
-            "which no service reads; --to handlers is for the live ones"
+            "which no service reads; to replay into a region's live topics use --to handlers"
         )
     return name

@@ -1,4 +1,4 @@
-"""A sweep of one run in one region, wired from the settings: the one place where a user who may delete is used."""
+"""Makes the sweep of one run in one region from the settings. Only here a user is used who may delete checkpoints."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from services.settings import Settings
 
 
 def sweep_of(settings: Settings, region: str, run: str, without: Collection[str] = ()) -> Sweep:
-    """A sweep; `without`: regions that are gone for good, which need nothing of ours any more."""
+    """A sweep of a run in a region. `without` names regions that are gone for good: they are not asked anything."""
     here, wanted, clock = settings.region(region), settings.run(run), SystemClock()
     strange = sorted(set(without) - (settings.regions.keys() - {region}))
     if strange:
-        raise MisconfiguredError(f"--without {strange[0]}: there is no other region of that name")
+        raise MisconfiguredError(f"--without {strange[0]}: the settings have no other region of that name")
     peers = {}
     for peer in settings.regions.keys() - {region, *without}:
         link = settings.link(region, peer)

@@ -1,1 +1,1 @@
-"""Which user may do what in which store or Kafka."""
+"""The permissions of each role in the stores and in Kafka."""

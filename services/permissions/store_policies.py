@@ -1,4 +1,4 @@
-"""Who may do what in which bucket: the one source of the local stores' policies and of those in `docs/credentials.md`.
+"""The permissions of each role in a bucket: the one source of the local stores' policies and of `docs/credentials.md`.
 
 A region writes to its own store only, and replication only pulls (6.2): a region that wakes up superseded can spoil
 nothing but its own branch, whatever it believes.
@@ -23,16 +23,16 @@ CHECKPOINTS = "runs/*/e??????/a????/s??????????/*"
 MANIFESTS = "runs/*/e??????/a????/s??????????/manifest"
 
 ROLES: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]] = {
-    # What the agent, replicator, warmer and controller of a region do in its own bucket. Nothing of it is deleted.
+    # For the agent, replicator, warmer and controller of a region, in its own bucket. They delete nothing.
     "region": ((LIST, ""), (READ, "*"), (WRITE, "*")),
-    # What another region's replicator and controller do there.
+    # For another region's replicator and controller.
     "link": ((LIST, ""), (READ, "*")),
-    # What a region's controller does at the witness. A lease record is never deleted (I2); the doctor's probes are.
+    # For a region's controller at the witness. A lease record is never deleted (I2); the doctor's probes are.
     "witness": ((LIST, ""), (READ, "*"), (WRITE, "*"), (DELETE, PROBES)),
-    # What a drill does in its region's bucket: it reads what is real, and writes beside it (I10).
+    # For a drill in its region's bucket: it reads the real objects, and writes under its own prefix (I10).
     "drill": ((LIST, ""), (READ, "*"), (WRITE, DRILLS), (DELETE, DRILLS)),
-    # What a sweep does in its region's bucket: it deletes what belongs to checkpoints, and puts a record where a
-    # manifest was.
+    # For a sweep in its region's bucket: it deletes the objects of checkpoints, and puts a record in the place of a
+    # manifest.
     "sweeper": (
         (LIST, ""),
         (READ, "*"),
@@ -45,7 +45,7 @@ ROLES: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]] = {
 
 
 def statements(role: str, bucket: str) -> list[dict[str, Any]]:
-    """The statements of a role, without whom they are for: an IAM policy's."""
+    """The statements of a role's IAM policy, without a principal."""
     return [
         {
             "Effect": "Allow",
@@ -57,11 +57,13 @@ def statements(role: str, bucket: str) -> list[dict[str, Any]]:
 
 
 def iam_policy(role: str, bucket: str) -> str:
-    """For a user or role of AWS's IAM, as JSON."""
+    """A role's policy for a user or role of AWS's IAM, as JSON."""
     return json.dumps({"Version": "2012-10-17", "Statement": statements(role, bucket)}, indent=2)
 
 
 def bucket_policy(users: Iterable[tuple[str, str]], bucket: str) -> str:
-    """For a store that knows policies of buckets only: (user, role) each, as JSON."""
-    found = [{"Principal": {"AWS": [user]}, **one} for user, role in users for one in statements(role, bucket)]
-    return json.dumps({"Version": "2012-10-17", "Statement": found})
+    """One policy for a whole bucket, for each (user, role), as JSON; for stores that have no policies of users."""
+    permitted = [
+        {"Principal": {"AWS": [user]}, **statement} for user, role in users for statement in statements(role, bucket)
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": permitted})

@@ -214,7 +214,7 @@ def test_I15_a_replay_is_planned_changes_nothing_and_goes_to_handlers_a_topic_an
     listed = ("events", "list", "--at", "west", "--lane", "metrics", "--lane", "checkpoints", "--limit", "0")
     before = plane.lines(*listed)
     shown = plane.farside("replay", "--run", "gpt", "--lane", "metrics").stdout
-    assert "the handlers: 4 already done, 1 dead letters" in shown
+    assert "the handlers: 4 already done (nothing will change), 1 dead letters (" in shown
     assert "nothing was done" in shown
     replay = ("replay", "--run", "gpt", "--execute")
     _, done = plane.lines(*replay, "--lane", "metrics", "--lane", "checkpoints")
@@ -256,7 +256,7 @@ def test_a_rebuild_is_refused_beside_the_regions_own_replicator(plane: _Plane) -
     """Both would be one writer, and one of them would be fenced; and a rebuild is of whole lanes."""
     into = ("replay", "--at", "east", "--into", "west", "--execute")
     assert "the replicator of west runs" in plane.farside(*into, code=2).stderr
-    assert "only --lane goes with it" in plane.farside(*into, "--epoch", "1", code=2).stderr
+    assert "the only filter that it accepts is --lane" in plane.farside(*into, "--epoch", "1", code=2).stderr
 
 
 def _topic(plane: _Plane, topic: str) -> list[list[Fetched]]:

@@ -29,7 +29,7 @@ from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.schema_registry import MemorySchemaRegistry
 from services.adapters.system_clock import SystemClock
 from services.cli import app
-from services.cli.registry import PASSWORD, USERNAME, Wire, Wiring, user_of
+from services.cli.registry import PASSWORD, USERNAME, Wire, WireFormat, user_of
 from services.operations.replay_targets import ConfluentWire, TopicTarget
 from tests.core.replication.test_redrive_requests import _metric
 
@@ -281,7 +281,7 @@ def test_credentials_come_from_a_file_or_else_from_the_environment(tmp_path: Pat
     assert user_of(file, both) == RegistryUser("ops", "pw")
     assert user_of(None, both) == RegistryUser("env", "s3cret")
     assert user_of(None, {}) is None
-    with pytest.raises(MisconfiguredError, match="only one is set"):
+    with pytest.raises(MisconfiguredError, match=r"only one of .* is set"):
         user_of(None, {PASSWORD: "s3cret"})
     file.write_text('{"password": "s3cret"}', encoding="utf-8")
     with pytest.raises(MisconfiguredError, match="no JSON object with username") as caught:
@@ -294,13 +294,15 @@ def test_credentials_come_from_a_file_or_else_from_the_environment(tmp_path: Pat
 @pytest.mark.parametrize(
     ("wiring", "into_topic", "why"),
     [
-        (Wiring(Wire.CONFLUENT), True, "needs --registry URL"),
-        (Wiring(Wire.CONFLUENT, "http://r"), False, "goes with --to topic:"),
-        (Wiring(Wire.CONFLUENT, "r"), True, "its address is http://"),
-        (Wiring(Wire.AVRO, "http://r"), True, "goes with --wire confluent"),
+        (WireFormat(Wire.CONFLUENT), True, "needs --registry URL"),
+        (WireFormat(Wire.CONFLUENT, "http://r"), False, "is possible with --to topic:"),
+        (WireFormat(Wire.CONFLUENT, "r"), True, "its address is http://"),
+        (WireFormat(Wire.AVRO, "http://r"), True, "is used with --wire confluent only"),
     ],
 )
-def test_a_wire_format_that_cannot_be_had_is_refused_with_the_plan(wiring: Wiring, into_topic: bool, why: str) -> None:
+def test_a_wire_format_that_cannot_be_had_is_refused_with_the_plan(
+    wiring: WireFormat, into_topic: bool, why: str
+) -> None:
     """Before a topic is made or anything is read."""
     with pytest.raises(MisconfiguredError, match=why):
         wiring.check(into_topic=into_topic)
