@@ -330,7 +330,11 @@ class Spool(Protocol):
         """Some bytes of a shard; CorruptError if the file is gone or short."""
 
     def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
-        """A rank's state; None while it is not there."""
+        """A rank's state; None while it is not there.
+
+        Raises:
+            CorruptError: its bytes are not those that the client digested when it wrote them.
+        """
 
     def release(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is safe in the region's store: its files may go."""
