@@ -5,7 +5,7 @@ Every method may raise RetryableError when its dependency does not answer in tim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,6 +111,16 @@ class EventSource(Protocol):
         """Undo `pause`."""
 
 
+PIECE_BYTES = 64 * 1024
+
+
+class PieceStore(Protocol):
+    """A bucket whose objects can be read piece by piece."""
+
+    def pieces(self, key: str) -> Generator[bytes, None, None] | None:
+        """The object's bytes in order, PIECE_BYTES at most at a time; None if there is none. Close it to stop early."""
+
+
 class ObjectStore(Protocol):
     """One region's bucket."""
 
@@ -200,6 +210,9 @@ class Transfers(Protocol):
 
     def finished(self) -> tuple[CopyResult, ...]:
         """The jobs that ended since the last call."""
+
+    def under_way(self) -> Mapping[str, int]:
+        """The bytes that have crossed so far of each job that has begun and has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +330,11 @@ class Spool(Protocol):
         """Some bytes of a shard; CorruptError if the file is gone or short."""
 
     def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
-        """A rank's state; None while it is not there."""
+        """A rank's state; None while it is not there.
+
+        Raises:
+            CorruptError: its bytes are not those that the client digested when it wrote them.
+        """
 
     def release(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is safe in the region's store: its files may go."""

@@ -151,9 +151,10 @@ def _bytes_under(folder: Path) -> int:
 def write_rank_state(folder: Path, rank: int, blob: bytes) -> None:
     """Put one rank's state beside its shard: the bytes, then the descriptor that makes them count."""
     folder.mkdir(parents=True, exist_ok=True)
+    described = folder / _spool.state_descriptor_name(rank)
+    described.unlink(missing_ok=True)  # a state that is given again: the agent must not compare it with the old digest
     _spool.write_atomically(folder / _spool.state_name(rank), blob)
-    descriptor = {"size": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
-    _spool.write_json_atomically(folder / _spool.state_descriptor_name(rank), descriptor)
+    _spool.write_json_atomically(described, {"size": len(blob), "sha256": hashlib.sha256(blob).hexdigest()})
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:

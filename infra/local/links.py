@@ -84,8 +84,12 @@ class Links:
         """Delay the answers, on top of the shape."""
         self._worsen(names, "latency", {"latency": latency_ms, "jitter": jitter_ms}, "downstream")
 
+    def narrow(self, names: Iterable[str], kilobytes_s: int) -> None:
+        """Let no connection's answers cross faster than this, on top of the shape."""
+        self._worsen(names, "bandwidth", {"rate": kilobytes_s}, "downstream")
+
     def restore(self, names: Iterable[str]) -> None:
-        """Undo `half_cut` and `slow_down`."""
+        """Undo `half_cut`, `slow_down` and `narrow`."""
         for name in names:
             known = json.loads(self._call("GET", f"/proxies/{name}"))["toxics"]
             if any(toxic["name"] == _FAULT for toxic in known):

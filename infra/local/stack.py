@@ -152,6 +152,10 @@ class Stack:
         """Answers from there come late."""
         self.links.slow_down(self.links.select(client, target, what), latency_ms, jitter_ms)
 
+    def narrow(self, client: str, target: str, what: str | None = None, *, kilobytes_s: int) -> None:
+        """Limit the rate of each connection by which ``client`` reads from ``target``."""
+        self.links.narrow(self.links.select(client, target, what), kilobytes_s)
+
     def heal(self, client: str, target: str, what: str | None = None) -> None:
         """Undo `cut`, `half_cut` and `slow_down`."""
         paths = self.links.select(client, target, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Journal, SpoolRecord
+from schemas.codec import digest
 
 UNREADABLE = "unreadable"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -171,14 +173,27 @@ class NodeSpool:
         return body
 
     def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
-        """A rank's state; None while it is not there (its descriptor is written after it)."""
+        """A rank's state; None while it is not there (its descriptor is written after it).
+
+        Raises:
+            CorruptError: its bytes are not those that the client digested.
+        """
         folder = self._checkpoint(checkpoint)
-        if not (folder / _spool.state_descriptor_name(rank)).exists():
-            return None
+        described, path = folder / _spool.state_descriptor_name(rank), folder / _spool.state_name(rank)
+        before = _bytes_of(described)
+        body = None if before is None else _bytes_of(path)
+        if body is None or before is None or _bytes_of(described) != before:
+            return None  # not there yet, or being given again
         try:
-            return (folder / _spool.state_name(rank)).read_bytes()
-        except FileNotFoundError:
-            return None
+            expected = json.loads(before)
+            size, sha256 = int(expected["size"]), str(expected["sha256"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(f"{described} is no descriptor: {error!r}") from error
+        if (len(body), digest(body)) != (size, sha256):
+            raise CorruptError(
+                f"{path} has {len(body)} bytes of SHA-256 {digest(body)}; the trainer wrote {size} of {sha256}"
+            )
+        return body
 
     def release(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is safe in the region's store: its files may go."""
@@ -295,3 +310,10 @@ def _unlike_ours(run: str, entry: dict[str, Any]) -> str:
     if not isinstance(entry["body"], dict):
         return "body is no object"
     return "" if entry["run"] == run else "it is of another run"
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

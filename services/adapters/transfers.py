@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipelines.errors import CorruptError, FarsideError
-from pipelines.ports import CopyJob, CopyResult, ObjectStore
+from pipelines.errors import CorruptError, FarsideError, RetryableError
+from pipelines.ports import CopyJob, CopyResult, ObjectStore, PieceStore
+
+_CANCELLED = "the copy was cancelled"
 
 
 class ThreadTransfers:
@@ -23,12 +26,13 @@ class ThreadTransfers:
         workers: how many copies go on at once; memory is bounded by as many chunks.
     """
 
-    def __init__(self, *, peers: Mapping[str, ObjectStore], store: ObjectStore, workers: int = 4) -> None:
+    def __init__(self, *, peers: Mapping[str, PieceStore], store: ObjectStore, workers: int = 4) -> None:
         self._peers = peers
         self._store = store
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="farside-copy")
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None]] = {}
+        self._crossed: dict[str, int] = {}  # bytes so far, of the jobs that have begun
         self._cancelled: set[str] = set()
         self._done: list[CopyResult] = []
 
@@ -40,7 +44,7 @@ class ThreadTransfers:
                 self._jobs[job.job_id] = self._pool.submit(self._run, job)
 
     def cancel(self, job_id: str) -> None:
-        """Give up a job; one that has begun ends by itself and is not reported."""
+        """Give up a job; one that has begun stops at its next piece, and is not reported."""
         with self._lock:
             future = self._jobs.get(job_id)
             if future is None:
@@ -59,24 +63,61 @@ class ThreadTransfers:
                 self._jobs.pop(result.job.job_id, None)
             return done
 
+    def under_way(self) -> Mapping[str, int]:
+        """The bytes that have crossed so far of each job that has begun and has not ended."""
+        with self._lock:
+            return {job_id: size for job_id, size in self._crossed.items() if job_id not in self._cancelled}
+
     def close(self) -> None:
-        """Wait for the copies that have begun; the others are dropped."""
+        """Stop the copies that have begun, and drop the others."""
+        with self._lock:
+            self._cancelled.update(self._jobs)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, job: CopyJob) -> None:
-        result = copied(job, self._peers, self._store)
-        with self._lock:
-            if job.job_id in self._cancelled:
-                self._cancelled.discard(job.job_id)
-                self._jobs.pop(job.job_id, None)
-            else:
-                self._done.append(result)
+        """Copy one object; again from its beginning if it was cancelled and then wanted after all."""
+        while True:
+            with self._lock:
+                self._crossed[job.job_id] = 0
+            result = copied(job, self._fetch, self._store)
+            with self._lock:
+                del self._crossed[job.job_id]
+                if job.job_id in self._cancelled:
+                    self._cancelled.discard(job.job_id)
+                    self._jobs.pop(job.job_id, None)
+                    return
+                if result.error != _CANCELLED:
+                    self._done.append(result)
+                    return
+
+    def _fetch(self, job: CopyJob) -> bytes | None:
+        """Read the peer's object piece by piece, no further than its manifest says and not after a cancel."""
+        pieces = self._peers[job.peer].pieces(job.key)
+        if pieces is None:
+            return None
+        body = bytearray()
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                body += piece
+                with self._lock:
+                    if job.job_id in self._cancelled:
+                        raise RetryableError(_CANCELLED)
+                    self._crossed[job.job_id] = len(body)
+                if len(body) > job.size:
+                    break  # not what its manifest names: told by who verifies it
+        return bytes(body)
 
 
-def copied(job: CopyJob, peers: Mapping[str, ObjectStore], store: ObjectStore) -> CopyResult:
-    """Copy one object and say how it ended; never raises. Every Transfers says it in these words."""
+def copied(job: CopyJob, fetch: Callable[[CopyJob], bytes | None], store: ObjectStore) -> CopyResult:
+    """Copy one object and say how it ended; never raises. Every Transfers says it in these words.
+
+    Args:
+        job: which object.
+        fetch: reads it from the peer; None if it is not there.
+        store: this region's.
+    """
     try:
-        return CopyResult(job, moved_bytes=_moved(job, peers, store))
+        return CopyResult(job, moved_bytes=_moved(job, fetch, store))
     except CorruptError as error:
         return CopyResult(job, error=str(error), corrupt=True)
     except FarsideError as error:
@@ -85,13 +126,18 @@ def copied(job: CopyJob, peers: Mapping[str, ObjectStore], store: ObjectStore) -
         return CopyResult(job, error=f"{type(error).__name__}: {error}")
 
 
-def _moved(job: CopyJob, peers: Mapping[str, ObjectStore], store: ObjectStore) -> int:
+def fetch_from(peers: Mapping[str, ObjectStore]) -> Callable[[CopyJob], bytes | None]:
+    """Reads an object of a peer in one go."""
+    return lambda job: peers[job.peer].get(job.key)
+
+
+def _moved(job: CopyJob, fetch: Callable[[CopyJob], bytes | None], store: ObjectStore) -> int:
     """Copy and verify; the bytes that crossed the link."""
     present = store.get(job.key)
     if present is not None:
         verify(job, present, "this region's")
         return 0
-    body = peers[job.peer].get(job.key)
+    body = fetch(job)
     if body is None:
         raise CorruptError(f"{job.key} is not in the store of {job.peer}")
     verify(job, body, f"{job.peer}'s")

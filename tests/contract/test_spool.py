@@ -31,6 +31,7 @@ class _Trainer(Protocol):
     def beat(self, beat: Beat) -> None: ...
     def ends(self) -> None: ...
     def save(self, state: bytes | None) -> None: ...
+    def damage_state(self) -> None: ...
     def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]: ...
     def may_compute(self, launch: str) -> dict[str, Any] | None: ...
     def agent(self) -> Spool: ...
@@ -54,6 +55,9 @@ class _InMemory:
 
     def save(self, state: bytes | None) -> None:
         self.spool.save(OWN, 0, SHARD, state)
+
+    def damage_state(self) -> None:
+        self.spool.damage_state(OWN, 0)
 
     def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.spool.granted[launch], self.spool.told[launch][-1]
@@ -95,6 +99,12 @@ class _OnDisk:
         (folder / _spool.shard_name(0)).write_bytes(SHARD)
         if state is not None:
             _checkpoint.write_rank_state(folder, 0, state)
+
+    def damage_state(self) -> None:
+        path = _spool.checkpoint_folder(self.folder, "gpt", OWN.epoch, OWN.attempt, OWN.step) / _spool.state_name(0)
+        body = bytearray(path.read_bytes())
+        body[1] ^= 1
+        path.write_bytes(body)
 
     def answer(self, launch: str) -> tuple[dict[str, Any], dict[str, Any]]:
         folder = _spool.launch_folder(self.folder, "gpt", launch)
@@ -260,3 +270,24 @@ def test_shards_are_read_by_range_and_what_is_short_or_gone_is_corrupt(trainer: 
     assert agent.rank_state(OWN, 0) is None
     with pytest.raises(CorruptError):
         agent.chunk(OWN, 0, 0, 1)
+
+
+def test_I7_a_rank_state_that_a_disk_changed_is_corrupt(trainer: _Trainer) -> None:
+    """Seen: a byte flipped before the upload was digested as it was read, committed and replicated."""
+    trainer.save(b"rng")
+    trainer.damage_state()
+    with pytest.raises(CorruptError, match="trainer wrote"):
+        trainer.agent().rank_state(OWN, 0)
+
+
+def test_a_rank_state_that_is_given_again_is_not_taken_for_damage(tmp_path: Path) -> None:
+    """Between the old state and the new one there is no descriptor, so there is none to differ from."""
+    trainer = _OnDisk(tmp_path)
+    trainer.save(b"rng")
+    trainer.save(b"another rng")
+    assert trainer.agent().rank_state(OWN, 0) == b"another rng"
+    folder = _spool.checkpoint_folder(tmp_path, "gpt", OWN.epoch, OWN.attempt, OWN.step)
+    (folder / _spool.state_descriptor_name(0)).write_bytes(b"{")
+    with pytest.raises(CorruptError, match="no descriptor"):
+        trainer.agent().rank_state(OWN, 0)
+    trainer.ends()

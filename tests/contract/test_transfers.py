@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import pytest
 
 from pipelines.core.retention import Listed
 from pipelines.errors import RetryableError
-from pipelines.ports import CopyJob, CopyResult, ObjectStore, Transfers
+from pipelines.ports import PIECE_BYTES, CopyJob, CopyResult, ObjectStore, Transfers
 from schemas.codec import digest
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.transfers import MemoryTransfers
@@ -34,13 +34,31 @@ class _Link:
         self.gate.set()
         self.reads = 0
         self.failing = False
+        self.piece_bytes = PIECE_BYTES
+        self.pieces_read = 0
+        self.piece_gate = threading.Event()  # held before each further piece
+        self.piece_gate.set()
 
     def get(self, key: str) -> bytes | None:
+        self._read()
+        return self.store.get(key)
+
+    def pieces(self, key: str) -> Generator[bytes, None, None] | None:
+        self._read()
+        body = self.store.get(key)
+        return None if body is None else self._slowly(body)
+
+    def _read(self) -> None:
         self.reads += 1
         self.gate.wait(10)
         if self.failing:
             raise RetryableError("the link is cut")
-        return self.store.get(key)
+
+    def _slowly(self, body: bytes) -> Generator[bytes, None, None]:
+        for at in range(0, len(body), self.piece_bytes):
+            yield body[at : at + self.piece_bytes]
+            self.pieces_read += 1
+            self.piece_gate.wait(10)
 
     def create(self, key: str, body: bytes) -> bool:
         return self.store.create(key, body)
@@ -240,3 +258,62 @@ def test_a_copy_that_is_cancelled_and_wanted_again_while_it_runs_is_reported(
     transfers.start(JOB)
     link.gate.set()
     assert [result.error for result in _ended(transfers)] == [""]
+
+
+def test_a_cancelled_copy_gives_its_worker_back_at_its_next_piece(transfers: ThreadTransfers, link: _Link) -> None:
+    """A link at a crawl must not keep both workers busy with what nobody wants any more."""
+    link.piece_bytes = 200
+    link.piece_gate.clear()
+    jobs = [dataclasses.replace(JOB, job_id=f"j{number}") for number in range(3)]
+    for job in jobs:
+        transfers.start(job)
+    wait_until(lambda: link.pieces_read == 2, 10, "both workers' first pieces")
+    transfers.cancel("j0")
+    transfers.cancel("j1")
+    link.piece_gate.set()
+    assert [result.job.job_id for result in _ended(transfers)] == ["j2"]
+    assert link.pieces_read == 2 + 3, "of the two that were cancelled no second piece was kept"
+
+
+def test_the_bytes_that_have_crossed_of_an_object_count_before_all_of_it_has(
+    transfers: ThreadTransfers, link: _Link
+) -> None:
+    """What newest-wins compares; a cancelled copy counts no more."""
+    link.piece_bytes = 200
+    link.piece_gate.clear()
+    transfers.start(JOB)
+    wait_until(lambda: dict(transfers.under_way()) == {"j1": 200}, 10, "the first piece")
+    transfers.cancel("j1")
+    assert transfers.under_way() == {}
+    link.piece_gate.set()
+
+
+def test_an_object_that_is_larger_than_its_manifest_says_is_not_read_to_its_end(
+    transfers: ThreadTransfers, link: _Link
+) -> None:
+    """A peer that serves an endless object fills no memory here."""
+    link.piece_bytes = 200
+    link.store.put("k", bytes(1_000_000))
+    transfers.start(JOB)
+    (result,) = _ended(transfers)
+    assert result.corrupt
+    assert "600 bytes, its manifest names 500" in result.error
+
+
+def test_a_store_serves_an_object_in_pieces(pair: _Pair) -> None:
+    """The bytes in order; None for what is not there; a reader may stop early."""
+    *_, here = pair
+    body = bytes(range(256)) * 1024
+    here.create("long", body)
+    assert isinstance(here, MemoryObjectStore | S3ObjectStore)
+    pieces = here.pieces("long")
+    assert pieces is not None
+    first = next(pieces)
+    assert 0 < len(first) <= PIECE_BYTES
+    assert first + b"".join(pieces) == body
+    assert here.pieces("absent") is None
+    stopped = here.pieces("long")
+    assert stopped is not None
+    assert next(stopped) == first
+    stopped.close()
+    assert here.get("long") == body

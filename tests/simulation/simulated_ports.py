@@ -22,7 +22,7 @@ from schemas.records import Lease, Record
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.lease_store import MemoryLeaseStore
 from services.adapters.memory.object_store import MemoryObjectStore
-from services.adapters.transfers import copied
+from services.adapters.transfers import copied, fetch_from
 from tests.simulation.kernel import Process
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
 
@@ -452,7 +452,7 @@ class SimulatedTransfers:
     """Implements Transfers: the shipped copy, a few at a time, each on a strand of the process."""
 
     def __init__(self, process: Process, peers: Mapping[str, ObjectStore], store: ObjectStore) -> None:
-        self._process, self._peers, self._store = process, peers, store
+        self._process, self._fetch, self._store = process, fetch_from(peers), store
         self._waiting: deque[CopyJob] = deque()
         self._jobs: dict[str, bool] = {}  # whether it is still wanted
         self._done: list[CopyResult] = []
@@ -489,10 +489,14 @@ class SimulatedTransfers:
             self._jobs.pop(one.job.job_id, None)
         return done
 
+    def under_way(self) -> Mapping[str, int]:
+        """Nothing of an object crosses before all of it does."""
+        return {job_id: 0 for job_id, is_wanted in self._jobs.items() if is_wanted}
+
     def _work(self) -> None:
         while self._waiting:
             job = self._waiting.popleft()
-            result = copied(job, self._peers, self._store)
+            result = copied(job, self._fetch, self._store)
             if self._jobs.get(job.job_id):
                 self._done.append(result)
             else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines.core import manifests
+from pipelines.core.link_rate import LinkRate
 from pipelines.core.manifests import Named
-from pipelines.core.newest_wins import Candidate
+from pipelines.core.newest_wins import Candidate, giving_way_to
 from pipelines.core.retention import SWEPT
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
@@ -28,6 +29,7 @@ class _Copy:
     missing: dict[str, Named]
     began_s: float
     moved_bytes: int = 0
+    is_complete: bool = False
     crossed_bytes: int = 0
     retry_at_s: dict[str, float] = field(default_factory=dict)
     broken: str = ""
@@ -56,6 +58,9 @@ class CheckpointCopies:
         self._clock, self._journal = clock, journal
         self._copies: dict[Checkpoint, _Copy] = {}  # by the whole event: two that name one manifest are checked each
         self.moved_bytes = 0
+        self._rate = LinkRate()
+        self._under_way: Mapping[str, int] = {}  # job -> bytes that have crossed so far
+        self._gave_way: set[str] = set()  # runs whose copy was given up after it began, until one is complete
 
     def collect(self) -> None:
         """Take in what has ended since the last turn, and start again what failed for want of an answer."""
@@ -77,6 +82,9 @@ class CheckpointCopies:
             for key in [key for key, at_s in copy.retry_at_s.items() if at_s <= now_s]:
                 del copy.retry_at_s[key]
                 self._start(copy.event, copy.missing[key])
+        self._under_way = self._transfers.under_way()
+        crossed_bytes = self.moved_bytes + sum(self._under_way.values())
+        self._rate.observe(now_s, crossed_bytes, is_busy=bool(self._under_way))
 
     def done(self, event: Checkpoint) -> bool:
         """Whether everything that the event names is verified here, its manifest included; begins it at first.
@@ -95,6 +103,8 @@ class CheckpointCopies:
         copy.swept = not self._create_manifest(event, copy.envelope)
         if copy.swept:
             return False
+        copy.is_complete = True
+        self._gave_way.discard(event.run)
         took_s = self._clock.boottime_s() - copy.began_s
         self._journal.say(
             "replicate.copied",
@@ -116,17 +126,34 @@ class CheckpointCopies:
         """Whether all that a visible event names is here; see `whole`."""
         return whole(event, self._store, self._codec, self._signer.verify)
 
-    def candidate(self, event: Checkpoint) -> Candidate:
-        """How much of a checkpoint is still to be copied, for newest-wins."""
+    def giving_way_to(self, event: Checkpoint, newer: Iterable[Checkpoint]) -> Checkpoint | None:
+        """The newer checkpoint that this one's copy gives way to; None to go on (`core.newest_wins`)."""
+        candidates = {(each.epoch, each.lineage_seq): each for each in newer}
+        best = giving_way_to(
+            self._candidate(event),
+            map(self._candidate, candidates.values()),
+            rate_bytes_s=self._rate.bytes_s,
+            has_given_way=event.run in self._gave_way,
+        )
+        return None if best is None else candidates[best.epoch, best.lineage_seq]
+
+    def _candidate(self, event: Checkpoint) -> Candidate:
+        """How much of a checkpoint has still to cross."""
         copy = self._copies.get(event)
-        missing = event.size_bytes if copy is None else sum(one.size for one in copy.missing.values())
-        moved = 0 if copy is None else copy.moved_bytes
-        return Candidate(event.run, event.epoch, event.lineage_seq, missing, moved)
+        missing_bytes = event.size_bytes
+        if copy is not None:
+            partial_bytes = sum(self._under_way.get(_job_id(event, key), 0) for key in copy.missing)
+            missing_bytes = sum(named.size for named in copy.missing.values()) - partial_bytes
+        return Candidate(event.run, event.epoch, event.lineage_seq, missing_bytes, has_begun=copy is not None)
 
     def drop(self, event: Checkpoint) -> None:
         """Forget a copy: it was published, or is given up. What arrived stays in the store."""
         copy = self._copies.pop(event, None)
-        for key in () if copy is None else copy.missing:
+        if copy is None:
+            return
+        if not copy.is_complete:
+            self._gave_way.add(event.run)
+        for key in copy.missing:
             self._transfers.cancel(_job_id(event, key))
 
     def forget(self) -> None:

@@ -28,7 +28,6 @@ from pipelines.core import manifests
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.metric_batches import METRICS, first_number, parted
-from pipelines.core.newest_wins import giving_way_to
 from pipelines.core.sequence_numbers import Numbered, place_of
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.log.envelope import METRIC_BATCH, headers_of
@@ -506,11 +505,8 @@ class LaneReplicator:
             and (other.run, other.region, other.state) == (event.run, self._peer, "committed")
             and standing(view, other.epoch, other.step) is Standing.CURRENT
         ]
-        best = giving_way_to(self._copies.candidate(event), [self._copies.candidate(one) for one in others])
-        if best is None:
-            return None
-        newer = next(one for one in others if (one.epoch, one.lineage_seq) == (best.epoch, best.lineage_seq))
-        return newer if self._copies.trusted(newer) else None
+        newer = self._copies.giving_way_to(event, others)
+        return newer if newer is not None and self._copies.trusted(newer) else None
 
     def _glance(self, item: _Waiting) -> Checkpoint | None:
         """The checkpoint event of a record further back, if it is one; what is wrong is told when its turn comes."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from pipelines.core.retention import Listed
+from pipelines.ports import PIECE_BYTES
 from services.adapters.system_clock import SystemClock
 
 
@@ -21,6 +22,11 @@ class MemoryObjectStore:
     def get(self, key: str) -> bytes | None:
         """The object's bytes; None if there is none."""
         return self.objects.get(key)
+
+    def pieces(self, key: str) -> Generator[bytes, None, None] | None:
+        """Implements PieceStore."""
+        body = self.objects.get(key)
+        return None if body is None else (body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES))
 
     def create(self, key: str, body: bytes) -> bool:
         """Put only if there is none."""

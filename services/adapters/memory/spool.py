@@ -31,6 +31,7 @@ class MemorySpool:
         self._beats: dict[str, Beat] = {}
         self._shards: dict[tuple[CheckpointId, int], bytes] = {}
         self._states: dict[tuple[CheckpointId, int], bytes] = {}
+        self._damaged: set[tuple[CheckpointId, int]] = set()
 
     # --- what a trainer does ---
 
@@ -152,8 +153,14 @@ class MemorySpool:
         return body
 
     def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
-        """A rank's state; None while it is not there."""
+        """A rank's state; None while it is not there; CorruptError if it is not what the trainer gave."""
+        if (checkpoint, rank) in self._damaged:
+            raise CorruptError(f"{checkpoint.prefix}: the state of rank {rank} is not what the trainer wrote")
         return self._states.get((checkpoint, rank))
+
+    def damage_state(self, checkpoint: CheckpointId, rank: int) -> None:
+        """What a bad disk does to a rank's state."""
+        self._damaged.add((checkpoint, rank))
 
     def release(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is safe in the region's store: its files may go."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from pipelines.ports import CopyJob, CopyResult, ObjectStore
-from services.adapters.transfers import copied
+from services.adapters.transfers import copied, fetch_from
 
 
 class MemoryTransfers:
@@ -14,7 +14,7 @@ class MemoryTransfers:
 
     def __init__(self, peers: Mapping[str, ObjectStore], store: ObjectStore, per_turn: int = 1_000) -> None:
         self.per_turn = per_turn
-        self._peers = peers
+        self._fetch = fetch_from(peers)
         self._store = store
         self._waiting: deque[CopyJob] = deque()
 
@@ -30,4 +30,8 @@ class MemoryTransfers:
     def finished(self) -> tuple[CopyResult, ...]:
         """Copy a few and report them."""
         count = min(self.per_turn, len(self._waiting))
-        return tuple(copied(self._waiting.popleft(), self._peers, self._store) for _ in range(count))
+        return tuple(copied(self._waiting.popleft(), self._fetch, self._store) for _ in range(count))
+
+    def under_way(self) -> Mapping[str, int]:
+        """Nothing of an object crosses before all of it does."""
+        return {job.job_id: 0 for job in self._waiting}

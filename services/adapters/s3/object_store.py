@@ -6,16 +6,19 @@ honours them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.response import StreamingBody
 
 from pipelines.core.retention import Listed
 from pipelines.errors import MisconfiguredError, RetryableError
+from pipelines.ports import PIECE_BYTES
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -121,6 +124,17 @@ class S3ObjectStore:
                     return None
                 raise
 
+    def pieces(self, key: str) -> Generator[bytes, None, None] | None:
+        """Implements PieceStore."""
+        with mapped_errors(f"get {key}"):
+            try:
+                body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
+        return _pieces(key, body)
+
     def create(self, key: str, body: bytes) -> bool:
         """Put only if there is none.
 
@@ -176,3 +190,9 @@ class S3ObjectStore:
             except ClientError as error:
                 if code_of(error) not in MISSING:
                     raise
+
+
+def _pieces(key: str, body: StreamingBody) -> Generator[bytes, None, None]:
+    """Read on until the end; a connection that breaks in between is an error of ours."""
+    with mapped_errors(f"get {key}"), contextlib.closing(body):
+        yield from body.iter_chunks(PIECE_BYTES)

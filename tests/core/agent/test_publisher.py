@@ -285,3 +285,16 @@ def test_I16_an_object_that_cannot_be_decoded_stops_its_checkpoint_and_not_the_a
     assert [event.seq for event in world.events(Metric)] == [1]
     assert world.events(Checkpoint) == []
     assert "single-object" in str(agent.status().troubles)
+
+
+def test_I7_a_rank_state_that_is_not_what_the_trainer_digested_is_never_committed(signer: Ed25519Signer) -> None:
+    """Its checkpoint is abandoned by name, as for a chunk; nothing of it is signed as whole."""
+    world, store = _World(), MemoryObjectStore()
+    world.spool.damage_state(OWN, 0)
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, _agent(world, store, signer))
+    (event,) = world.events(Checkpoint)
+    assert event.state == "abandoned"
+    assert "not what the trainer wrote" in event.reason
+    assert isinstance(Codec().decode(signer.verify(store.objects[OWN.manifest])), Abandoned)
+    assert OWN.rank_state(0) not in store.objects

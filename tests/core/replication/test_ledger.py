@@ -1,4 +1,4 @@
-"""The ledger makes effects happen once; newest-wins never makes a copy wait for ever."""
+"""The ledger makes effects happen once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core.ledger import Arrival, Ledger, key_of
-from pipelines.core.newest_wins import Candidate, giving_way_to
 from schemas.records import Chunk, Position, Record, Watermark
 
 KEY = ("gpt", 1, "p", "metrics")
@@ -54,34 +53,3 @@ def test_compaction_keeps_one_record_a_stream_and_a_source() -> None:
     assert key_of(_position(1)) == key_of(_position(2))
     with pytest.raises(TypeError, match="Chunk"):
         key_of(Chunk(size=1, sha256=""))
-
-
-HEAD = Candidate("gpt", 1, 4, missing_bytes=100, moved_bytes=10)
-
-
-@pytest.mark.parametrize(
-    ("queued", "winner"),
-    [
-        ([], None),
-        ([Candidate("gpt", 1, 5, 99)], 5),
-        ([Candidate("gpt", 1, 5, 100)], None),
-        ([Candidate("gpt", 1, 5, 101)], None),
-        ([Candidate("gpt", 1, 3, 1)], None),
-        ([Candidate("other", 1, 9, 1)], None),
-        ([Candidate("gpt", 1, 5, 50), Candidate("gpt", 1, 6, 60)], 6),
-        ([Candidate("gpt", 2, 1, 50), Candidate("gpt", 1, 6, 10)], 1),
-    ],
-)
-def test_an_older_copy_gives_way_only_to_a_newer_one_that_is_complete_sooner(
-    queued: list[Candidate], winner: int | None
-) -> None:
-    """Of the same run, newer, and with fewer missing bytes; the newest of several."""
-    found = giving_way_to(HEAD, queued)
-    assert (None if found is None else found.lineage_seq) == winner
-
-
-def test_two_checkpoints_of_one_size_do_not_take_turns() -> None:
-    """With equal bytes the newer one wins only while nothing of the older was moved."""
-    fresh = Candidate("gpt", 1, 4, missing_bytes=100)
-    assert giving_way_to(fresh, [Candidate("gpt", 1, 5, 100)]) is not None
-    assert giving_way_to(HEAD, [Candidate("gpt", 1, 5, 100)]) is None
