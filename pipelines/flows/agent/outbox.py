@@ -15,14 +15,14 @@ from typing import Any
 
 from pipelines import paths
 from pipelines.core.dead_letter_headers import headers_of_identity
-from pipelines.core.metric_batches import BatchPolicy, batch_of, runs_of_rows
+from pipelines.core.metric_batches import batch_of, runs_of_rows
 from pipelines.core.pace import Pace, Progress
+from pipelines.flows.agent.agent_ports import AgentNode, PublishPolicy
 from pipelines.flows.log.envelope import METRIC, METRIC_BATCH, METRICS_THINNED, identity_of, wrap
 from pipelines.ports import Clock, Journal, Message, Spool, SpoolRecord
 from schemas.codec import Codec
 from schemas.records import DataShard, DataVersion, DeadLetter, Metric, MetricsThinned
 
-CATCH_UP_BYTES_S = 16 * 1024 * 1024.0
 READ_MAX = 500
 WAITING_MAX = 1_000  # per producer
 LOOK_S = 1.0
@@ -68,26 +68,34 @@ class Tail:
 
 
 class Outbox:
-    """One node's. `send` publishes, or raises RetryableError."""
+    """One node's outbox.
+
+    Args:
+        node: the node.
+        policy: in which batches and how fast it publishes.
+        spool: the node's.
+        send: publishes messages in the region's log, or raises RetryableError.
+        codec: encodes events.
+        clock: this process's.
+        journal: where it reports dead letters and backlogs.
+    """
 
     def __init__(
         self,
+        node: AgentNode,
+        policy: PublishPolicy,
         *,
-        region: str,
-        node: str,
         spool: Spool,
         send: Callable[[Sequence[Message]], None],
         codec: Codec,
         clock: Clock,
         journal: Journal,
-        batches: BatchPolicy,
-        bytes_s: float,
     ) -> None:
-        self._region, self._node = region, node
+        self._region, self._node = node.region, node.name
         self._spool, self._send, self._codec = spool, send, codec
         self._clock, self._journal = clock, journal
-        self._batches = batches
-        self._pace = Pace(bytes_s)
+        self._batches = policy.batches
+        self._pace = Pace(policy.catch_up_bytes_s)
         self._progress = Progress()
         self._looked_s = float("-inf")
         self._told_s: float | None = None  # while it is behind: when that was last said

@@ -14,28 +14,20 @@ from dataclasses import dataclass, field
 from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
-from pipelines.core.metric_batches import BatchPolicy
 from pipelines.core.resume_mode import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import HARD, authority_of
-from pipelines.flows.agent.outbox import CATCH_UP_BYTES_S, Outbox, Tail
+from pipelines.flows.agent.outbox import Outbox, Tail
 from pipelines.flows.agent.uploads import Uploads
 from pipelines.flows.log.envelope import headers_of, identity_of, wrap
 from pipelines.paths import CheckpointId
 from pipelines.ports import (
-    Clock,
-    Entropy,
-    EventLog,
     GrantReply,
-    Grants,
-    Journal,
     Message,
-    ObjectStore,
-    Signer,
-    Spool,
     SpoolRecord,
 )
-from schemas.codec import Codec, DecodeError, digest
+from schemas.codec import DecodeError, digest
 from schemas.records import (
     Abandoned,
     Checkpoint,
@@ -68,56 +60,52 @@ class _Launch:
 
 
 class Publisher:
-    """One node's agent. `fetch` makes an index folder from the store, `locate` names one that is resident already."""
+    """One node's agent.
+
+    Args:
+        node: the node that it serves.
+        ports: its own.
+        policy: how often, in which batches and how fast it publishes.
+        folders: where the checkpoint lies from which a launch starts.
+    """
 
     def __init__(
         self,
-        *,
-        region: str,
-        node: str,
-        spool: Spool,
-        store: ObjectStore,
-        log: EventLog,
-        grants: Grants,
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
-        heartbeat_s: float = 1.0,
-        batches: BatchPolicy | None = None,
-        catch_up_bytes_s: float = CATCH_UP_BYTES_S,
-        locate: Callable[[str], str | None] = lambda _digest: None,
-        fetch: Callable[[GrantReply], str] | None = None,
+        node: AgentNode,
+        ports: AgentPorts,
+        policy: PublishPolicy | None = None,
+        folders: StartFolders | None = None,
     ) -> None:
-        self._region, self._node = region, node
-        self._spool, self._store, self._log = spool, store, log
-        self._grants, self._signer, self._codec = grants, signer, codec
-        self._clock, self._journal = clock, journal
-        self._heartbeat_s = heartbeat_s
-        self._locate, self._fetch = locate, fetch
-        self._producer = f"agent-{node}-{entropy.new_id()[:16]}"
+        policy, folders = policy or PublishPolicy(), folders or StartFolders()
+        self._region, self._node = node.region, node.name
+        self._spool, self._store, self._log = ports.spool, ports.store, ports.log
+        self._grants, self._signer, self._codec = ports.grants, ports.signer, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
+        self._heartbeat_s = policy.heartbeat_s
+        self._locate, self._fetch = folders.locate, folders.fetch
+        self._producer = f"agent-{node.name}-{ports.entropy.new_id()[:16]}"
         self._beat_seq: dict[tuple[str, int], int] = {}
         self._beat_at_s: dict[str, float] = {}
         self._asked_at_s: dict[tuple[str, str], float] = {}
         self._launches: dict[str, dict[str, _Launch]] = {}
         self._tails: dict[tuple[str, str], Tail] = {}
         self._outbox = Outbox(
-            region=region,
-            node=node,
-            spool=spool,
+            node,
+            policy,
+            spool=ports.spool,
             send=self._send,
-            codec=codec,
-            clock=clock,
-            journal=journal,
-            batches=batches or BatchPolicy(),
-            bytes_s=catch_up_bytes_s,
+            codec=ports.codec,
+            clock=ports.clock,
+            journal=ports.journal,
         )
         self._turns = 0
         self._kafka_away = ""
         self._committed: dict[str, int] = {}
         self._uploading = Uploads(
-            spool=spool, store=store, codec=codec, beats=lambda run: self._guarded(self._heartbeat, run)
+            spool=ports.spool,
+            store=ports.store,
+            codec=ports.codec,
+            beats=lambda run: self._guarded(self._heartbeat, run),
         )
         self._said: set[str] = set()
         self._troubles: dict[str, str] = {}

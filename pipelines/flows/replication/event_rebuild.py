@@ -18,8 +18,9 @@ from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.errors import CorruptError
 from pipelines.flows.log.envelope import wrap
-from pipelines.ports import Clock, Fetched, Journal, ObjectStore, Partition, Signer
-from schemas.codec import Codec, DecodeError, digest
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.ports import Fetched, Partition
+from schemas.codec import DecodeError, digest
 from schemas.records import Abandoned, Alarm, Checkpoint, Intent, Manifest
 
 LANE = "checkpoints"
@@ -57,22 +58,11 @@ class EventRebuild:
     Only checkpoints have manifests: in another lane it finds nothing.
     """
 
-    def __init__(
-        self,
-        *,
-        peer: str,
-        lane: str,
-        runs: Collection[str],
-        peer_store: ObjectStore,
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        journal: Journal,
-    ) -> None:
-        self._peer, self._runs = peer, tuple(runs)
-        self._is_for_it = lane == LANE
-        self._store, self._signer, self._codec = peer_store, signer, codec
-        self._clock, self._journal = clock, journal
+    def __init__(self, lane: PeerLane, ports: LanePorts, runs: Collection[str]) -> None:
+        self._peer, self._runs = lane.peer, tuple(runs)
+        self._is_for_it = lane.name == LANE
+        self._store, self._signer, self._codec = ports.peer_store, ports.signer, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
         self._search: _Search | None = None
         self._looked_s = float("-inf")
         self._looked_for: tuple[Alarm, ...] = ()

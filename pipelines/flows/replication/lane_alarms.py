@@ -16,6 +16,7 @@ from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.ledger import key_of as ledger_key_of
 from pipelines.core.sequence_numbers import Numbered
 from pipelines.core.sequence_ranges import SequenceRanges
+from pipelines.flows.replication.lane_ports import PeerLane
 from pipelines.ports import Clock, Journal, Message, Partition
 from schemas.codec import Codec
 from schemas.records import Alarm
@@ -45,8 +46,8 @@ def changed(after: Ledger, before: Ledger, codec: Codec) -> list[Message]:
 class LaneAlarms:
     """`acknowledge` and `status` may be called by any thread, the rest by the flow that owns the lane."""
 
-    def __init__(self, *, peer: str, lane: str, clock: Clock, journal: Journal) -> None:
-        self._peer, self._lane = peer, lane
+    def __init__(self, lane: PeerLane, clock: Clock, journal: Journal) -> None:
+        self._peer, self._lane = lane.peer, lane.name
         self._clock, self._journal = clock, journal
         self._open: tuple[Alarm, ...] = ()
         self._asked: dict[str, tuple[str, str]] = {}  # alarm id -> actor, what has become of it

@@ -22,8 +22,9 @@ from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.log.log_reader import scan
 from pipelines.flows.replication.lane_alarms import LaneAlarms
-from pipelines.ports import Clock, EventSource, Fetched, Partition
-from schemas.codec import Codec, DecodeError
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.ports import Fetched, Partition
+from schemas.codec import DecodeError
 from schemas.records import DeadLetter, Position, Record
 
 _CAUSE = "somebody deleted the ledger's topic, or the broker lost its disk"
@@ -50,11 +51,9 @@ class _Found:
 class LedgerRecovery:
     """The ledger of one lane of one peer, looked after."""
 
-    def __init__(
-        self, *, peer: str, lane: str, own: EventSource, codec: Codec, clock: Clock, lane_alarms: LaneAlarms
-    ) -> None:
-        self._peer, self._lane = peer, lane
-        self._own, self._codec, self._clock = own, codec, clock
+    def __init__(self, lane: PeerLane, ports: LanePorts, lane_alarms: LaneAlarms) -> None:
+        self._peer, self._lane = lane.peer, lane.name
+        self._own, self._codec, self._clock = ports.own_source, ports.codec, ports.clock
         self._alarms = lane_alarms
         self._begun: tuple[Partition, ...] = ()
         self._is_anew = False  # seen while it was in use

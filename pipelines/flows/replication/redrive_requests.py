@@ -18,11 +18,12 @@ from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.record_filter import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.replication.lane_alarms import changed
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.flows.replication.record_judge import Verdict
 from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
 from pipelines.flows.replication.visible_index import VisibleIndex
-from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
-from schemas.codec import Codec
-from schemas.records import DeadLetter, Event, Redriven
+from pipelines.ports import Fetched, Message, Partition
+from schemas.records import DeadLetter, Redriven
 
 PUBLISHED, DEAD_AGAIN = "published", "dead_again"
 KEPT_MAX = 1_000  # answers that are remembered for whoever asked
@@ -39,18 +40,6 @@ class RedriveRequest:
     actor: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a record leads to now: a message for the lane, a letter since the cause still holds, or (why) it waits."""
-
-    message: Message | None = None
-    letter: Message | None = None
-    why: str = ""
-    event: Event | None = None
-    also: Message | None = None  # what of it goes elsewhere
-    stands: Callable[[], bool] = lambda: True  # looked at again directly before the transaction (6.2)
-
-
 @dataclass(slots=True)
 class _Asked:
     request: RedriveRequest
@@ -65,20 +54,10 @@ class _Asked:
 class RedriveRequests:
     """The wishes for one lane of one peer. `ask` may be called by any thread, `turn` by the flow that owns the lane."""
 
-    def __init__(
-        self,
-        *,
-        peer: str,
-        lane: str,
-        visible: VisibleIndex,
-        log: EventLog,
-        codec: Codec,
-        clock: Clock,
-        journal: Journal,
-    ) -> None:
-        self._peer, self._lane = peer, lane
-        self._visible, self._log, self._codec = visible, log, codec
-        self._clock, self._journal = clock, journal
+    def __init__(self, lane: PeerLane, ports: LanePorts, visible: VisibleIndex) -> None:
+        self._peer, self._lane = lane.peer, lane.name
+        self._visible, self._log, self._codec = visible, ports.log, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
         self._requests = Requests[str, _Asked](KEPT_MAX)
 
     def ask(self, request: RedriveRequest) -> dict[str, object]:
@@ -136,8 +115,8 @@ class RedriveRequests:
         mark = self._mark(one.request, facts, outcome, letter)
         changes = changed(after, ledger, self._codec)
         told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
-        also = verdict.also if outcome == PUBLISHED else None
-        self._log.transaction([*(each for each in (sent, also) if each is not None), told, *changes])
+        set_aside = verdict.set_aside if outcome == PUBLISHED else None
+        self._log.transaction([*(each for each in (sent, set_aside) if each is not None), told, *changes])
         self._visible.marks[mark.partition, mark.offset] = mark
         identity = identity_of(facts)
         if outcome == PUBLISHED and identity is not None:

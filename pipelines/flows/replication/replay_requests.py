@@ -22,11 +22,12 @@ from pipelines.core.replay_rules import Fate, Known, fate, marked
 from pipelines.core.sequence_numbers import Numbered
 from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.flows.replication.redrive_requests import Verdict
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.flows.replication.record_judge import Verdict
 from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
 from pipelines.flows.replication.visible_index import VisibleIndex
-from pipelines.ports import Clock, EventSource, Fetched, Journal, Message, Partition
-from schemas.codec import Codec, DecodeError
+from pipelines.ports import EventSource, Fetched, Message, Partition
+from schemas.codec import DecodeError
 from schemas.records import Checkpoint
 
 BATCH_MAX = 500  # places in one wish
@@ -69,27 +70,29 @@ class _Asked:
 class ReplayRequests:
     """The wishes for one lane of one peer. `ask` may be called by any thread, `turn` by the flow that owns the lane.
 
-    `again` reads the peer's log, apart from the reader that follows it. `whole` says whether all that a visible
-    checkpoint names is here.
+    Args:
+        lane: the lane, and whose.
+        ports: the lane's.
+        replay_source: reads the peer's log, apart from the reader that follows it.
+        visible: this region's lane and dead letters.
+        whole: whether all that a visible checkpoint names is here.
+        lineage: a run's, as this region knows it.
     """
 
     def __init__(
         self,
+        lane: PeerLane,
+        ports: LanePorts,
         *,
-        peer: str,
-        lane: str,
-        again: EventSource,
+        replay_source: EventSource,
         visible: VisibleIndex,
         whole: Callable[[Checkpoint], bool],
         lineage: Callable[[str], LineageView | None],
-        codec: Codec,
-        clock: Clock,
-        journal: Journal,
     ) -> None:
-        self._peer, self._lane = peer, lane
-        self._again, self._visible, self._whole = again, visible, whole
-        self._lineage, self._codec = lineage, codec
-        self._clock, self._journal = clock, journal
+        self._peer, self._lane = lane.peer, lane.name
+        self._source, self._visible, self._whole = replay_source, visible, whole
+        self._lineage, self._codec = lineage, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
         self._requests = Requests[Places, _Asked](KEPT_MAX)
 
     def ask(self, places: Places) -> dict[str, object]:
@@ -187,7 +190,7 @@ class ReplayRequests:
             headers = marked(message.headers, replay_id, origin(item))
             message = dataclasses.replace(message, headers=headers)
         taken = Numbered(identity[0], identity[1].first, identity[1].last)
-        after = commit(taken, [one for one in (message, verdict.letter, verdict.also) if one is not None])
+        after = commit(taken, [one for one in (message, verdict.letter, verdict.set_aside) if one is not None])
         if message is None:
             return str(Fate.DEAD.value), after
         self._visible.see(*identity)
@@ -196,26 +199,26 @@ class ReplayRequests:
     def _read(self, one: _Asked) -> bool:
         """Read the places in the peer's log; False if it takes longer than a turn may. What is gone is counted."""
         partition = self._partition(one.places)
-        first, end = self._again.bounds(partition)
+        first, end = self._source.bounds(partition)
         last = one.places.offsets[-1]
         at = min(max(one.at, one.places.offsets[0], first), end)
         deadline_s = self._clock.boottime_s() + READ_S
-        self._again.seek(partition, at)
-        self._again.resume([partition])
-        while (at := self._again.position(partition)) <= last and at < end:
+        self._source.seek(partition, at)
+        self._source.resume([partition])
+        while (at := self._source.position(partition)) <= last and at < end:
             if self._clock.boottime_s() > deadline_s:
                 one.at, one.why = at, f"the log of {self._peer} is being read"
                 break
-            batch = (item for item in self._again.poll(POLL_S) if item.partition == partition)
+            batch = (item for item in self._source.poll(POLL_S) if item.partition == partition)
             one.found += [item for item in batch if item.offset in one.places.offsets]
-        self._again.pause([partition])
+        self._source.pause([partition])
         one.read = at > last or at >= end
         one.counts[Fate.GONE.value] = len(one.places.offsets) - len(one.found) if one.read else 0
         return one.read
 
     def _partition(self, places: Places) -> Partition:
         """CorruptError if the topic was made anew since the places were read."""
-        for one in self._again.partitions([paths.topic(self._lane)]):
+        for one in self._source.partitions([paths.topic(self._lane)]):
             if (one.cluster, one.topic_id, one.number) == (places.cluster, places.topic_id, places.partition):
                 return one
         raise CorruptError(f"{paths.topic(self._lane)} of {self._peer} is another topic now: plan the replay again")
