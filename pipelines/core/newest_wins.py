@@ -24,11 +24,11 @@ def giving_way_to(head: Candidate, queued: Iterable[Candidate]) -> Candidate | N
     otherwise two checkpoints of one size would take turns and neither would ever be complete.
     """
     best: Candidate | None = None
-    for one in queued:
-        newer = one.run == head.run and (one.epoch, one.lineage_seq) > (head.epoch, head.lineage_seq)
-        sooner = one.missing_bytes < head.missing_bytes or (
-            one.missing_bytes == head.missing_bytes and head.moved_bytes == 0
+    for other in queued:
+        newer = other.run == head.run and (other.epoch, other.lineage_seq) > (head.epoch, head.lineage_seq)
+        sooner = other.missing_bytes < head.missing_bytes or (
+            other.missing_bytes == head.missing_bytes and head.moved_bytes == 0
         )
-        if newer and sooner and (best is None or (one.epoch, one.lineage_seq) > (best.epoch, best.lineage_seq)):
-            best = one
+        if newer and sooner and (best is None or (other.epoch, other.lineage_seq) > (best.epoch, best.lineage_seq)):
+            best = other
     return best

@@ -286,10 +286,10 @@ def _show_plan(asked: Asked, rows: Sequence[Row], pace: Pace, *, plain: bool, ex
 
 
 _SAYS = {
-    Fate.NEW: "new (they come to it by themselves)",
+    Fate.NEW: "new (normal replication will deliver them)",
     Fate.DONE: "already done",
-    Fate.MISSED: "missed (will be made up for)",
-    Fate.DAMAGED: "damaged (bytes are gone here: will be copied again)",
+    Fate.MISSED: "missed (the replay will publish them)",
+    Fate.DAMAGED: "damaged (bytes are gone here: the replay will copy them again)",
     Fate.SUPERSEDED: "refused as superseded (past a fork)",
     Fate.DEAD: "dead letters (`farside events dead redrive` is for those)",
     Fate.UNDECODABLE: "undecodable",

@@ -68,7 +68,7 @@ REPLICATION_FAULTS = (
     Mutant(
         "a redriven letter is not marked",
         REDRIVE,
-        "if each is not None), told, *changes])",
+        "if each is not None), mark_message, *changes])",
         "if each is not None), *changes])",
         REDRIVES,
     ),

@@ -1,4 +1,4 @@
-"""The replicator: follows one lane of a peer's Kafka; re-publishes an event once what it names is verified here.
+"""The replicator: follows one lane of a peer's Kafka, and re-publishes an event once everything it names is verified.
 
 **Effects once (I15), nothing lost (I14).** What an event leads to, its watermark and the position from which to read on
 are one transaction of *our* Kafka. A restart begins with an empty transaction, which fences the replicator before it,
@@ -8,7 +8,7 @@ answered leads to the same restart.
 **Runs do not wait for each other (6.9).** Events queue by run (`intake.py`). The position is that of the oldest event
 that waits, and what was published beyond it is known by its watermark.
 
-**What is missing is said (6.8).** Gaps and resets become alarms (`lane_alarms.py`), a ledger that was lost is
+**Nothing goes missing unnoticed (6.8).** Gaps and resets become alarms (`lane_alarms.py`), a ledger that was lost is
 read from the lanes (`ledger_recovery.py`), and checkpoint events that a log lost are rebuilt from their manifests
 (`event_rebuild.py`).
 """
@@ -33,7 +33,7 @@ from pipelines.flows.replication.ledger_recovery import LedgerRecovery
 from pipelines.flows.replication.record_judge import Outcome, RecordJudge, WaitingRecord
 from pipelines.flows.replication.redrive_requests import RedriveRequest, RedriveRequests
 from pipelines.flows.replication.replay_requests import Places, ReplayRequests
-from pipelines.flows.replication.settle_log import SettledRecord, tell
+from pipelines.flows.replication.settle_log import SettledRecord, log_settled
 from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.ports import Fetched, Message, Partition
 from schemas.records import Checkpoint, Position
@@ -104,19 +104,31 @@ class LaneReplicator:
             )
 
     def replay(self, places: Places) -> dict[str, object]:
-        """Look at some records of the lane once more, or say what has become of them; as `redrive`."""
+        """Handle some records of the peer's lane once more, or say what has become of them; any thread may ask.
+
+        Raises:
+            MisconfiguredError: this replicator has no source to read logs again.
+        """
         if self._replays is None:
             raise MisconfiguredError("this replicator does not read logs again: nothing can be replayed")
         return self._replays.ask(places)
 
     def redrive(self, request: RedriveRequest) -> dict[str, object]:
-        """Handle a dead letter once more, or say what has become of it; may be called from another thread."""
+        """Handle a dead letter once more, or say what has become of it; any thread may ask.
+
+        Raises:
+            MisconfiguredError: this replicator has no source to read its own log.
+        """
         if self._redrives is None:
             raise MisconfiguredError("this replicator does not read its own log: nothing can be redriven")
         return self._redrives.ask(request)
 
     def turn(self) -> float:
-        """Read, copy, publish; seconds until the next turn. FencedError: another replicator does this lane now."""
+        """Read, copy, publish; seconds until the next turn.
+
+        Raises:
+            FencedError: another replicator follows this lane now.
+        """
         try:
             ledger = self._follow(self._ledger or self._restart())
             ledger = self._mend(ledger)
@@ -125,19 +137,19 @@ class LaneReplicator:
             if self._redrives is not None:
                 before = self._ledger or ledger
                 self._ledger = self._redrives.turn(before, self._judge.out_of_turn)
-                self._alarms.tell(self._ledger, before)
+                self._alarms.report(self._ledger, before)
             if self._replays is not None:
                 self._replays.turn(self._ledger or ledger, self._judge.out_of_turn, self._made_up)
         except (RetryableError, CorruptError) as error:
-            # Corrupt: the place to read from is gone; what the ledger says about it is told at the next turn.
-            self._say_trouble(str(error))
+            # Corrupt: the place to read from is gone; the next turn reads the ledger, and raises the alarm.
+            self._note_trouble(str(error))
             self._forget()
             return TURN_S
         self._trouble = ""
         return 0.0 if settled else TURN_S
 
     def status(self) -> dict[str, object]:
-        """What waits, why, and how far behind we are in steps."""
+        """The waiting records and why they wait, the copies, and how many steps this region is behind."""
         heads = {run: queue[0] for run, queue in self._queues.items() if queue}
         return {
             "peer": self._peer,
@@ -157,22 +169,22 @@ class LaneReplicator:
         """The lane's alarms, for whoever counts or acknowledges them."""
         return self._alarms
 
-    # --- where we stand ---
+    # --- the ledger and the peer's log ---
 
     def _restart(self) -> Ledger:
-        """Fence whoever did this before us, then learn from the log what is done."""
+        """Fence the replicator before this one, then learn from this region's log which events are done."""
         self._log.transaction(())
         read = read_ledger(self._own, self._codec, self._clock)
-        self._alarms.tell(read, None)
+        self._alarms.report(read, None)
         return self._commit(read, self._ledger_recovery.begin(read))
 
     def _commit(self, before: Ledger, after: Ledger, messages: Iterable[Message] = ()) -> Ledger:
-        """Make some messages visible together with what they lead to; nothing at all if there is neither."""
+        """Publish messages and the changes of the ledger in one transaction; no transaction if there are none."""
         whole = [*messages, *changed(after, before, self._codec)]
         if whole:
             self._log.transaction(whole)
         self._ledger = after
-        self._alarms.tell(after, before)
+        self._alarms.report(after, before)
         return after
 
     def _forget(self) -> None:
@@ -202,7 +214,7 @@ class LaneReplicator:
         self._queues.setdefault(run, deque()).append(WaitingRecord(fetched))
 
     def _begin_at(self, partition: Partition, ledger: Ledger) -> Ledger:
-        """Read on where the ledger says; what is gone, or another topic of that name, is an alarm (6.8)."""
+        """Read on where the ledger says; records that are gone, or another topic of that name, raise an alarm (6.8)."""
         known = ledger.positions.get((partition.cluster, partition.topic_id, partition.number))
         bounds = self._source.bounds(partition)
         after = ledger.copy()
@@ -212,18 +224,18 @@ class LaneReplicator:
             after.learn(_position(partition, at))
         self._source.seek(partition, at)
         self._source.resume([partition])
-        stale = [one for one in self._followed if _name(one) == _name(partition)]
-        for one in stale:
-            del self._followed[one]
-            self._intake.drop(one)
+        stale = [stale_partition for stale_partition in self._followed if _name(stale_partition) == _name(partition)]
+        for stale_partition in stale:
+            del self._followed[stale_partition]
+            self._intake.drop(stale_partition)
         self._followed[partition] = at
         return self._commit(ledger, after)
 
     def _mend(self, ledger: Ledger) -> Ledger:
-        """What a person knows of is no longer open, and what the peer's log lost is rebuilt from its store."""
+        """End the alarms that a person acknowledged; queue events that the peer's log lost, rebuilt from its store."""
         ledger = self._alarms.turn(ledger, self._commit)
-        for one in self._rebuild.turn(ledger, ends=self._ends, lineage=self._lineage, is_read=self._is_read):
-            self._queue(one.event.run, one.fetched)
+        for rebuilt in self._rebuild.turn(ledger, ends=self._ends, lineage=self._lineage, is_read=self._is_read):
+            self._queue(rebuilt.event.run, rebuilt.fetched)
         if not self._rebuild.finished(ledger):
             return ledger
         after = ledger.copy()
@@ -231,7 +243,7 @@ class LaneReplicator:
         return self._commit(ledger, after)
 
     def _made_up(self, ledger: Ledger, taken: Numbered, messages: Iterable[Message]) -> Ledger:
-        """Publish what a replay made up for, with the alarm that ends by it."""
+        """Publish an event for a replay, and end the alarm about its missing number."""
         after = ledger.copy()
         self._alarms.taken(after, taken, is_aside=False)
         return self._commit(ledger, after, messages)
@@ -240,7 +252,7 @@ class LaneReplicator:
         return {partition: self._source.bounds(partition)[1] for partition in self._followed}
 
     def _is_read(self, run: str, ends: dict[Partition, int]) -> bool:
-        """Whether nothing of a run waits, and the peer's log was read to these ends, of what there still is of it."""
+        """Whether nothing of a run waits, and every partition that is still followed was read to its end in `ends`."""
         if self._queues.get(run) or self._intake.is_spilled(run):
             return False
         return all(self._source.position(one) >= end for one, end in ends.items() if one in self._followed)
@@ -248,7 +260,7 @@ class LaneReplicator:
     # --- one record after the other ---
 
     def _settle(self, ledger: Ledger) -> bool:
-        """Publish what is ready, in one transaction; True if anything was settled."""
+        """Publish the outcomes that are ready, in one transaction; True if any record was settled."""
         self._judge.begin_turn()
         after = ledger.copy()
         ready: list[tuple[str, Outcome]] = []
@@ -266,14 +278,16 @@ class LaneReplicator:
             return False
         taken = Counter(run for run, _ in ready)
         self._note_positions(after, taken)
-        messages = [one for _, outcome in ready for one in (outcome.message, outcome.set_aside) if one is not None]
+        messages = [
+            message for _, outcome in ready for message in (outcome.message, outcome.set_aside) if message is not None
+        ]
         self._commit(ledger, after, messages)
         for run, outcome in ready:
             self._done(self._queues[run].popleft(), outcome)
-        said = [SettledRecord(run, outcome.kind, outcome.fields) for run, outcome in ready if outcome.kind]
-        for one in said:
-            self._count(one.what)
-        tell(self._journal, lane=self._lane, peer=self._peer, settled=said)
+        settled = [SettledRecord(run, outcome.kind, outcome.fields) for run, outcome in ready if outcome.kind]
+        for record in settled:
+            self._count(record.what)
+        log_settled(self._journal, lane=self._lane, peer=self._peer, settled=settled)
         return True
 
     def _note_positions(self, after: Ledger, taken: Mapping[str, int]) -> None:
@@ -299,7 +313,7 @@ class LaneReplicator:
     def _count(self, what: str) -> None:
         self._counts[what] = self._counts.get(what, 0) + 1
 
-    def _say_trouble(self, text: str) -> None:
+    def _note_trouble(self, text: str) -> None:
         if text != self._trouble:
             self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=text)
         self._trouble = text

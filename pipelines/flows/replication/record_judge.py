@@ -56,7 +56,7 @@ class WaitingRecord:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one record leads to: at most one message for the lane or the dead letters, and the number that it takes."""
+    """The decision about one record: a message for the lane or the dead letters, and the number that it takes."""
 
     message: Message | None = None
     takes: Numbered | None = None
@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a record out of its turn leads to: a message for the lane, a letter if it cannot be published, or a wait."""
+    """The decision about a record out of its turn: a message for the lane, a dead letter, or that it has to wait."""
 
     message: Message | None = None
     letter: Message | None = None
@@ -119,7 +119,7 @@ class RecordJudge:
         return all(self._lineage(run) == view for run, view in views.items())
 
     def outcome(self, item: WaitingRecord, queue: deque[WaitingRecord], ledger: Ledger) -> Outcome | None:
-        """What a record leads to now; None: it has to wait, and `item.why` says for what.
+        """Decide about a record; None: it has to wait, and `item.why` says for what.
 
         Args:
             item: the record; its event, and why it waits, are noted in it.
@@ -149,7 +149,7 @@ class RecordJudge:
         return self._by_lineage(item, event, queue)
 
     def out_of_turn(self, fetched: Fetched, known: int | None = None) -> Verdict:
-        """What a record leads to now, as if its number were due and nothing newer were there.
+        """Decide about a record as if its number were due and nothing newer were there.
 
         Args:
             fetched: the record.
