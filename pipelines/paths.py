@@ -37,12 +37,12 @@ def topic(lane: str) -> str:
 
 
 def transactional_prefix(region: str) -> str:
-    """What the transactional ids of a region's replicator begin with."""
+    """The beginning of the transactional ids of a region's replicator."""
     return f"farside-replicator-{region}-"
 
 
 def transactional_id(region: str, peer: str, lane: str) -> str:
-    """The one writer of a lane, from a peer, in a region's log."""
+    """The transactional id of the one writer of a peer's lane in a region's log."""
     return f"{transactional_prefix(region)}{peer}-{lane}"
 
 
@@ -71,7 +71,7 @@ class CheckpointId:
 
     @property
     def manifest(self) -> str:
-        """The key of its one outcome."""
+        """The key of its one outcome: a manifest, or the record that there will be none."""
         return f"{self.prefix}/manifest"
 
     @property
@@ -140,7 +140,7 @@ def pins_of(own: CheckpointId) -> str:
 
 
 def pin(own: CheckpointId, number: int) -> str:
-    """The create-only object that pins a checkpoint, of an odd number; of an even one, it says that this is over."""
+    """The create-only object that pins a checkpoint (odd number), or ends the pin before it (even number)."""
     return f"{pins_of(own)}{number:06d}"
 
 
@@ -158,12 +158,12 @@ def discarded_prefix(run: str) -> str:
 
 
 def launches_prefix(run: str) -> str:
-    """The folder of what launches were granted."""
+    """The folder of the launches that were granted."""
     return f"runs/{run}/launches/"
 
 
 SWEEPS = "sweeps/"
-"""The folder of what sweeps have noted."""
+"""The folder of the sweeps' notes."""
 
 
 def sweeps_prefix(run: str) -> str:
@@ -222,7 +222,7 @@ def notified(run: str, epoch: int) -> str:
 
 
 def starts_prefix(run: str, node: str) -> str:
-    """The folder of what a node's launches were started from."""
+    """The folder of the records from which checkpoint a node's launches were started."""
     return f"runs/{run}/starts/{node}/"
 
 
@@ -232,7 +232,7 @@ def start(run: str, node: str, launch: str) -> str:
 
 
 def discarded(run: str, epoch: int) -> str:
-    """The create-only object which says that a branch is of no use: who said so, and why."""
+    """The create-only object which says that a branch was discarded, by whom and why."""
     return f"{discarded_prefix(run)}{epoch:06d}"
 
 
@@ -242,10 +242,10 @@ def launched(run: str, launch: str) -> str:
 
 
 DRILL_TOPICS = "drill."
-"""What stands before a topic's name in a drill."""
+"""The beginning of a topic's name in a drill."""
 
 REPLAY_TOPICS = "replay."
-"""How the names of topics begin that a replay may write to; no service reads them."""
+"""The beginning of the names of topics that a replay may write to; no service reads them."""
 
 DRILLS = "drills/"
 """The folder of everything that drills write in a region's bucket."""

@@ -1,1 +1,1 @@
-"""What crosses a boundary: Avro schemas, the frozen records that match them, and the codec."""
+"""The data that crosses a boundary: Avro schemas, the frozen records that match them, and the codec."""

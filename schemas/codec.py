@@ -29,7 +29,7 @@ R = TypeVar("R", bound=records.Record)
 
 
 class DecodeError(Exception):
-    """The bytes are no record that we can read; they are kept in `value`."""
+    """Bytes that are no record that this version can read; they are kept in `value`."""
 
     def __init__(self, reason: str, value: bytes) -> None:
         super().__init__(reason)
@@ -48,8 +48,8 @@ class UnknownSchemaError(DecodeError):
 @functools.cache
 def record_types() -> Mapping[str, type[records.Record]]:
     """Every record that has a schema of its own, by name."""
-    found = (item for item in vars(records).values() if isinstance(item, type))
-    return {cls.__name__: cls for cls in found if issubclass(cls, records.Record) and cls.schema_name}
+    types = (item for item in vars(records).values() if isinstance(item, type))
+    return {cls.__name__: cls for cls in types if issubclass(cls, records.Record) and cls.schema_name}
 
 
 def schema_text(cls: type[records.Record]) -> str:
@@ -79,8 +79,8 @@ def _released() -> dict[str, Any]:
 
 def released_texts() -> tuple[tuple[str, str], ...]:
     """The number and the text of every schema that was ever released."""
-    found = sorted((_FOLDER / "released").rglob("*.avsc"))
-    return tuple((path.parts[-3], path.read_text(encoding="utf-8")) for path in found)
+    files = sorted((_FOLDER / "released").rglob("*.avsc"))
+    return tuple((path.parts[-3], path.read_text(encoding="utf-8")) for path in files)
 
 
 def _fingerprint_of(text: str) -> str:
@@ -117,7 +117,7 @@ def writer_of(value: bytes) -> str:
 
 
 class Codec:
-    """Encodes and decodes records; knows our own schemas, the released ones, and those that `learn` was told.
+    """Encodes and decodes records; knows our own schemas, the released ones, and those that were given to `learn`.
 
     Not safe for use by several threads while `learn` runs; each flow has its own.
     """
@@ -185,12 +185,12 @@ def digest(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-# What has to be done to a field's value on its way to plain Avro or back, found once for each class; None: nothing.
+# The conversion of a field's value to plain Avro or back, looked up once for each class; None: the value stays.
 _Turn = Callable[[Any], Any]
 
 
 def _plain(record: records.Record) -> dict[str, Any]:
-    """As a tree of plain Avro values."""
+    """A record as a tree of plain Avro values."""
     return {
         name: getattr(record, name) if turn is None else turn(getattr(record, name))
         for name, turn in _turns(type(record), _TO_PLAIN, _to_plain)
@@ -198,8 +198,8 @@ def _plain(record: records.Record) -> dict[str, Any]:
 
 
 def _build(cls: type[records.Record], plain: dict[str, Any]) -> records.Record:
-    found = _turns(cls, _FROM_PLAIN, _from_plain)
-    return cls(**{name: plain[name] if turn is None else turn(plain[name]) for name, turn in found})
+    turns = _turns(cls, _FROM_PLAIN, _from_plain)
+    return cls(**{name: plain[name] if turn is None else turn(plain[name]) for name, turn in turns})
 
 
 _Turns = tuple[tuple[str, _Turn | None], ...]
@@ -208,12 +208,12 @@ _FROM_PLAIN: dict[str, _Turns] = {}
 
 
 def _turns(cls: type[records.Record], known: dict[str, _Turns], turn_of: Callable[[Any], _Turn | None]) -> _Turns:
-    found = known.get(cls.__name__)
-    if found is None:
+    turns = known.get(cls.__name__)
+    if turns is None:
         hints = typing.get_type_hints(cls)
-        found = tuple((field.name, turn_of(hints[field.name])) for field in dataclasses.fields(cls))
-        known[cls.__name__] = found
-    return found
+        turns = tuple((field.name, turn_of(hints[field.name])) for field in dataclasses.fields(cls))
+        known[cls.__name__] = turns
+    return turns
 
 
 def _to_plain(hint: Any) -> _Turn | None:  # noqa: ANN401 - a type hint

@@ -23,7 +23,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Record):
-    """What every event carries: its identity (run, epoch, producer, lane, seq), place and time."""
+    """The fields of every event: its identity (run, epoch, producer, lane, seq), place and time."""
 
     lane: ClassVar[str] = ""
     event_id: str
@@ -157,7 +157,7 @@ class EpochChange(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness(Event):
-    """What a standby pool has resident, how well it is proven and how long recovery would take."""
+    """The checkpoint that a standby pool holds, how well it is proven, and how long recovery would take."""
 
     schema_name: ClassVar[str] = "events/readiness"
     lane: ClassVar[str] = "control"
@@ -171,7 +171,7 @@ class Readiness(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting(Record):
-    """What one service of a region can reach of another region. Ages in seconds; -1: never.
+    """How far one service of a region reaches another region. Ages in seconds; -1: never.
 
     It belongs to no run and has no place in a sequence: a lost one is replaced by the next.
     """
@@ -214,7 +214,7 @@ class DeadLetter(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redriven(Record):
-    """A dead letter was handled again; it stands behind it in its topic, so that it cannot happen twice."""
+    """The mark that a dead letter was handled again; it is in the same topic, so that this cannot happen twice."""
 
     schema_name: ClassVar[str] = "events/redriven"
     partition: int  # the letter's place
@@ -325,7 +325,7 @@ class Item(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent(Record):
-    """The coordinator's word that every rank's shard is in its spool, and what they hold."""
+    """The coordinator's statement that every rank's shard is in its spool, with their contents."""
 
     schema_name: ClassVar[str] = "manifest/intent"
     run: str
@@ -412,7 +412,7 @@ class Signed(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEntry(Record):
-    """One link of the lineage: the epoch, where it forked from its parent, and who won it why."""
+    """One link of the lineage: the epoch, where it forked from its parent, who won it, and why."""
 
     epoch: int
     parent_epoch: int

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.core.metric_batches import BatchPolicy
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import GrantRenewal
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply
@@ -53,21 +54,23 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
         journal=parts.journal,
     )
     flow = Publisher(
-        region=region,
-        node=here.node,
-        spool=wrap("spool", spool),
-        store=wrap("store", store),
-        log=wrap("log", log),
-        grants=HttpGrants(controller),
-        signer=parts.signer,
-        codec=Codec(),
-        clock=parts.clock,
-        entropy=parts.entropy,
-        journal=parts.journal,
-        locate=locate,
-        fetch=fetch,
-        batches=BatchPolicy(publish.batch_rows, publish.batch_bytes, publish.batch_age_s),
-        catch_up_bytes_s=publish.catch_up_bytes_s,
+        AgentNode(region, here.node),
+        AgentPorts(
+            spool=wrap("spool", spool),
+            store=wrap("store", store),
+            log=wrap("log", log),
+            grants=HttpGrants(controller),
+            signer=parts.signer,
+            codec=Codec(),
+            clock=parts.clock,
+            entropy=parts.entropy,
+            journal=parts.journal,
+        ),
+        PublishPolicy(
+            batches=BatchPolicy(publish.batch_rows, publish.batch_bytes, publish.batch_age_s),
+            catch_up_bytes_s=publish.catch_up_bytes_s,
+        ),
+        StartFolders(locate=locate, fetch=fetch),
     )
 
     def status() -> AgentStatus:

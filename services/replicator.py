@@ -14,6 +14,7 @@ from starlette.routing import Route
 from pipelines import paths
 from pipelines.core.lease import NEVER_S
 from pipelines.errors import CorruptError, MisconfiguredError
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.flows.replication.redrive_requests import parse_request
 from pipelines.flows.replication.replay_requests import parse_places
@@ -73,22 +74,22 @@ def flow_of(
     transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=copies)
     closing += [own.close, letters.close, log.close, transfers.close]
     return LaneReplicator(
-        region=parts.region,
-        peer=peer,
-        lane=lane,
-        source=source,
-        own=own,
-        log=wrap(f"{lane}.log", log),
-        store=wrap(f"{lane}.store", parts.store()),
-        peer_store=parts.peer_store(peer),
-        transfers=wrap(f"{lane}.transfers", transfers),
-        lineage=parts.epoch_store(),
-        signer=parts.signer,
-        codec=Codec(),
-        clock=parts.clock,
-        journal=parts.journal,
-        letters=letters,
-        again=again,
+        PeerLane(peer, lane),
+        LanePorts(
+            peer_source=source,
+            own_source=own,
+            log=wrap(f"{lane}.log", log),
+            store=wrap(f"{lane}.store", parts.store()),
+            peer_store=parts.peer_store(peer),
+            transfers=wrap(f"{lane}.transfers", transfers),
+            lineage=parts.epoch_store(),
+            signer=parts.signer,
+            codec=Codec(),
+            clock=parts.clock,
+            journal=parts.journal,
+            visible_source=letters,
+            replay_source=again,
+        ),
         runs=tuple(parts.settings.runs),
     )
 

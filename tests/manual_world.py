@@ -14,6 +14,7 @@ from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import FAST, Held
 from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, StartFolders
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
@@ -83,6 +84,7 @@ class ManualRegion:
         self.store, self.kafka = MemoryObjectStore(), MemoryKafka(name)
         self.peer_states = {other: PeerState(region=other, run="gpt", clock=clock) for other in REGIONS}
         self.controls: list[Controller] = []
+        self.self_evidences: list[SelfEvidence] = []  # of each of them
         self._shared, self._signer = witness, signer
         self.witness, self.control = self.start()
 
@@ -98,6 +100,7 @@ class ManualRegion:
             observers=Observers(peer_states=self.peer_states, self_evidence=self.self_evidence),
         )
         self.controls.append(control)
+        self.self_evidences.append(self.self_evidence)
         return witness, control
 
     def say(self, event: str, **fields: object) -> None:
@@ -121,8 +124,8 @@ class ManualRegion:
 
     def turn(self) -> None:
         """One turn of each controller."""
-        for control in self.controls:
-            control._self_evidence.log_ack_at_s = control._self_evidence.store_put_at_s = self.clock.now_s
+        for control, self_evidence in zip(self.controls, self.self_evidences, strict=True):
+            self_evidence.log_ack_at_s = self_evidence.store_put_at_s = self.clock.now_s
             control.turn()
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -148,18 +151,19 @@ class ManualWorld:
     def agent_over(self, wrapped: Callable[[Any], Any]) -> Publisher:
         """A fresh agent of east, each of whose remote ports is wrapped."""
         return Publisher(
-            region="east",
-            node="n0",
-            spool=self.spool,
-            store=wrapped(self.east.store),
-            log=wrapped(self.east),
-            grants=wrapped(self.east),
-            signer=self.signer,
-            codec=Codec(),
-            clock=self.clock,
-            entropy=SystemEntropy(),
-            journal=wrapped(self.east),
-            locate=lambda _digest: "/arena/A",
+            AgentNode("east", "n0"),
+            AgentPorts(
+                spool=self.spool,
+                store=wrapped(self.east.store),
+                log=wrapped(self.east),
+                grants=wrapped(self.east),
+                signer=self.signer,
+                codec=Codec(),
+                clock=self.clock,
+                entropy=SystemEntropy(),
+                journal=wrapped(self.east),
+            ),
+            folders=StartFolders(locate=lambda _digest: "/arena/A"),
         )
 
     def turn(self) -> None:

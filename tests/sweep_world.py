@@ -12,6 +12,7 @@ from pipelines.core.manifests import objects
 from pipelines.core.resume_mode import StartRequest
 from pipelines.core.retention import SweepPolicy
 from pipelines.errors import RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.retention.sweep import Sweep, SweepPorts, Swept
 from pipelines.paths import CheckpointId
@@ -134,17 +135,18 @@ class SweepWorld(ManualClock):
         """A fresh process."""
         fake: Any = self
         return Publisher(
-            region="east",
-            node="n0",
-            spool=self.spool,
-            store=(wire or Tripwire()).before(self.store),
-            log=fake,
-            grants=fake,
-            signer=self.signer,
-            codec=Codec(),
-            clock=fake,
-            entropy=SystemEntropy(),
-            journal=fake,
+            AgentNode("east", "n0"),
+            AgentPorts(
+                spool=self.spool,
+                store=(wire or Tripwire()).before(self.store),
+                log=fake,
+                grants=fake,
+                signer=self.signer,
+                codec=Codec(),
+                clock=fake,
+                entropy=SystemEntropy(),
+                journal=fake,
+            ),
         )
 
     def turn(self, agent: Publisher, turns: int = 6) -> None:

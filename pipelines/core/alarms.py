@@ -1,11 +1,11 @@
-"""What went wrong with a log that a region follows: gaps and resets, each as one value with its likely cause. Pure.
+"""Alarms about a log that a region follows: gaps and resets, each as one value with its likely cause. Pure.
 
 An alarm is open until it is healed (what was missing became visible or was set aside by name) or a person acknowledges
 it. The numbers of a hole are kept exactly, also after that: an event that turns up later and lies in one was never
 visible here, so it is taken, and no other one is (I15).
 
 **Bounded.** There is one alarm for each stream or partition and kind. It lists `RANGES_MAX` ranges and counts the rest,
-and a region keeps `ALARMS_MAX`: past that an acknowledged one, or else the oldest, is forgotten, which is said.
+and a region keeps `ALARMS_MAX`: past that an acknowledged one, or else the oldest, is forgotten, which is reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALARMS_MAX = 1_000
 
 
 class Kind(enum.Enum):
-    """What was noticed."""
+    """The kinds of gap and reset that are noticed."""
 
     RETENTION = "records_gone"  # retention took records that were not read
     ANEW = "topic_anew"  # the topic was deleted and made anew
@@ -98,7 +98,7 @@ def of_stream(kind: Kind, stream: Stream, numbers: SequenceRanges, *, peer: str,
 
 
 def of_bounds(known: int | None, first: int, end: int, *, others: bool) -> tuple[Kind, SequenceRanges, str] | None:
-    """What a log's bounds say about reading on at a known offset.
+    """Whether a log can be read on at a known offset: None if it can, else the alarm's kind, offsets and cause.
 
     Args:
         known: the next offset to read; None if this partition was never read.
@@ -120,30 +120,31 @@ def of_bounds(known: int | None, first: int, end: int, *, others: bool) -> tuple
     return None
 
 
-def numbers_of(one: Alarm) -> SequenceRanges:
-    """The numbers or offsets that are listed."""
-    return SequenceRanges((each.first, each.last) for each in one.ranges)
+def numbers_of(record: Alarm) -> SequenceRanges:
+    """The numbers or offsets that an alarm lists."""
+    return SequenceRanges((each.first, each.last) for each in record.ranges)
 
 
-def key_of(one: Alarm) -> bytes:
-    """What makes two alarms the same one."""
-    whose = f"{one.run}|{one.epoch}|{one.producer}" if not one.place else f"{one.peer}|{one.place}"
-    return f"alarm|{one.kind}|{one.lane}|{whose}".encode()
+def key_of(record: Alarm) -> bytes:
+    """The key of an alarm: two with the same key are one alarm."""
+    whose = f"{record.run}|{record.epoch}|{record.producer}" if not record.place else f"{record.peer}|{record.place}"
+    return f"alarm|{record.kind}|{record.lane}|{whose}".encode()
 
 
-def id_of(one: Alarm) -> str:
-    """A short name, for people."""
-    return hashlib.sha256(key_of(one)).hexdigest()[:8]
+def id_of(record: Alarm) -> str:
+    """The short id of an alarm, for people."""
+    return hashlib.sha256(key_of(record)).hexdigest()[:8]
 
 
-def sentence(one: Alarm) -> str:
-    """All of it, in a line."""
-    unit = "offsets" if one.place else "numbers"
-    ranges = f", {unit} {numbers_of(one)}" if one.ranges else ""
-    more = f" and {one.unlisted} more" if one.unlisted else ""
-    whose = f" of {one.producer}, epoch {one.epoch}" if one.producer else ""
-    run = "every run" if one.run == paths.EVERY_RUN else one.run
-    return f"{one.lane} of {one.peer}, {run}: {TEXTS[Kind(one.kind)]}{ranges}{more}{whose}; likely: {one.cause}"
+def sentence(record: Alarm) -> str:
+    """An alarm in one sentence."""
+    unit = "offsets" if record.place else "numbers"
+    ranges = f", {unit} {numbers_of(record)}" if record.ranges else ""
+    more = f" and {record.unlisted} more" if record.unlisted else ""
+    whose = f" of {record.producer}, epoch {record.epoch}" if record.producer else ""
+    run = "every run" if record.run == paths.EVERY_RUN else record.run
+    text = f"{TEXTS[Kind(record.kind)]}{ranges}{more}{whose}"
+    return f"{record.lane} of {record.peer}, {run}: {text}; likely: {record.cause}"
 
 
 def status_of(alarm: Alarm) -> AlarmStatus:
@@ -175,32 +176,32 @@ def plain(alarm: Alarm) -> dict[str, object]:
 
 @dataclass(slots=True)
 class Alarms:
-    """Those that a region has; `copy` it and change the copy, as the ledger around it."""
+    """The alarms of a region; `copy` it and change the copy, as the ledger around it."""
 
     kept: dict[bytes, Alarm] = field(default_factory=dict)
     ended: dict[bytes, Alarm] = field(default_factory=dict)  # since the copy was made
 
     def copy(self) -> Alarms:
-        """One to change."""
+        """A copy to change."""
         return Alarms(dict(self.kept))
 
-    def learn(self, one: Alarm) -> None:
+    def learn(self, record: Alarm) -> None:
         """Take in a record of the alarms' topic; the last one of a key holds."""
-        if one.state in {HEALED, FORGOTTEN} or (one.state == ACKNOWLEDGED and one.kind != Kind.HOLE.value):
-            self.kept.pop(key_of(one), None)
+        if record.state in {HEALED, FORGOTTEN} or (record.state == ACKNOWLEDGED and record.kind != Kind.HOLE.value):
+            self.kept.pop(key_of(record), None)
         else:
-            self.kept[key_of(one)] = one
+            self.kept[key_of(record)] = record
 
-    def add(self, one: Alarm) -> None:
+    def add(self, record: Alarm) -> None:
         """Raise an alarm, or extend the one that there is."""
-        key = key_of(one)
+        key = key_of(record)
         before = self.kept.pop(key, None)
-        whole = numbers_of(one) if before is None else numbers_of(one) | numbers_of(before)
+        whole = numbers_of(record) if before is None else numbers_of(record) | numbers_of(before)
         ranges = _ranges(whole)
-        unlisted = one.unlisted if before is None else before.unlisted
+        unlisted = record.unlisted if before is None else before.unlisted
         unlisted += len(whole) - sum(each.last - each.first + 1 for each in ranges)
-        time_ms = one.time_ms if before is None else before.time_ms
-        self.kept[key] = dataclasses.replace(one, ranges=ranges, unlisted=unlisted, time_ms=time_ms)
+        time_ms = record.time_ms if before is None else before.time_ms
+        self.kept[key] = dataclasses.replace(record, ranges=ranges, unlisted=unlisted, time_ms=time_ms)
         self.ended.pop(key, None)
         if len(self.kept) > ALARMS_MAX:
             others = [each for each in self.kept if each != key]
@@ -208,48 +209,50 @@ class Alarms:
             self.end(next(spent, others[0]), FORGOTTEN)
 
     def fill(self, stream: Stream, first: int, last: int) -> None:
-        """These numbers are accounted for."""
+        """Take numbers that are accounted for out of the alarms; an alarm without any left is healed."""
         for kind in (Kind.HOLE, Kind.EPOCH):
             key = _key_of_stream(kind, stream)
-            found = self.kept.get(key)
-            if found is None:
+            record = self.kept.get(key)
+            if record is None:
                 continue
-            left = numbers_of(found) - SequenceRanges([(first, last)])
-            if left or found.unlisted:
-                self.kept[key] = dataclasses.replace(found, ranges=_ranges(left))
+            left = numbers_of(record) - SequenceRanges([(first, last)])
+            if left or record.unlisted:
+                self.kept[key] = dataclasses.replace(record, ranges=_ranges(left))
             else:
                 self.end(key, HEALED)
 
     def missing(self, stream: Stream) -> SequenceRanges:
         """The numbers of a stream that were jumped over and did not come."""
-        found = self.kept.get(_key_of_stream(Kind.HOLE, stream))
-        return SequenceRanges() if found is None else numbers_of(found)
+        record = self.kept.get(_key_of_stream(Kind.HOLE, stream))
+        return SequenceRanges() if record is None else numbers_of(record)
 
     def end(self, key: bytes, state: str, actor: str = "") -> None:
-        """It is not kept any longer, for this reason."""
-        found = self.kept.pop(key)
-        self.ended[key] = dataclasses.replace(found, state=state, actor=actor)
+        """Keep an alarm no longer, since it was healed, acknowledged or forgotten."""
+        record = self.kept.pop(key)
+        self.ended[key] = dataclasses.replace(record, state=state, actor=actor)
 
     def acknowledge(self, alarm_id: str, actor: str) -> bool:
-        """Somebody knows of it; False if there is no open one of this id. A hole's numbers are kept on."""
-        for key, one in self.kept.items():
-            if id_of(one) == alarm_id and one.state == OPEN:
-                if one.kind == Kind.HOLE.value:
-                    self.kept[key] = dataclasses.replace(one, state=ACKNOWLEDGED, actor=actor)
+        """Note that a person knows of an alarm; False if none of this id is open. A hole's numbers are kept on."""
+        for key, record in self.kept.items():
+            if id_of(record) == alarm_id and record.state == OPEN:
+                if record.kind == Kind.HOLE.value:
+                    self.kept[key] = dataclasses.replace(record, state=ACKNOWLEDGED, actor=actor)
                 else:
                     self.end(key, ACKNOWLEDGED, actor)
                 return True
         return False
 
     def open_of(self, peer: str, lane: str) -> tuple[Alarm, ...]:
-        """The open ones of a lane, oldest first."""
-        found = [one for one in self.kept.values() if (one.peer, one.lane, one.state) == (peer, lane, OPEN)]
-        return tuple(sorted(found, key=lambda one: one.time_ms))
+        """The open alarms of a lane, oldest first."""
+        opened = [
+            record for record in self.kept.values() if (record.peer, record.lane, record.state) == (peer, lane, OPEN)
+        ]
+        return tuple(sorted(opened, key=lambda record: record.time_ms))
 
     def changes_since(self, before: Alarms) -> tuple[Alarm, ...]:
         """The records that turn `before` into this."""
-        new = [one for key, one in self.kept.items() if before.kept.get(key) != one]
-        return (*new, *(one for key, one in self.ended.items() if key in before.kept))
+        new = [record for key, record in self.kept.items() if before.kept.get(key) != record]
+        return (*new, *(record for key, record in self.ended.items() if key in before.kept))
 
 
 def _key_of_stream(kind: Kind, stream: Stream) -> bytes:
@@ -259,5 +262,5 @@ def _key_of_stream(kind: Kind, stream: Stream) -> bytes:
 
 def _ranges(numbers: SequenceRanges) -> tuple[AlarmRange, ...]:
     """The newest ranges, as many as are kept."""
-    found: Iterable[tuple[int, int]] = numbers.ranges()[-RANGES_MAX:]
-    return tuple(AlarmRange(first=first, last=last) for first, last in found)
+    newest: Iterable[tuple[int, int]] = numbers.ranges()[-RANGES_MAX:]
+    return tuple(AlarmRange(first=first, last=last) for first, last in newest)

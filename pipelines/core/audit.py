@@ -3,7 +3,7 @@
 A producer numbers its events from 1 without holes when they enter its node's spool (6.8). The region in which a stream
 was first published is its *source*; every other region of the run is to have the same numbers. A number is accounted
 for if it is visible, dead-lettered, past a fork, still in flight, or older than what the log keeps. Everything else is
-told, and so is what cannot be known because a log cannot be read.
+reported, and so is everything that cannot be known because a log cannot be read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NONE = SequenceRanges()
 
 @dataclass(slots=True)
 class Log:
-    """What was read of one region's log; `trouble` says why it could not be."""
+    """The numbers that were read from one region's log; `trouble` says why it could not be read."""
 
     region: str
     trouble: str = ""
@@ -35,7 +35,7 @@ class Log:
     nameless: dict[str, int] = field(default_factory=dict)  # per lane: records of which nobody knows whose they are
 
     def take(self, stream: Stream, numbers: SequenceRanges, source: str | None) -> None:
-        """A record that takes these numbers is in the log."""
+        """Note the numbers of a record that is in the log."""
         if source is not None:
             self.sources.setdefault(stream, source)
         seen = self.seen.setdefault(stream, SequenceRanges())
@@ -83,13 +83,13 @@ class Report:
     def plain(self) -> dict[str, object]:
         """As JSON."""
         lines = [one.plain() for one in self.lines]
-        told = {"unaccounted": list(self.unaccounted), "notes": list(self.notes)}
-        return {"run": self.run, "accounted": not self.unaccounted, "lines": lines, **told}
+        texts = {"unaccounted": list(self.unaccounted), "notes": list(self.notes)}
+        return {"run": self.run, "accounted": not self.unaccounted, "lines": lines, **texts}
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of the events that spools accepted, in one log."""
+    """How many of the events that spools accepted are visible in one log."""
 
     accepted: int
     visible: int
@@ -102,14 +102,14 @@ class Settled:
 
 
 def settled(accepted: Mapping[Stream, SequenceRanges], log: Log) -> Settled:
-    """Accepted in the spools, which can be read themselves, against one log."""
+    """Compare the events in spools, which can be read themselves, with one log."""
     missing = {stream: numbers - log.seen.get(stream, NONE) for stream, numbers in accepted.items()}
     taken, lost = (sum(len(one) for one in of.values()) for of in (accepted, missing))
     return Settled(accepted=taken, visible=taken - lost, duplicates=sum(log.doubled.values()), lost=lost)
 
 
 def compare(run: str, logs: Iterable[Log]) -> Report:
-    """Every stream of a run that some log knows, in every region."""
+    """Compare the logs: every stream of a run that some log knows, in every region."""
     by_region = {log.region: log for log in logs}
     lines: list[Line] = []
     for stream, source in sorted(_sources(run, by_region.values()).items(), key=lambda one: _order(one[0])):
@@ -120,17 +120,17 @@ def compare(run: str, logs: Iterable[Log]) -> Report:
 
 
 def _sources(run: str, logs: Iterable[Log]) -> dict[Stream, str]:
-    found: dict[Stream, str] = {}
+    sources: dict[Stream, str] = {}
     for log in logs:
         for stream in (*log.seen, *log.dead, *log.branch):
-            found.setdefault(stream, log.sources.get(stream, log.region))
-        found |= log.sources
-    known = {(producer, lane) for _, _, producer, lane in found}
+            sources.setdefault(stream, log.sources.get(stream, log.region))
+        sources |= log.sources
+    known = {(producer, lane) for _, _, producer, lane in sources}
     for log in logs:
         for (producer, lane), (epoch, _) in log.promised.items():
             if (producer, lane) not in known:
-                found[run, epoch, producer, lane] = log.region
-    return found
+                sources[run, epoch, producer, lane] = log.region
+    return sources
 
 
 def _unknown(stream: Stream, log: Log, *, is_source: bool) -> Line:
@@ -185,7 +185,7 @@ def _at_source(stream: Stream, log: Log, others: Iterable[Log]) -> Line:
 
 
 def _at_standby(stream: Stream, source: Log, log: Log) -> Line:
-    """What is at or below the watermark is settled here; what is above it is still to come (6.8)."""
+    """One stream at a standby: numbers up to the watermark are settled, those above it are still to come (6.8)."""
     _, epoch, producer, lane = stream
     if log.trouble:
         return _unknown(stream, log, is_source=False)
@@ -216,7 +216,7 @@ def _at_standby(stream: Stream, source: Log, log: Log) -> Line:
 
 
 def _kept(missing: SequenceRanges, taken: SequenceRanges, lane: str, log: Log) -> tuple[SequenceRanges, int]:
-    """The gaps, and how many are no gaps but older than what the log keeps."""
+    """The gaps, and how many missing numbers are older than the log's oldest record, which are no gaps."""
     if lane not in log.trimmed:
         return missing, 0
     old = missing if not taken else missing.up_to(taken.first)
@@ -227,23 +227,23 @@ def _unaccounted(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str
     for name, log in logs.items():
         if log.trouble:
             yield f"{name}: what was accepted there and is nowhere else cannot be known; its log: {log.trouble}"
-    for one in lines:
-        where = f"{one.region}: {one.lane} of {one.producer}, epoch {one.epoch}"
-        if one.gaps:
-            yield f"{where}: {len(one.gaps)} missing: {one.gaps}"
-        if one.early:
-            yield f"{where}: {len(one.early)} visible before what they name is there: {one.early}"
-        if not one.is_source and one.duplicates:
-            yield f"{where}: {one.duplicates} visible more than once"
+    for line in lines:
+        where = f"{line.region}: {line.lane} of {line.producer}, epoch {line.epoch}"
+        if line.gaps:
+            yield f"{where}: {len(line.gaps)} missing: {line.gaps}"
+        if line.early:
+            yield f"{where}: {len(line.early)} visible before what they name is there: {line.early}"
+        if not line.is_source and line.duplicates:
+            yield f"{where}: {line.duplicates} visible more than once"
 
 
 def _notes(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str]:
     for log in logs.values():
         for lane, count in sorted(log.nameless.items()):
             yield f"{log.region}: {count} records in {lane} of which nobody knows whose they are; see `events list`"
-    for one in lines:
-        if one.is_source and not one.tail_known and not logs[one.region].trouble:
-            yield f"{one.region}: no heartbeat names {one.lane} of {one.producer}: its spool may have more"
+    for line in lines:
+        if line.is_source and not line.tail_known and not logs[line.region].trouble:
+            yield f"{line.region}: no heartbeat names {line.lane} of {line.producer}: its spool may have more"
 
 
 def _order(stream: Stream) -> tuple[int, str, str]:

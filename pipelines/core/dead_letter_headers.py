@@ -1,4 +1,4 @@
-"""What a dead letter says of an event that never came to be."""
+"""The headers of the dead letter of a spool's record that never became an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a region remembers of a peer's log: watermarks and positions (design 6.8), as values without I/O.
+"""A region's ledger of a peer's log: watermarks and positions (design 6.8), as values without I/O.
 
 A watermark per (run, epoch, producer, lane) makes effects happen once; a position per source partition says where to
 read on; the numbers that a watermark jumped over are in the alarms. All are written in the transaction that publishes,
@@ -22,7 +22,7 @@ _REGION = "region:"  # in the place of a producer, with epoch 0: the number is t
 
 
 class Arrival(enum.Enum):
-    """What an event's number says about it."""
+    """Whether an event's number is due, was taken already, or leaves numbers out."""
 
     NEXT = "next"
     DUPLICATE = "duplicate"
@@ -39,11 +39,11 @@ class Ledger:
     epochs: dict[tuple[str, str, str], int] = field(default_factory=dict)  # run, region, lane: the highest from there
 
     def copy(self) -> Ledger:
-        """One to change."""
+        """A copy to change."""
         return Ledger(dict(self.watermarks), dict(self.positions), self.alarms.copy(), dict(self.epochs))
 
     def learn(self, record: Record) -> None:
-        """Take one record in; the last position wins, and a watermark never falls."""
+        """Take one record of the ledger in; the last position wins, and a watermark never falls."""
         if isinstance(record, Watermark):
             region = region_of(record)
             if region is not None:
@@ -74,14 +74,14 @@ class Ledger:
         return seq > self.watermarks.get(key, 0) or seq in self.alarms.missing(key)
 
     def take(self, key: Stream, first_seq: int, seq: int) -> SequenceRanges:
-        """These numbers are settled; the numbers before them that nobody has seen."""
+        """Note that numbers are settled; gives back the numbers before them that nobody has seen."""
         seen = self.watermarks.get(key, 0)
         self.watermarks[key] = max(seq, seen)
         self.alarms.fill(key, first_seq, seq)
         return SequenceRanges([(seen + 1, first_seq - 1)])
 
     def saw_epoch(self, run: str, region: str, lane: str, epoch: int) -> bool:
-        """An event of this epoch came from a region; False if that had left it behind for a higher one."""
+        """Note that an event of an epoch came from a region; False if a higher epoch had come from there before."""
         highest = self.epochs.get((run, region, lane), 0)
         self.epochs[run, region, lane] = max(epoch, highest)
         return epoch >= highest
@@ -93,7 +93,7 @@ class Ledger:
             for key, seq in self.watermarks.items()
             if before.watermarks.get(key) != seq
         ]
-        moved = [one for key, one in self.positions.items() if before.positions.get(key) != one]
+        moved = [place for key, place in self.positions.items() if before.positions.get(key) != place]
         newer = [
             Watermark(run=run, epoch=0, producer=f"{_REGION}{region}", lane=lane, seq=epoch)
             for (run, region, lane), epoch in self.epochs.items()
@@ -103,7 +103,7 @@ class Ledger:
 
 
 def stream(event: Event) -> Stream:
-    """The stream whose numbers have no holes."""
+    """The stream of an event: its numbers have no holes."""
     return (event.run, event.epoch, event.producer, event.lane)
 
 

@@ -17,20 +17,20 @@ from pipelines.errors import CorruptError
 from schemas.records import Event, Metric, MetricBatch, MetricColumn, MetricsThinned
 
 METRICS = (Metric, MetricBatch, MetricsThinned)
-"""What may stand in the metrics' lane."""
+"""The types of event in the metrics' lane."""
 _IDENTITY = tuple(one.name for one in dataclasses.fields(Event))
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """When metrics that wait are published."""
+    """When metrics that gather are published."""
 
     rows_max: int = 500
     bytes_max: int = 512 * 1024  # of the spool's records
     age_s: float = 5.0
 
     def due(self, rows: int, size_bytes: int, published_s: float, now_s: float) -> bool:
-        """The first metric after a quiet time goes at once; those that follow soon gather, for `age_s` at most."""
+        """Whether a batch is due: the first metric after a quiet time is due at once, later ones within `age_s`."""
         if rows == 0:
             return False
         return rows >= self.rows_max or size_bytes >= self.bytes_max or now_s - published_s >= self.age_s
@@ -42,11 +42,11 @@ def first_number(event: Event) -> int:
 
 
 def runs_of_rows(metrics: Sequence[Metric], sizes: Sequence[int], policy: BatchPolicy) -> Iterator[tuple[Metric, ...]]:
-    """Part metrics into what fits one batch each: one stream and attempt, numbers without a hole, bounded."""
+    """Divide metrics into batches: each of one stream and attempt, with numbers without a hole, and bounded."""
     begin, size = 0, 0
-    for at, one in enumerate(metrics):
+    for at, metric in enumerate(metrics):
         full = at - begin >= policy.rows_max or size + sizes[at] > policy.bytes_max
-        if at > begin and (full or not _follows(metrics[at - 1], one)):
+        if at > begin and (full or not _follows(metrics[at - 1], metric)):
             yield tuple(metrics[begin:at])
             begin, size = at, 0
         size += sizes[at]
@@ -54,9 +54,14 @@ def runs_of_rows(metrics: Sequence[Metric], sizes: Sequence[int], policy: BatchP
         yield tuple(metrics[begin:])
 
 
-def _follows(one: Metric, other: Metric) -> bool:
-    same = (one.run, one.epoch, one.attempt, one.producer) == (other.run, other.epoch, other.attempt, other.producer)
-    return same and other.seq == one.seq + 1
+def _follows(before: Metric, after: Metric) -> bool:
+    same = (before.run, before.epoch, before.attempt, before.producer) == (
+        after.run,
+        after.epoch,
+        after.attempt,
+        after.producer,
+    )
+    return same and after.seq == before.seq + 1
 
 
 def batch_of(metrics: Sequence[Metric]) -> MetricBatch:

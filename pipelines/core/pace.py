@@ -20,19 +20,19 @@ class Pace:
     _at_s: float = float("-inf")
 
     def allowance(self, now_s: float) -> float:
-        """What may be read now; nothing while too much was read before."""
+        """The bytes that may be read now; 0 while too many were read before."""
         self._saved = min(self.bytes_s, self._saved + (now_s - self._at_s) * self.bytes_s)
         self._at_s = now_s
         return max(0.0, self._saved)
 
     def spend(self, size_bytes: int) -> None:
-        """So much was read; a record larger than the allowance is paid off afterwards."""
+        """Note bytes that were read; a record larger than the allowance is paid off afterwards."""
         self._saved -= size_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in the spool, and how it goes. Records are an estimate by their mean size."""
+    """How much waits in the spool, and how fast it is published. Records are estimated by their mean size."""
 
     records: int
     size_bytes: int
@@ -60,7 +60,7 @@ class Progress:
     _read_bytes: int = 0
 
     def published(self, records: int, size_bytes: int) -> None:
-        """So many records left the spool."""
+        """Note records that were published."""
         self._read_records += records
         self._read_bytes += size_bytes
 
@@ -71,7 +71,7 @@ class Progress:
             self._samples.popleft()
 
     def backlog(self) -> Backlog:
-        """What the newest sample says, with the rates since the oldest that is kept."""
+        """The backlog of the newest sample, with the rates since the oldest sample that is kept."""
         if not self._samples:
             return Backlog(0, 0, 0.0, 0.0, 0.0)
         then_s, before_bytes, before_records, before_read = self._samples[0]

@@ -1,8 +1,8 @@
 """Which records of a log are meant: one value for everything that looks at events or replays them.
 
-A selection is parsed once from what a person typed, and then only compared. What cannot be decoded is judged by what
-its headers say, and what nobody knows of it speaks neither for nor against it: it is never hidden by a filter that it
-does not contradict.
+A filter is parsed once from a person's options, and then only compared. A record that cannot be decoded is judged by
+its headers, and a property that is not known speaks neither for nor against it: a filter never hides a record that does
+not contradict it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEPT_IN: dict[type[Record], str] = {
     Alarm: "alarms",
 }
 LANES = (*paths.LANES, "dead-letters", "ledger", "alarms")
-"""What can be looked at: the lanes, and what the region keeps beside them."""
+"""The lanes that can be looked at, and the topics that a region keeps beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one record; None: nobody knows."""
+    """The properties of one record; None where one is not known."""
 
     run: str | None = None
     lane: str | None = None
@@ -87,8 +87,8 @@ class RecordFilter:
         """Whether a record of a log is meant.
 
         Args:
-            record: what it says; None if it cannot be decoded.
-            headers: what stands beside it.
+            record: the record; None if it cannot be decoded.
+            headers: its headers.
             time_ms: when it was put into the log that is read.
         """
         return self.admits(facts_of(record, headers), headers, time_ms, decoded=record is not None)
@@ -123,11 +123,11 @@ class RecordFilter:
 
 
 def facts_of(record: Record | None, headers: Headers) -> Facts:
-    """What is known of a record: its own word, else its headers'. Of a dead letter: of the event that is in it."""
+    """The facts of a record, by its headers if it cannot be decoded; of a dead letter, those of the event in it."""
     if isinstance(record, DeadLetter):
-        told = facts_of(None, [(one.key, one.value) for one in record.headers])
-        run = told.run or record.key.decode(errors="replace")
-        return dataclasses.replace(told, run=run, lane="dead-letters", kind="dead_letter")
+        facts = facts_of(None, [(one.key, one.value) for one in record.headers])
+        run = facts.run or record.key.decode(errors="replace")
+        return dataclasses.replace(facts, run=run, lane="dead-letters", kind="dead_letter")
     if isinstance(record, Event):
         return Facts(
             run=record.run,
@@ -148,17 +148,17 @@ def facts_of(record: Record | None, headers: Headers) -> Facts:
 
 
 def facts_of_letter(letter: DeadLetter) -> Facts:
-    """What is known of the event in a dead letter, its own lane and kind included."""
-    told = facts_of(None, [(one.key, one.value) for one in letter.headers])
+    """The facts of the event in a dead letter, with the event's own lane and kind."""
+    facts = facts_of(None, [(one.key, one.value) for one in letter.headers])
     return dataclasses.replace(
-        told,
-        run=told.run or letter.key.decode(errors="replace"),
-        lane=told.lane or letter.topic.removeprefix(_TOPIC_PREFIX),
+        facts,
+        run=facts.run or letter.key.decode(errors="replace"),
+        lane=facts.lane or letter.topic.removeprefix(_TOPIC_PREFIX),
     )
 
 
 def identity_of(facts: Facts) -> tuple[Stream, SequenceRanges] | None:
-    """The places in its stream that a record takes; None if nobody knows, or if they are no such numbers."""
+    """The numbers that a record takes in its stream; None if they are not known, or are no such numbers."""
     if facts.run is None or facts.epoch is None or facts.producer is None or facts.lane is None or facts.seq is None:
         return None
     first = facts.seq if facts.first_seq is None else facts.first_seq
@@ -188,7 +188,7 @@ def parse(
     headers: Iterable[str] = (),
     now_ms: int,
 ) -> RecordFilter:
-    """A selection from what a person typed; "" and () select everything.
+    """The filter that a person's options mean; "" and () select everything.
 
     Ranges are `7`, `7..9`, `7..` or `..9`; times are RFC 3339 or a duration back from now (`15m`).
 
@@ -266,19 +266,19 @@ def _is(header: tuple[str, bytes], wanted: tuple[str, str]) -> bool:
 
 
 def _by_headers(headers: Headers) -> Facts:
-    found = {name: value.decode(errors="replace") for name, value in headers}
-    source = found.get("ce_source", "").split("/")  # /farside/<region>/<run>
-    kind = found.get("ce_type")
+    texts = {name: value.decode(errors="replace") for name, value in headers}
+    source = texts.get("ce_source", "").split("/")  # /farside/<region>/<run>
+    kind = texts.get("ce_type")
     return Facts(
-        run=found.get("farside_run"),
-        lane=found.get("farside_lane"),
+        run=texts.get("farside_run"),
+        lane=texts.get("farside_lane"),
         kind=None if kind is None else kind_of(kind),
-        epoch=_number(found.get("farside_epoch")),
-        attempt=_number(found.get("farside_attempt")),
-        step=_number(found.get("farside_step")),
-        first_seq=_number(found.get("farside_first_seq", found.get("farside_seq"))),
-        seq=_number(found.get("farside_seq")),
-        producer=found.get("farside_producer"),
+        epoch=_number(texts.get("farside_epoch")),
+        attempt=_number(texts.get("farside_attempt")),
+        step=_number(texts.get("farside_step")),
+        first_seq=_number(texts.get("farside_first_seq", texts.get("farside_seq"))),
+        seq=_number(texts.get("farside_seq")),
+        producer=texts.get("farside_producer"),
         region=source[2] if len(source) > 3 and source[1] == "farside" else None,  # noqa: PLR2004 - its four parts
     )
 

@@ -1,4 +1,4 @@
-"""What a replay is made of, pure: its bounds, what would become of an event, its marks on a record, and its pace.
+"""The rules of a replay, pure: its bounds, the fate of each event, the marks on replayed records, and the pace.
 
 A replay gives nobody authority (I10): heartbeats and control never reach a handler again, and a handler takes an event
 only where its number is missing from what is visible (I15).
@@ -24,7 +24,7 @@ _DIGITS_MAX = 18
 
 
 class Edge(enum.Enum):
-    """What a bound is given by."""
+    """The ways to name a bound."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
@@ -45,7 +45,11 @@ EARLIEST, LATEST = Bound(Edge.EARLIEST), Bound(Edge.LATEST)
 
 
 def parse_bound(text: str, now_ms: int) -> Bound:
-    """A bound from what a person typed; ValueError says what is wrong."""
+    """The bound that a person's text means.
+
+    Raises:
+        ValueError: it means none; the text says what is wrong.
+    """
     if text in {Edge.EARLIEST.value, Edge.LATEST.value}:
         return Bound(Edge(text))
     kind, colon, number = text.partition(":")
@@ -60,12 +64,12 @@ def parse_bound(text: str, now_ms: int) -> Bound:
 
 
 class Fate(enum.Enum):
-    """What a region's handlers would do with an event."""
+    """The fate of an event that is replayed into a region's handlers."""
 
-    NEW = "new"  # its turn is still to come: they come to it by themselves
+    NEW = "new"  # not reached yet: normal replication will deliver it
     DONE = "done"
-    MISSED = "missed"  # passed over, and visible nowhere: it is made up for
-    DAMAGED = "damaged"  # visible, but not all that it names is here any more: it is copied again
+    MISSED = "missed"  # passed over, and visible nowhere: the replay publishes it
+    DAMAGED = "damaged"  # visible, but not everything it names is here any more: the replay copies it again
     SUPERSEDED = "superseded"  # past the fork that closed its epoch: refused
     DEAD = "dead"  # a dead letter: `farside events dead redrive` is for that
     UNDECODABLE = "undecodable"
@@ -75,14 +79,14 @@ class Fate(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a region knows of one stream of events."""
+    """The numbers of one stream that are visible in a region, and those that are dead letters there."""
 
     visible: SequenceRanges = field(default_factory=SequenceRanges)
     dead: SequenceRanges = field(default_factory=SequenceRanges)
 
 
 def fate(facts: Facts, peer: str, ledger: Ledger, known: Known, view: LineageView | None) -> Fate:
-    """What would become of an event of `peer`, from its facts; whether what it names is all there is not asked here."""
+    """The fate of an event of `peer`, from its facts; whether all it names is here (DAMAGED) is not looked at."""
     if facts.region != peer:
         return Fate.OTHER
     identity = identity_of(facts)
@@ -99,7 +103,7 @@ def fate(facts: Facts, peer: str, ledger: Ledger, known: Known, view: LineageVie
 
 
 def marked(headers: Sequence[tuple[str, bytes]], replay_id: str, origin: str) -> Headers:
-    """The headers of a record that is replayed; what an earlier replay said in them is gone, so marks never pile up."""
+    """The headers of a replayed record; an earlier replay's marks are taken out, so that they never pile up."""
     kept = tuple(one for one in headers if one[0] not in {REPLAYED, REPLAYED_FROM})
     return (*kept, (REPLAYED, replay_id.encode()), (REPLAYED_FROM, origin.encode()))
 
@@ -137,13 +141,13 @@ class Tempo:
         return self._due_s + wait_s
 
     def went(self, time_ms: int, now_s: float, late_s: float = 1.0) -> None:
-        """It went; whoever is later than `late_s` does not catch up."""
+        """Note that a record went; a replay that is later than `late_s` does not catch up."""
         self._due_s = max(self.due_s(time_ms, now_s), now_s - late_s)
         self._time_ms = time_ms if self._time_ms is None else max(time_ms, self._time_ms)
         self._begun = True
 
     def takes_s(self, records: int, spread_ms: int) -> float | None:
-        """How long so many records take which came over so long a time; None: as fast as it goes."""
+        """How long a replay of so many records, which came over so long a time, takes; None: as fast as it can."""
         if self.rate <= 0 and self.speed <= 0:
             return None
         return max(

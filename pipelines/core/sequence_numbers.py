@@ -18,7 +18,7 @@ _NAMES = ("farside_run", "farside_epoch", "farside_producer", "farside_lane", "f
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """What the headers say of a record."""
+    """The numbers of a record in its stream."""
 
     stream: Stream
     first_seq: int
@@ -26,15 +26,15 @@ class Numbered:
 
 
 def number_of(headers: Iterable[tuple[str, bytes]]) -> Numbered | None:
-    """The identity in some headers; None if it is not there, or none."""
-    found = dict(headers)
-    if any(name not in found for name in _NAMES):
+    """The identity in some headers; None if it is missing, or is not one."""
+    values = dict(headers)
+    if any(name not in values for name in _NAMES):
         return None
-    epoch, seq = _whole(found["farside_epoch"]), _whole(found["farside_seq"])
-    first = _whole(found.get("farside_first_seq", found["farside_seq"]))
+    epoch, seq = _whole(values["farside_epoch"]), _whole(values["farside_seq"])
+    first = _whole(values.get("farside_first_seq", values["farside_seq"]))
     if epoch is None or seq is None or first is None or not 1 <= first <= seq < first + SPAN_MAX:
         return None
-    run, producer, lane = (found[f"farside_{name}"].decode(errors="replace") for name in ("run", "producer", "lane"))
+    run, producer, lane = (values[f"farside_{name}"].decode(errors="replace") for name in ("run", "producer", "lane"))
     return Numbered((run, epoch, producer, lane), first, seq)
 
 

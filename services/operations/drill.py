@@ -25,6 +25,7 @@ from pipelines.core.failover_decision import Reason, policy_of
 from pipelines.core.failure_detector import LEAST
 from pipelines.core.lineage import LineageView
 from pipelines.errors import MisconfiguredError, RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, StartFolders
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
@@ -394,19 +395,19 @@ class Stage:
             return str(fetch_index_folder(base, signer, Codec(), reply.start_manifest_key, target))
 
         return Publisher(
-            region=self._parts.region,
-            node=f"{self._parts.here.node}-drill",
-            spool=self._spool,
-            store=self._store,
-            log=log,
-            grants=MemoryGrants({self._run: control}),
-            signer=signer,
-            codec=Codec(),
-            clock=self._parts.clock,
-            entropy=self._parts.entropy,
-            journal=self._marks,
-            locate=locate,
-            fetch=fetch,
+            AgentNode(self._parts.region, f"{self._parts.here.node}-drill"),
+            AgentPorts(
+                spool=self._spool,
+                store=self._store,
+                log=log,
+                grants=MemoryGrants({self._run: control}),
+                signer=signer,
+                codec=Codec(),
+                clock=self._parts.clock,
+                entropy=self._parts.entropy,
+                journal=self._marks,
+            ),
+            folders=StartFolders(locate=locate, fetch=fetch),
         )
 
 

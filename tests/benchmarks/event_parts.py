@@ -21,6 +21,7 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
 from pipelines.core.metric_batches import BatchPolicy
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.log.envelope import wrap
 from pipelines.ports import Message
@@ -300,19 +301,19 @@ class Bench:
         )
         spool, log = NodeSpool(node, journal, keep_s=3600.0), KafkaLog(cluster_of(here))
         flow = Publisher(
-            region=EAST,
-            node="bench",
-            spool=spool,
-            store=store_of(here),
-            log=log,
-            grants=HttpGrants(f"http://{HOST}:{here.ports.controller}"),  # no launch asks, so it is not asked
-            signer=signer_of(self._settings, EAST),
-            codec=Codec(),
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-            journal=journal,
-            batches=batches,
-            catch_up_bytes_s=1e12,
+            AgentNode(EAST, "bench"),
+            AgentPorts(
+                spool=spool,
+                store=store_of(here),
+                log=log,
+                grants=HttpGrants(f"http://{HOST}:{here.ports.controller}"),  # no launch asks, so it is not asked
+                signer=signer_of(self._settings, EAST),
+                codec=Codec(),
+                clock=SystemClock(),
+                entropy=SystemEntropy(),
+                journal=journal,
+            ),
+            PublishPolicy(batches=batches, catch_up_bytes_s=1e12),
         )
         end, begun_s, begun_cpu_s = spool.end(run, "r00000-1"), time.monotonic(), time.process_time()
         with contextlib.closing(log):

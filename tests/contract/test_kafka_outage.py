@@ -16,6 +16,7 @@ from infra.local.stack import Stack
 from pipelines import paths
 from pipelines.core.metric_batches import BatchPolicy, metrics_of
 from pipelines.errors import RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply, Message
 from schemas.codec import Codec
@@ -138,18 +139,19 @@ def test_I14_a_trainer_that_writes_on_while_its_broker_is_dead_loses_nothing(sta
     private, public = generate_keypair(tmp_path, "west")
     store, clock = MemoryObjectStore(), SystemClock()
     agent = Publisher(
-        region="west",
-        node="n0",
-        spool=NodeSpool(tmp_path / "node", journal),
-        store=store,
-        log=log,
-        grants=journal,
-        signer=Ed25519Signer(key_id="west", private_key_path=private, trusted={"west": public}),
-        codec=Codec(),
-        clock=clock,
-        entropy=SystemEntropy(),
-        journal=journal,
-        batches=BatchPolicy(age_s=0.2),
+        AgentNode("west", "n0"),
+        AgentPorts(
+            spool=NodeSpool(tmp_path / "node", journal),
+            store=store,
+            log=log,
+            grants=journal,
+            signer=Ed25519Signer(key_id="west", private_key_path=private, trusted={"west": public}),
+            codec=Codec(),
+            clock=clock,
+            entropy=SystemEntropy(),
+            journal=journal,
+        ),
+        PublishPolicy(batches=BatchPolicy(age_s=0.2)),
     )
     writer = _spool.SpoolWriter(
         _spool.producer_folder(tmp_path / "node", "gpt", "r0"), "gpt", group_sync_s=0.01, segment_bytes=4_000

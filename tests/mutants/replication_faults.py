@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-from tests.mutants.places import COPYING, MIRROR, REDRIVE, REDRIVES, REPLICATE, REPLICATOR_STORIES, Mutant
+from tests.mutants.places import COPYING, JUDGE, MIRROR, REDRIVE, REDRIVES, REPLICATE, REPLICATOR_STORIES, Mutant
 
 REPLICATION_FAULTS = (
     Mutant(
         "a branch is visible before its fork is known",
-        REPLICATE,
+        JUDGE,
         "event.epoch == view.epoch and _is_branch(event)",
         "False",
         MIRROR,
     ),
     Mutant(
         "an adopted branch is visible before its bytes",
-        REPLICATE,
+        JUDGE,
         'frozenset({"committed", "abandoned", "branch"})',
         'frozenset({"committed", "abandoned"})',
         MIRROR,
     ),
-    Mutant("the replicator skips the lineage", REPLICATE, "if place is Standing.BRANCH:", "if False:", MIRROR),
+    Mutant("the replicator skips the lineage", JUDGE, "if place is Standing.BRANCH:", "if False:", MIRROR),
     Mutant(
         "visible before its bytes",
-        REPLICATE,
+        JUDGE,
         "if not self._copies.done(event):",
         "if self._copies.done(event) is None:",
         MIRROR,
     ),
-    Mutant("duplicates are published again", REPLICATE, " or arrival is Arrival.DUPLICATE:", ":", MIRROR),
+    Mutant("duplicates are published again", JUDGE, " or arrival is Arrival.DUPLICATE:", ":", MIRROR),
     Mutant(
         "the lineage is not read again before publishing",
         REPLICATE,
-        "if not ready or not self._still_stands(ready):",
+        "if not ready or not self._judge.still_stands(ready):",
         "if not ready:",
         MIRROR,
     ),
     Mutant("a copy is visible though its chunks went", COPYING, " or not self._still_whole(copy):", ":", MIRROR),
-    Mutant(
-        "a pinned copy gives way", REPLICATE, "is_pinned(self._store, manifests.check_event(event))", "False", MIRROR
-    ),
+    Mutant("a pinned copy gives way", JUDGE, "is_pinned(self._store, manifests.check_event(event))", "False", MIRROR),
     Mutant(
         "an unknown schema is skipped",
-        REPLICATE,
+        JUDGE,
         "it waits, it is no dead letter\n            return None",
-        "it waits, it is no dead letter\n            return _Outcome()",
+        "it waits, it is no dead letter\n            return Outcome()",
         REPLICATOR_STORIES,
     ),
     Mutant(
         "a store that is away stops all runs of a lane",
-        REPLICATE,
+        JUDGE,
         "except (UnknownSchemaError, RetryableError) as error:",
         "except UnknownSchemaError as error:",
         REPLICATOR_STORIES,
@@ -70,7 +68,7 @@ REPLICATION_FAULTS = (
     Mutant(
         "a redriven letter is not marked",
         REDRIVE,
-        "if each is not None), told, *changes])",
+        "if each is not None), mark_message, *changes])",
         "if each is not None), *changes])",
         REDRIVES,
     ),

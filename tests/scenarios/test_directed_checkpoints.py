@@ -14,6 +14,7 @@ from pipelines.core.lineage import LineageView, view_of
 from pipelines.core.resume_mode import StartRequest
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.planned_moves import SWITCHOVER, MoveRequest
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.flows.standby.recoverable import RecoverableFinder
 from pipelines.paths import CheckpointId
@@ -117,20 +118,20 @@ def _replicate(world: ManualWorld, to: ManualRegion, peer: ManualRegion) -> tupl
     """What a region's replicator makes of its peer's log of checkpoints."""
     fake: object = to
     flow = LaneReplicator(
-        region=to.name,
-        peer=peer.name,
-        lane="checkpoints",
-        source=MemorySource(peer.kafka),
-        own=MemorySource(to.kafka),
-        log=MemoryLog(to.kafka, "replicator"),
-        store=to.store,
-        peer_store=peer.store,
-        transfers=MemoryTransfers({peer.name: peer.store}, to.store),
-        lineage=EpochStore(to.store),
-        signer=world.signer,
-        codec=Codec(),
-        clock=world.clock,
-        journal=fake,  # type: ignore[arg-type] # a region keeps its own journal
+        PeerLane(peer.name, "checkpoints"),
+        LanePorts(
+            peer_source=MemorySource(peer.kafka),
+            own_source=MemorySource(to.kafka),
+            log=MemoryLog(to.kafka, "replicator"),
+            store=to.store,
+            peer_store=peer.store,
+            transfers=MemoryTransfers({peer.name: peer.store}, to.store),
+            lineage=EpochStore(to.store),
+            signer=world.signer,
+            codec=Codec(),
+            clock=world.clock,
+            journal=fake,  # type: ignore[arg-type] # a region keeps its own journal
+        ),
     )
     for _ in range(6):
         flow.turn()

@@ -17,6 +17,7 @@ from pipelines.core.manifests import objects
 from pipelines.errors import FencedError, RetryableError
 from pipelines.flows.agent.publisher import headers_of
 from pipelines.flows.log.ledger_reader import read_ledger
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.flows.standby.recoverable import RecoverableFinder
 from pipelines.paths import CheckpointId
@@ -69,20 +70,20 @@ class _World:
         moments = moments or Moments()
         transfers = MemoryTransfers({"east": self.east_store}, self.west_store, per_turn=2)
         return LaneReplicator(
-            region="west",
-            peer="east",
-            lane=lane,
-            source=moments.of(MemorySource(self.east)),
-            own=moments.of(MemorySource(self.west)),
-            log=moments.of(MemoryLog(self.west, f"farside-replicator-west-east-{lane}")),
-            store=moments.of(self.west_store),
-            peer_store=moments.of(self.east_store),
-            transfers=moments.of(transfers),
-            lineage=lambda _run: self.view,
-            signer=self.signer,
-            codec=Codec(),
-            clock=self.clock,
-            journal=self,
+            PeerLane("east", lane),
+            LanePorts(
+                peer_source=moments.of(MemorySource(self.east)),
+                own_source=moments.of(MemorySource(self.west)),
+                log=moments.of(MemoryLog(self.west, f"farside-replicator-west-east-{lane}")),
+                store=moments.of(self.west_store),
+                peer_store=moments.of(self.east_store),
+                transfers=moments.of(transfers),
+                lineage=lambda _run: self.view,
+                signer=self.signer,
+                codec=Codec(),
+                clock=self.clock,
+                journal=self,
+            ),
         )
 
     def turn(self, flow: LaneReplicator) -> None:

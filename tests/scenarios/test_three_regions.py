@@ -12,6 +12,7 @@ from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.flows.log.envelope import headers_of
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
@@ -55,20 +56,20 @@ class _World:
     def start(self, at: str, peer: str, lane: str) -> LaneReplicator:
         """One process's flow."""
         return LaneReplicator(
-            region=at,
-            peer=peer,
-            lane=lane,
-            source=MemorySource(self.kafkas[peer]),
-            own=MemorySource(self.kafkas[at]),
-            log=MemoryLog(self.kafkas[at], paths.transactional_id(at, peer, lane)),
-            store=self.stores[at],
-            peer_store=self.stores[peer],
-            transfers=MemoryTransfers({peer: self.stores[peer]}, self.stores[at]),
-            lineage=lambda _run: self.view,
-            signer=self.signer,
-            codec=Codec(),
-            clock=self.clock,
-            journal=self,
+            PeerLane(peer, lane),
+            LanePorts(
+                peer_source=MemorySource(self.kafkas[peer]),
+                own_source=MemorySource(self.kafkas[at]),
+                log=MemoryLog(self.kafkas[at], paths.transactional_id(at, peer, lane)),
+                store=self.stores[at],
+                peer_store=self.stores[peer],
+                transfers=MemoryTransfers({peer: self.stores[peer]}, self.stores[at]),
+                lineage=lambda _run: self.view,
+                signer=self.signer,
+                codec=Codec(),
+                clock=self.clock,
+                journal=self,
+            ),
         )
 
     def turn(self, *at: str) -> None:

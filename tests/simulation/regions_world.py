@@ -17,6 +17,7 @@ from pipelines import paths
 from pipelines.core.failover_decision import policy_of
 from pipelines.core.lease import LeaseProfile
 from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
@@ -24,6 +25,7 @@ from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.reachability import KAFKA, STORE, Probe, Reachability
 from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
 from pipelines.flows.standby.warmer import Warmer, WarmerPorts
 from services.adapters.memory.kafka import MemoryKafka
@@ -319,19 +321,20 @@ class Region:
         calls = Calls(process, self.world.trouble)
         spool: Any = self.world.planted("spool", NodeSpools(process, self.spools))
         flow = Publisher(
-            region=self.name,
-            node=f"{self.name}-n0",
-            spool=spool,
-            store=self._store(calls),
-            log=self._log(calls),
-            grants=self.world.planted("grants", SimulatedGrants(calls, self._controlling)),
-            signer=self.world.signer,
-            codec=self.world.codec,
-            clock=process,
-            entropy=process,
-            journal=self._journal(process),
-            heartbeat_s=1.5,
-            locate=lambda digest: f"/memory/{digest}",
+            AgentNode(self.name, f"{self.name}-n0"),
+            AgentPorts(
+                spool=spool,
+                store=self._store(calls),
+                log=self._log(calls),
+                grants=self.world.planted("grants", SimulatedGrants(calls, self._controlling)),
+                signer=self.world.signer,
+                codec=self.world.codec,
+                clock=process,
+                entropy=process,
+                journal=self._journal(process),
+            ),
+            PublishPolicy(heartbeat_s=1.5),
+            StartFolders(locate=lambda digest: f"/memory/{digest}"),
         )
         process.turn("publish", flow.turn, 0.8)
 
@@ -346,22 +349,24 @@ class Region:
             for lane in paths.REPLICATED_LANES:
                 store, peer_store = self._store(calls), self._store(calls, peer)
                 flow = LaneReplicator(
-                    region=self.name,
-                    peer=peer,
-                    lane=lane,
-                    source=self._source(calls, peer),
-                    own=self.world.planted("own log", self._source(calls, self.name)),
-                    log=self._log(calls, f"farside-replicator-{self.name}-{peer}-{lane}"),
-                    store=self.world.planted("replicator's store", store),
-                    peer_store=peer_store,
-                    transfers=self.world.planted("transfers", SimulatedTransfers(process, {peer: peer_store}, store)),
-                    lineage=self.world.planted("lineage", EpochStore(store)),
-                    signer=self.world.signer,
-                    codec=self.world.codec,
-                    clock=process,
-                    journal=self._journal(process),
-                    letters=self._source(calls, self.name),
-                    again=self._source(calls, peer),
+                    PeerLane(peer, lane),
+                    LanePorts(
+                        peer_source=self._source(calls, peer),
+                        own_source=self.world.planted("own log", self._source(calls, self.name)),
+                        log=self._log(calls, f"farside-replicator-{self.name}-{peer}-{lane}"),
+                        store=self.world.planted("replicator's store", store),
+                        peer_store=peer_store,
+                        transfers=self.world.planted(
+                            "transfers", SimulatedTransfers(process, {peer: peer_store}, store)
+                        ),
+                        lineage=self.world.planted("lineage", EpochStore(store)),
+                        signer=self.world.signer,
+                        codec=self.world.codec,
+                        clock=process,
+                        journal=self._journal(process),
+                        visible_source=self._source(calls, self.name),
+                        replay_source=self._source(calls, peer),
+                    ),
                 )
                 self.replicators.append((peer, lane, flow))
                 process.turn(f"{peer}/{lane}", flow.turn, polled_s=TURN_S)

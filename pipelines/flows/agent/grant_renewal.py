@@ -1,8 +1,9 @@
-"""Under the policy *hard*: a node's launches learn until when they may compute, for their guards to see.
+"""Under the policy *hard*: writes for the guards of a node's launches until when each launch may compute.
 
 A flow of its own, on a thread of its own: it needs the controller and the node's disk and nothing else, so that a slow
-store or Kafka, which hold up uploads and heartbeats, never cost a job that has its authority. What it cannot renew
-ends by itself: the validity is counted from before it asked (6.4), and no answer means no word.
+store or Kafka, which hold up uploads and heartbeats, never cost a job that has its authority. An authority
+that it cannot renew ends by itself: the validity is counted from before it asked (6.4), and without an answer nothing
+is written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ FINISHED = "finished"
 
 
 def authority_of(reply: GrantReply, asked_s: float) -> dict[str, object]:
-    """What grant.json says of the policy, and of the time; `asked_s` was taken before `reply` was asked for."""
+    """The fields of grant.json about the policy and the validity.
+
+    Args:
+        reply: the controller's.
+        asked_s: the time before it was asked.
+    """
     if reply.fencing != HARD:
         return {"fencing": reply.fencing}
     until_s = asked_s + reply.valid_s
@@ -35,12 +41,12 @@ class GrantRenewal:
         spool: its directory.
         grants: how the controller is asked.
         clock: the node's.
-        journal: is told when a launch's authority is lost.
+        journal: where a lost authority is reported.
     """
 
     def __init__(self, *, node: str, spool: Spool, grants: Grants, clock: Clock, journal: Journal) -> None:
         self._node, self._spool, self._grants, self._clock, self._journal = node, spool, grants, clock, journal
-        self._said: dict[tuple[str, str], dict[str, object]] = {}
+        self._validities: dict[tuple[str, str], dict[str, object]] = {}
         self._held: dict[tuple[str, str], bool] = {}
         self._troubles: dict[str, str] = {}
 
@@ -54,7 +60,10 @@ class GrantRenewal:
     def status(self) -> GrantRenewalStatus:
         """For how long each watched launch may still compute."""
         now_s = self._clock.boottime_s()
-        left = {f"{run}/{name}": float(str(said["valid_until_s"])) - now_s for (run, name), said in self._said.items()}
+        left = {
+            f"{run}/{name}": float(str(written["valid_until_s"])) - now_s
+            for (run, name), written in self._validities.items()
+        }
         return GrantRenewalStatus(hard_left_s=left, hard_troubles=dict(self._troubles))
 
     def _watched(self, run: str) -> list[dict[str, Any]]:
@@ -75,25 +84,27 @@ class GrantRenewal:
             self._troubles[f"{run}/{name}"] = str(error)
             return
         self._troubles.pop(f"{run}/{name}", None)
-        before = self._said.get((run, name))
+        before = self._validities.get((run, name))
         if reply.state == "granted" and (reply.epoch, reply.attempt) == own:
             valid_s, until_s = reply.valid_s, asked_s + reply.valid_s
         elif reply.state == "superseded":
             valid_s, until_s = 0.0, asked_s
         else:
             return  # a controller that has not read the record yet says nothing about us
-        said: dict[str, object] = {"launch": name, "epoch": own[0], "attempt": own[1], "state": reply.state}
-        said |= {"valid_s": valid_s, "valid_until_s": until_s, "reason": reply.reason}
-        said["held"] = self._is_held(run, name, own, reply)
-        if before is not None and reply.state == "superseded" and said["held"] == before["held"]:
+        validity: dict[str, object] = {"launch": name, "epoch": own[0], "attempt": own[1], "state": reply.state}
+        validity |= {"valid_s": valid_s, "valid_until_s": until_s, "reason": reply.reason}
+        validity["held"] = self._is_held(run, name, own, reply)
+        if before is not None and reply.state == "superseded" and validity["held"] == before["held"]:
             if before["state"] == "superseded":
-                return  # said once is enough
-            self._journal.say("grant_renewal.superseded", run=run, launch=name, held=said["held"], reason=reply.reason)
-        self._spool.validity(run, name, said)
-        self._said[run, name] = said
+                return  # written and reported once is enough
+            self._journal.say(
+                "grant_renewal.superseded", run=run, launch=name, held=validity["held"], reason=reply.reason
+            )
+        self._spool.validity(run, name, validity)
+        self._validities[run, name] = validity
 
     def _is_held(self, run: str, name: str, own: tuple[int, int], reply: GrantReply) -> bool:
-        """Its ranks compute nothing and begin nothing: they have finished, or hold until a planned move is over.
+        """Whether its ranks compute nothing and begin nothing: they have finished, or hold during a planned move.
 
         Ranks that have left leave no beat, which changes nothing: what they said last stands.
         """

@@ -1,4 +1,4 @@
-"""The agent's way from the spool to the lanes, for everything but checkpoints: read, gathered, published, forgotten.
+"""The agent's outbox: brings everything but checkpoints from the spool to the lanes.
 
 Order is kept per producer and lane. Metrics gather in batches; data versions never wait. What is read and not yet
 published stays in memory, bounded, and the log's position does not pass it. Catching up after an outage is paced by
@@ -16,27 +16,27 @@ from typing import Any
 
 from pipelines import paths
 from pipelines.core.dead_letter_headers import headers_of_identity
-from pipelines.core.metric_batches import BatchPolicy, batch_of, runs_of_rows
+from pipelines.core.metric_batches import batch_of, runs_of_rows
 from pipelines.core.pace import Pace, Progress
+from pipelines.flows.agent.agent_ports import AgentNode, PublishPolicy
 from pipelines.flows.log.envelope import METRIC, METRIC_BATCH, METRICS_THINNED, identity_of, wrap
 from pipelines.ports import Clock, Journal, Message, Spool, SpoolRecord
 from schemas.codec import Codec
 from schemas.http_bodies import BacklogStatus
 from schemas.records import DataShard, DataVersion, DeadLetter, Metric, MetricsThinned
 
-CATCH_UP_BYTES_S = 16 * 1024 * 1024.0
 READ_MAX = 500
 WAITING_MAX = 1_000  # per producer
 LOOK_S = 1.0
 RETIRE_S = 5.0
-TELL_S = 10.0
+REPORT_S = 10.0
 BEHIND_BYTES = 1024 * 1024
 _FIGURES = ("first_step", "last_step", "dropped", "keep_every", "used_bytes", "bytes_max", "free_bytes")
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """One record that was read: what it says in the metrics' lane, or the message that it makes elsewhere."""
+    """One record that was read: an event of the metrics' lane, or a message for another topic."""
 
     begin: int
     size: int
@@ -46,7 +46,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class Tail:
-    """How far a producer's log was read, and what of it is not settled yet."""
+    """How far a producer's log was read, and which of its records are not settled yet."""
 
     cursor: int
     noted: int  # the position that is durable
@@ -59,49 +59,57 @@ class Tail:
 
     @classmethod
     def at(cls, position: int) -> Tail:
-        """One that goes on at a durable position."""
+        """A tail that goes on at a durable position."""
         return cls(position, position)
 
     @property
     def settled(self) -> int:
-        """Up to here everything is settled."""
+        """The position up to which everything is settled."""
         begins = [queue[0].begin for queue in (self.metrics, self.others) if queue]
         return min([*begins, *(begin for begin, _ in list(self.pending)[:1])], default=self.cursor)
 
 
 class Outbox:
-    """One node's. `send` publishes, or raises RetryableError."""
+    """One node's outbox.
+
+    Args:
+        node: the node.
+        policy: in which batches and how fast it publishes.
+        spool: the node's.
+        send: publishes messages in the region's log, or raises RetryableError.
+        codec: encodes events.
+        clock: this process's.
+        journal: where it reports dead letters and backlogs.
+    """
 
     def __init__(
         self,
+        node: AgentNode,
+        policy: PublishPolicy,
         *,
-        region: str,
-        node: str,
         spool: Spool,
         send: Callable[[Sequence[Message]], None],
         codec: Codec,
         clock: Clock,
         journal: Journal,
-        batches: BatchPolicy,
-        bytes_s: float,
     ) -> None:
-        self._region, self._node = region, node
+        self._region, self._node = node.region, node.name
         self._spool, self._send, self._codec = spool, send, codec
         self._clock, self._journal = clock, journal
-        self._batches = batches
-        self._pace = Pace(bytes_s)
+        self._batches = policy.batches
+        self._pace = Pace(policy.catch_up_bytes_s)
         self._progress = Progress()
         self._looked_s = float("-inf")
-        self._told_s: float | None = None  # while it is behind: when that was last said
+        self._reported_s: float | None = None  # while it is behind: when that was last reported
         self._behind = False  # this turn left something unread that might be read at once
 
     def read_on(self, run: str, producer: str, tail: Tail) -> None:
-        """Take in what the producer has appended, as far as the pace and the room in memory allow."""
+        """Read what the producer has appended, as far as the pace and the room in memory allow."""
         if len(tail.metrics) + len(tail.others) >= WAITING_MAX or not self._pace.allowance(self._clock.boottime_s()):
             return
         begin = tail.cursor
-        found = self._spool.read(run, producer, tail.cursor, READ_MAX)
-        for record in found:
+        records = self._spool.read(run, producer, tail.cursor, READ_MAX)
+        for record in records:
             if record.lane == "checkpoints":
                 tail.pending.append((begin, record))
             else:
@@ -109,10 +117,10 @@ class Outbox:
             begin = record.end
         self._pace.spend(begin - tail.cursor)
         tail.cursor = begin
-        self._behind = self._behind or len(found) == READ_MAX
+        self._behind = self._behind or len(records) == READ_MAX
 
     def publish(self, tail: Tail) -> None:
-        """What does not wait for company, and the metrics once enough are there or the oldest has waited long."""
+        """Publish what never gathers, and the metrics once enough have gathered or the oldest has waited long."""
         now_s = self._clock.boottime_s()
         due = self._batches.due(len(tail.metrics), tail.metrics_size, tail.published_s, now_s)
         gathered = list(tail.metrics) if due else []
@@ -129,7 +137,7 @@ class Outbox:
         self._progress.published(len(others) + len(gathered), sum(one.size for one in [*others, *gathered]))
 
     def done_with(self, run: str, producer: str, tail: Tail) -> bool:
-        """Whether nothing more can come from it: its writer is gone and all is published. Its log is then removed."""
+        """Whether the producer is gone and all of it is published; its log is then removed."""
         now_s = self._clock.boottime_s()
         if tail.settled != tail.cursor or now_s - tail.looked_s < RETIRE_S:
             return False
@@ -137,7 +145,7 @@ class Outbox:
         return self._spool.retire(run, producer, tail.cursor)
 
     def look(self, tails: Mapping[tuple[str, str], Tail]) -> bool:
-        """Once a second: how much waits; while that is much, say so from time to time. True: there is more to read."""
+        """Measure the backlog once a second, and report it while it is large. True: there is more to read at once."""
         behind, self._behind = self._behind, False
         self._measure(tails)
         return behind
@@ -151,15 +159,15 @@ class Outbox:
         for (run, producer), tail in tails.items():
             waits += max(0, self._spool.end(run, producer) - tail.settled)
         self._progress.note(now_s, waits)
-        if waits >= BEHIND_BYTES and (self._told_s is None or now_s - self._told_s >= TELL_S):
-            self._told_s = now_s
+        if waits >= BEHIND_BYTES and (self._reported_s is None or now_s - self._reported_s >= REPORT_S):
+            self._reported_s = now_s
             self._journal.say("publish.behind", **dataclasses.asdict(self.backlog()))
-        elif waits < BEHIND_BYTES and self._told_s is not None:
-            self._told_s = None
+        elif waits < BEHIND_BYTES and self._reported_s is not None:
+            self._reported_s = None
             self._journal.say("publish.caught_up", **dataclasses.asdict(self.backlog()))
 
     def backlog(self) -> BacklogStatus:
-        """How much waits in the spool, how fast it goes and how long it will take."""
+        """The records that wait in the spool, how fast they go and how long that will take."""
         return self._progress.backlog().status()
 
     # --- one record ---
@@ -206,15 +214,15 @@ class Outbox:
         return wrap(event, "data_version", self._codec)
 
     def _lane(self, gathered: Sequence[_Waiting]) -> list[Message]:
-        """The metrics' lane in its order: batches, lone metrics as themselves, and what tells of thinning."""
+        """The messages of the metrics' lane in its order: batches, lone metrics, and the records of thinning."""
         messages: list[Message] = []
         metrics: list[Metric] = []
         sizes: list[int] = []
 
         def flush() -> None:
             for rows in runs_of_rows(metrics, sizes, self._batches):
-                one, kind = (rows[0], METRIC) if len(rows) == 1 else (batch_of(rows), METRIC_BATCH)
-                messages.append(wrap(one, kind, self._codec))
+                event, kind = (rows[0], METRIC) if len(rows) == 1 else (batch_of(rows), METRIC_BATCH)
+                messages.append(wrap(event, kind, self._codec))
             metrics.clear()
             sizes.clear()
 

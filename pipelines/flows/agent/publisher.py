@@ -1,4 +1,4 @@
-"""The agent's flow: spool -> region's store and Kafka. One thread turns it; nothing of it can stop the trainer.
+"""The agent's flow: from a node's spool to its region's store and Kafka. It never stops a trainer; one thread turns it.
 
 A log has one position, which moves only past what is settled. A checkpoint that is not settled holds back the position
 and its own lane; other lanes are published past it, and after a crash may be published again under the same identity,
@@ -14,28 +14,20 @@ from dataclasses import dataclass, field
 from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
-from pipelines.core.metric_batches import BatchPolicy
 from pipelines.core.resume_mode import resume_mode
 from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import HARD, authority_of
-from pipelines.flows.agent.outbox import CATCH_UP_BYTES_S, Outbox, Tail
+from pipelines.flows.agent.outbox import Outbox, Tail
 from pipelines.flows.agent.uploads import Uploads
 from pipelines.flows.log.envelope import headers_of, identity_of, wrap
 from pipelines.paths import CheckpointId
 from pipelines.ports import (
-    Clock,
-    Entropy,
-    EventLog,
     GrantReply,
-    Grants,
-    Journal,
     Message,
-    ObjectStore,
-    Signer,
-    Spool,
     SpoolRecord,
 )
-from schemas.codec import Codec, DecodeError, digest
+from schemas.codec import DecodeError, digest
 from schemas.http_bodies import PublisherStatus
 from schemas.records import (
     Abandoned,
@@ -65,62 +57,58 @@ class _Launch:
     start_seq: int
     reply: GrantReply = field(default_factory=lambda: GrantReply("wait"))
     asked_at_s: float = float("-inf")
-    said: dict[str, object] = field(default_factory=dict)
+    written: dict[str, object] = field(default_factory=dict)  # the standing that the trainer sees
 
 
 class Publisher:
-    """One node's agent. `fetch` makes an index folder from the store, `locate` names one that is resident already."""
+    """One node's agent.
+
+    Args:
+        node: the node that it serves.
+        ports: its own.
+        policy: how often, in which batches and how fast it publishes.
+        folders: where the checkpoint lies from which a launch starts.
+    """
 
     def __init__(
         self,
-        *,
-        region: str,
-        node: str,
-        spool: Spool,
-        store: ObjectStore,
-        log: EventLog,
-        grants: Grants,
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        entropy: Entropy,
-        journal: Journal,
-        heartbeat_s: float = 1.0,
-        batches: BatchPolicy | None = None,
-        catch_up_bytes_s: float = CATCH_UP_BYTES_S,
-        locate: Callable[[str], str | None] = lambda _digest: None,
-        fetch: Callable[[GrantReply], str] | None = None,
+        node: AgentNode,
+        ports: AgentPorts,
+        policy: PublishPolicy | None = None,
+        folders: StartFolders | None = None,
     ) -> None:
-        self._region, self._node = region, node
-        self._spool, self._store, self._log = spool, store, log
-        self._grants, self._signer, self._codec = grants, signer, codec
-        self._clock, self._journal = clock, journal
-        self._heartbeat_s = heartbeat_s
-        self._locate, self._fetch = locate, fetch
-        self._producer = f"agent-{node}-{entropy.new_id()[:16]}"
+        policy, folders = policy or PublishPolicy(), folders or StartFolders()
+        self._region, self._node = node.region, node.name
+        self._spool, self._store, self._log = ports.spool, ports.store, ports.log
+        self._grants, self._signer, self._codec = ports.grants, ports.signer, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
+        self._heartbeat_s = policy.heartbeat_s
+        self._locate, self._fetch = folders.locate, folders.fetch
+        self._producer = f"agent-{node.name}-{ports.entropy.new_id()[:16]}"
         self._beat_seq: dict[tuple[str, int], int] = {}
         self._beat_at_s: dict[str, float] = {}
         self._asked_at_s: dict[tuple[str, str], float] = {}
         self._launches: dict[str, dict[str, _Launch]] = {}
         self._tails: dict[tuple[str, str], Tail] = {}
         self._outbox = Outbox(
-            region=region,
-            node=node,
-            spool=spool,
+            node,
+            policy,
+            spool=ports.spool,
             send=self._send,
-            codec=codec,
-            clock=clock,
-            journal=journal,
-            batches=batches or BatchPolicy(),
-            bytes_s=catch_up_bytes_s,
+            codec=ports.codec,
+            clock=ports.clock,
+            journal=ports.journal,
         )
         self._turns = 0
         self._kafka_away = ""
         self._committed: dict[str, int] = {}
         self._uploading = Uploads(
-            spool=spool, store=store, codec=codec, beats=lambda run: self._guarded(self._heartbeat, run)
+            spool=ports.spool,
+            store=ports.store,
+            codec=ports.codec,
+            beats=lambda run: self._guarded(self._heartbeat, run),
         )
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._troubles: dict[str, str] = {}
 
     def turn(self) -> float:
@@ -149,7 +137,7 @@ class Publisher:
         )
 
     def _guarded(self, part: Callable[[str], None], run: str) -> None:
-        """A dependency that is away stops this part of this turn only (I16)."""
+        """Run one part of a turn; a dependency that is away stops this part only (I16)."""
         name = f"{run}/{part.__name__.lstrip('_')}"
         try:
             part(run)
@@ -165,15 +153,15 @@ class Publisher:
     # --- authority ---
 
     def _known(self, run: str) -> dict[str, _Launch]:
-        """The launches that were granted here, also by an agent before this one."""
+        """The launches that were granted to this node, also to an agent before this one."""
         if run not in self._launches:
-            found = {}
+            launches = {}
             for key in self._store.list(paths.starts_prefix(run, self._node)):
                 body = self._store.get(key)
                 if body is not None:
                     plain = json.loads(body)
-                    found[plain["name"]] = _Launch(**plain)
-            self._launches[run] = found
+                    launches[plain["name"]] = _Launch(**plain)
+            self._launches[run] = launches
         return self._launches[run]
 
     def _authorise(self, run: str) -> None:
@@ -236,12 +224,12 @@ class Publisher:
         )
 
     def _authority(self, run: str, name: str, reply: GrantReply) -> dict[str, object]:
-        """Under *hard*, until when the launch may compute; asked anew, since the fetch may have taken long."""
+        """The launch's authority; under *hard* the controller is asked anew, since the fetch may have taken long."""
         asked_s = self._clock.boottime_s()
         return authority_of(reply if reply.fencing != HARD else self._grants.ask(run, name, self._node, -1), asked_s)
 
     def _start_manifest(self, reply: GrantReply) -> Manifest | None:
-        """What the launch starts from; None at step 0."""
+        """The manifest of the checkpoint from which the launch starts; None at step 0."""
         if not reply.start_manifest_key:
             return None
         envelope = self._store.get(reply.start_manifest_key)
@@ -252,7 +240,7 @@ class Publisher:
     def _stand(self, run: str) -> None:
         """Ask again for launches that still matter, counted from before asking (6.4), and tell the trainer."""
         known = self._known(run)
-        newest = max(((one.epoch, one.attempt) for one in known.values()), default=(0, 0))
+        newest = max(((launch.epoch, launch.attempt) for launch in known.values()), default=(0, 0))
         wanted = {newest} | {(beat.epoch, beat.attempt) for beat in self._spool.beats(run)}
         for (of, _), tail in self._tails.items():
             if of == run:
@@ -262,23 +250,23 @@ class Publisher:
             if (launch.epoch, launch.attempt) in wanted and now_s - launch.asked_at_s >= ASK_S:
                 reply = self._grants.ask(run, launch.name, self._node, self._committed.get(run, -1))
                 launch.asked_at_s, launch.reply = now_s, reply
-            self._tell(run, launch)
+            self._write_standing(run, launch)
 
-    def _tell(self, run: str, launch: _Launch) -> None:
+    def _write_standing(self, run: str, launch: _Launch) -> None:
         state = launch.reply.state
         if state != "superseded":
             state = "granted" if self._valid(launch) else "provisional"
         committed = max(self._committed.get(run, -1), launch.reply.committed_step)
-        said: dict[str, object] = {"state": state, "epoch": launch.epoch, "attempt": launch.attempt}
-        said |= {
+        answer: dict[str, object] = {"state": state, "epoch": launch.epoch, "attempt": launch.attempt}
+        answer |= {
             "committed_step": _step(committed),
             "recoverable_step": _step(launch.reply.recoverable_step),
             "reason": launch.reply.reason,
             "draining": launch.reply.draining,
         }
-        if said != launch.said:
-            self._spool.standing(run, launch.name, said | {"time_ms": self._clock.wall_ms()})
-            launch.said = said
+        if answer != launch.written:
+            self._spool.standing(run, launch.name, answer | {"time_ms": self._clock.wall_ms()})
+            launch.written = answer
 
     def _valid(self, launch: _Launch) -> bool:
         """I8: the grant is this attempt's own and has not run out at this moment."""
@@ -289,7 +277,7 @@ class Publisher:
     # --- records ---
 
     def _drain(self, run: str) -> None:
-        """Each producer for itself: what is wrong with one, or cannot be published now, does not hold up the others."""
+        """Publish each producer's records: one that is damaged or has to wait does not hold up the others."""
         troubles: list[RetryableError | CorruptError | DecodeError] = []
         for producer in self._in_turn(run):
             try:
@@ -300,7 +288,7 @@ class Publisher:
             raise troubles[0]
 
     def _in_turn(self, run: str) -> tuple[str, ...]:
-        """Its producers, another one first each time, since the pace is shared."""
+        """The run's producers, another one first each time, since they share the pace."""
         names = self._spool.producers(run)
         first = self._turns % len(names) if names else 0
         return names[first:] + names[:first]
@@ -475,8 +463,8 @@ class Publisher:
         return digest(payload), outcome.lineage_seq + 1
 
     def _once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._reported:
+            self._reported.add(text)
             self._journal.say("publish.provisional", why=text)
 
     # --- heartbeats ---

@@ -1,7 +1,7 @@
-"""Puts a node's part of a checkpoint into its region's store: chunks and rank states, and a receipt for each rank.
+"""Puts a node's part of a checkpoint into its region's store: chunks, rank states, and a receipt for each rank.
 
-What was put is remembered, so that a turn does not ask for it again. Before a manifest is committed the store is asked
-once more for everything that it names (6.10): what is missing is forgotten here, and put again from the spool.
+Keys that were put are remembered, so that a turn does not ask the store for them again. Before a manifest is committed
+the store is asked once more for everything that it names (6.10); objects that are missing are put again from the spool.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemas.records import Intent, Manifest, RankState, Receipt, Shard
 
 
 class Uploads:
-    """The uploads of one agent. `beats` is called after each chunk: a long upload is no silence."""
+    """The uploads of one agent. `beats` is called after each chunk, so that heartbeats go on during a long upload."""
 
     def __init__(self, *, spool: Spool, store: ObjectStore, codec: Codec, beats: Callable[[str], None]) -> None:
         self._spool, self._store, self._codec = spool, store, codec
@@ -52,18 +52,18 @@ class Uploads:
         return not waiting
 
     def receipts(self, own: CheckpointId, intent: Intent) -> list[Receipt] | None:
-        """Every rank's receipt; None if one is not there any more, and is then put again."""
-        found = []
+        """Every rank's receipt; None if one is missing, which is then put again."""
+        receipts = []
         for shard in intent.shards:
             body = self._store.get(own.receipt(shard.rank))
             if body is None:
                 self._put_again(own, {shard.rank})
                 return None
-            found.append(self._codec.decode_as(Receipt, body))
-        return found
+            receipts.append(self._codec.decode_as(Receipt, body))
+        return receipts
 
     def whole(self, own: CheckpointId, manifest: Manifest) -> bool:
-        """Whether all that the manifest names is in the store at this moment; what is not is put again."""
+        """Whether everything that the manifest names is in the store at this moment; missing parts are put again."""
         sizes = {one.key: one.size for one in self._store.entries(f"{own.prefix}/")}
         gone = {one.key for one in manifests.missing(manifest, sizes)}
         ranks = {shard.rank for shard in manifest.shards if gone & _keys(own, shard)}
@@ -71,7 +71,7 @@ class Uploads:
         return not gone
 
     def forget(self, own: CheckpointId) -> None:
-        """It has its outcome."""
+        """Forget a checkpoint that has its outcome."""
         self._put.pop(own, None)
         self._doubted.pop(own, None)
 
@@ -99,5 +99,5 @@ class Uploads:
 
 
 def _keys(own: CheckpointId, shard: Shard) -> set[str]:
-    """What one rank's part of a checkpoint is made of."""
+    """The keys of one rank's part of a checkpoint."""
     return {own.rank_state(shard.rank), *(own.chunk(shard.rank, index) for index in range(len(shard.chunks)))}

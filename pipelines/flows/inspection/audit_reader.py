@@ -1,4 +1,4 @@
-"""Reading what `core.audit` compares: a region's log, and the spools of a machine's nodes."""
+"""Reads the logs and spools that `core.audit` compares: a region's log, and the spools of a machine's nodes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ _TOPICS = (*map(paths.topic, LANES), paths.DEAD_LETTERS, paths.HEARTBEATS)
 class Reading:
     """Reads the log of one region for one run.
 
-    `manifests` lists the keys that the region's store holds; None if it does not answer. It is asked when the log has
-    been read: what an event names is there before the event is. `on_event` is told each event.
+    Args:
+        run: the run.
+        region: the region.
+        view: the run's lineage; None if it is not known.
+        decoding: decodes the log's records.
+        manifests: lists the keys that the region's store holds; None if it does not answer. It is asked when the log
+            has been read: the objects that an event names are there before the event is.
+        on_event: is called with each event.
     """
 
     run: str
@@ -39,7 +45,7 @@ class Reading:
     )  # manifests that the log says are there
 
     def read(self, source: EventSource, on_progress: OnProgress = quiet) -> Log:
-        """What the log says; one that does not answer is a log with its trouble.
+        """The log's numbers; a log that cannot be read is given back with its trouble.
 
         The ledger is read first: whatever it says is done is in the lanes when they are read after it, so events that
         arrive meanwhile are in flight, and never look lost.
@@ -59,9 +65,9 @@ class Reading:
         return log
 
     def _mark(self, log: Log, seen: Seen) -> None:
-        one = seen.record
-        if isinstance(one, Watermark) and one.run == self.run and region_of(one) is None:
-            log.marks[one.run, one.epoch, one.producer, one.lane] = one.seq
+        record = seen.record
+        if isinstance(record, Watermark) and record.run == self.run and region_of(record) is None:
+            log.marks[record.run, record.epoch, record.producer, record.lane] = record.seq
 
     def _take(self, log: Log, seen: Seen) -> None:
         topic, record = seen.fetched.partition.topic, seen.record
@@ -80,11 +86,11 @@ class Reading:
             self.on_event(record)
             if record.seq < 1:
                 return  # it takes no number
-        found = identity_of(facts)
-        if found is None:
+        identity = identity_of(facts)
+        if identity is None:
             log.nameless[lane] = log.nameless.get(lane, 0) + 1
             return
-        stream, numbers = found
+        stream, numbers = identity
         log.take(stream, numbers, facts.region)
         if self.view and facts.step is not None and standing(self.view, stream[1], facts.step) is Standing.BRANCH:
             _put(log.branch, stream, numbers)
@@ -102,33 +108,35 @@ class Reading:
         facts = facts_of_letter(letter)
         if identity_of(facts) is None:
             facts = facts_of(self.decoding.read(letter.value)[0], ())
-        found = identity_of(facts)
-        if facts.run != self.run or found is None:
+        identity = identity_of(facts)
+        if facts.run != self.run or identity is None:
             return
-        stream, numbers = found
+        stream, numbers = identity
         if facts.region is not None:
             log.sources.setdefault(stream, facts.region)
         _put(log.branch if letter.reason == "branch" else log.dead, stream, numbers)
 
     def _promises(self, log: Log, beat: Heartbeat) -> None:
-        for one in beat.last_seqs:
-            if one.lane in LANES:
-                _, before = log.promised.get((one.producer, one.lane), (0, 0))
-                log.promised[one.producer, one.lane] = (beat.epoch, max(one.seq, before))
+        for last_seq in beat.last_seqs:
+            if last_seq.lane in LANES:
+                _, before = log.promised.get((last_seq.producer, last_seq.lane), (0, 0))
+                log.promised[last_seq.producer, last_seq.lane] = (beat.epoch, max(last_seq.seq, before))
 
 
 def accepted(spools: Iterable[Spool], run: str, view: LineageView) -> dict[Stream, SequenceRanges]:
     """Every event in some nodes' spools that lies on the lineage."""
-    found: dict[Stream, SequenceRanges] = {}
+    numbers: dict[Stream, SequenceRanges] = {}
     for spool in spools:
         for producer in spool.producers(run):
             offset = 0
             while records := spool.read(run, producer, offset):
                 offset = records[-1].end
-                for one in records:
-                    if standing(view, one.epoch, one.step) is Standing.CURRENT:
-                        found.setdefault((one.run, one.epoch, one.producer, one.lane), SequenceRanges()).add(one.seq)
-    return found
+                for record in records:
+                    if standing(view, record.epoch, record.step) is Standing.CURRENT:
+                        numbers.setdefault(
+                            (record.run, record.epoch, record.producer, record.lane), SequenceRanges()
+                        ).add(record.seq)
+    return numbers
 
 
 def _put(kept: dict[Stream, SequenceRanges], stream: Stream, numbers: SequenceRanges) -> None:

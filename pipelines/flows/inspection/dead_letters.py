@@ -29,7 +29,7 @@ class Letter:
 
     @property
     def facts(self) -> Facts:
-        """What is known of the event in it."""
+        """The facts that are known of the event in it."""
         return Facts() if self.letter is None else facts_of_letter(self.letter)
 
 
@@ -41,18 +41,18 @@ def letters(
     on_progress: OnProgress = quiet,
 ) -> list[Letter]:
     """The letters of a selection, oldest first; the filter is on the event that is in each."""
-    found: list[Letter] = []
+    chosen_letters: list[Letter] = []
     marks: dict[Place, Redriven] = {}
     for seen in _read(source, decoding, on_progress):
         if isinstance(seen.record, Redriven):
             marks[seen.record.partition, seen.record.offset] = seen.record
             continue
-        one = Letter(seen, seen.record if isinstance(seen.record, DeadLetter) else None)
-        headers = [(each.key, each.value) for each in one.letter.headers] if one.letter else seen.fetched.headers
-        wanted = chosen.admits(one.facts, headers, seen.fetched.time_ms, decoded=False)
-        if wanted and (not places or one.place in places):
-            found.append(one)
-    return [Letter(one.seen, one.letter, marks.get(one.place)) for one in found]
+        letter = Letter(seen, seen.record if isinstance(seen.record, DeadLetter) else None)
+        headers = [(each.key, each.value) for each in letter.letter.headers] if letter.letter else seen.fetched.headers
+        wanted = chosen.admits(letter.facts, headers, seen.fetched.time_ms, decoded=False)
+        if wanted and (not places or letter.place in places):
+            chosen_letters.append(letter)
+    return [Letter(letter.seen, letter.letter, marks.get(letter.place)) for letter in chosen_letters]
 
 
 def _read(source: EventSource, decoding: Decoding, on_progress: OnProgress) -> Iterator[Seen]:

@@ -1,7 +1,8 @@
-"""Replay: some stretch of a log once more, into handlers, a topic or a file. Planning changes nothing.
+"""Replay: delivers a part of a log once more, to handlers, a topic or a file. Planning changes nothing.
 
-**In the order in which it was put into the log**, across lanes, at the pace that is asked for. What was delivered is
-noted by a bookmark, so a replay that was stopped or killed goes on where it was; its ends are those that the plan saw.
+**In the order in which the records were put into the log**, across lanes, at the pace that is asked for. A bookmark
+notes what was delivered, so a replay that was stopped or killed goes on where it was; its ends are those that the plan
+saw.
 Heartbeats and control reach no handler: an old sign of life is none (6.11, I10).
 """
 
@@ -32,7 +33,7 @@ NOTE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Some of one partition: from `begin` on, up to and without `end`."""
+    """A part of one partition: from `begin` on, up to and without `end`."""
 
     partition: Partition
     begin: int
@@ -50,7 +51,11 @@ class Stretch:
 
 
 def check_lane(lane: str) -> None:
-    """Refuse what no handler takes again."""
+    """Refuse a lane that no handler takes again.
+
+    Raises:
+        MisconfiguredError: it is such a lane.
+    """
     if lane not in paths.REPLAYABLE_LANES:
         raise MisconfiguredError(
             f"lane {lane!r} cannot be replayed into handlers; these can: {', '.join(paths.REPLAYABLE_LANES)}"
@@ -66,8 +71,8 @@ def stretches(
         MisconfiguredError: a bound is not in this log.
         RetryableError: the log does not answer.
     """
-    found = [(one, *source.bounds(one)) for one in source.partitions(topics)]
-    if Edge.OFFSET in {begin.edge, until.edge} and len(found) > 1:
+    partitions = [(one, *source.bounds(one)) for one in source.partitions(topics)]
+    if Edge.OFFSET in {begin.edge, until.edge} and len(partitions) > 1:
         raise MisconfiguredError("offset: counts in one partition; name one lane with --lane")
     edges = {
         bound: _checkpoint(source, chosen, bound.number, decoding)
@@ -75,7 +80,7 @@ def stretches(
         if bound.edge is Edge.CHECKPOINT
     }
     result = []
-    for partition, first, end in found:
+    for partition, first, end in partitions:
         low = _offset(source, partition, begin, (first, end), edges.get(begin))
         high = _offset(source, partition, until, (first, end), edges.get(until), included=True)
         result.append(Stretch(partition, low, max(low, high)))
@@ -111,14 +116,14 @@ def _checkpoint(source: EventSource, chosen: RecordFilter, step: int, decoding: 
     """The newest record of a step's checkpoint in this log."""
     if len(chosen.runs) != 1:
         raise MisconfiguredError("checkpoint: is of one run; name it with --run")
-    found: Fetched | None = None
+    newest: Fetched | None = None
     for fetched in scan(source, [paths.CHECKPOINTS], decoding.clock):
         event = decoding.see(fetched).record
         if isinstance(event, Checkpoint) and event.run in chosen.runs and event.step == step:
-            found = fetched
-    if found is None:
+            newest = fetched
+    if newest is None:
         raise MisconfiguredError(f"checkpoint:{step}: this log has none of {next(iter(chosen.runs))} at this step")
-    return found
+    return newest
 
 
 @dataclass(slots=True)
@@ -135,12 +140,12 @@ class Merged:
 
     def begin(self) -> None:
         """Go to the beginning of each stretch."""
-        for one in self.stretches:
-            self._held[one.partition], self._at[one.partition] = deque(), one.begin
-            self._ends[one.partition] = one.end
-            if one.begin < one.end:
-                self.source.seek(one.partition, one.begin)
-                self.source.resume([one.partition])
+        for stretch in self.stretches:
+            self._held[stretch.partition], self._at[stretch.partition] = deque(), stretch.begin
+            self._ends[stretch.partition] = stretch.end
+            if stretch.begin < stretch.end:
+                self.source.seek(stretch.partition, stretch.begin)
+                self.source.resume([stretch.partition])
 
     @property
     def done(self) -> bool:
@@ -148,7 +153,7 @@ class Merged:
         return not any(self._held.values()) and not self._unread()
 
     def peek(self) -> Fetched | None:
-        """What comes next; None if it is not known yet, or if there is nothing more."""
+        """The next record; None if it is not known yet, or if there is none."""
         if any(not self._held[one] for one in self._unread()):
             self._poll()
         if any(not self._held[one] for one in self._unread()):
@@ -157,7 +162,7 @@ class Merged:
         return min(heads, key=_turn) if heads else None
 
     def take(self) -> Fetched:
-        """What `peek` showed."""
+        """Take the record that `peek` showed."""
         item = self.peek()
         if item is None:
             raise LookupError("nothing is there to be taken")
@@ -173,18 +178,18 @@ class Merged:
         return [one for one, end in self._ends.items() if self._at[one] < end]
 
     def _poll(self) -> None:
-        for one, queue in self._held.items():
-            if one in self._paused and len(queue) < HELD_MAX // 2:
-                self.source.resume([one])
-                self._paused.discard(one)
+        for partition, queue in self._held.items():
+            if partition in self._paused and len(queue) < HELD_MAX // 2:
+                self.source.resume([partition])
+                self._paused.discard(partition)
         for item in self.source.poll(POLL_S):
             if item.offset < self._ends.get(item.partition, 0):
                 self._held[item.partition].append(item)
-        for one in self._unread():
-            self._at[one] = min(self.source.position(one), self._ends[one])
-            if self._at[one] >= self._ends[one] or len(self._held[one]) >= HELD_MAX:
-                self.source.pause([one])
-                self._paused.add(one)
+        for partition in self._unread():
+            self._at[partition] = min(self.source.position(partition), self._ends[partition])
+            if self._at[partition] >= self._ends[partition] or len(self._held[partition]) >= HELD_MAX:
+                self.source.pause([partition])
+                self._paused.add(partition)
 
 
 def _turn(item: Fetched) -> tuple[int, str, int, int]:
@@ -193,7 +198,7 @@ def _turn(item: Fetched) -> tuple[int, str, int, int]:
 
 @dataclass(slots=True)
 class Row:
-    """What a replay would take of one partition."""
+    """The plan of one partition: how many records a replay would take of it, and which."""
 
     stretch: Stretch
     records: int = 0
@@ -241,7 +246,15 @@ class Row:
 
 @dataclass(slots=True)
 class Handlers:
-    """What a region knows, to tell beforehand what its handlers would do; a lineage as it was at the first look."""
+    """Predicts what a region's handlers would do with an event; each lineage is read once.
+
+    Args:
+        peer: the region whose lanes are replayed.
+        ledger: this region's.
+        known: the visible and the dead numbers of a stream.
+        lineage: reads a run's lineage; None while it is not known.
+        whole: whether everything that a visible checkpoint names is here.
+    """
 
     peer: str
     ledger: Ledger
@@ -253,14 +266,14 @@ class Handlers:
         self.lineage = functools.cache(self.lineage)
 
     def fate(self, seen: Seen, facts: Facts) -> Fate:
-        """What would become of a record."""
+        """The fate of a record."""
         identity = identity_of(facts)
         if identity is None:
             return Fate.UNDECODABLE if seen.record is None else Fate.OTHER
-        found = fate(facts, self.peer, self.ledger, self.known(identity[0]), self.lineage(identity[0][0]))
-        if found is Fate.DONE and isinstance(seen.record, Checkpoint) and not self.whole(seen.record):
+        outcome = fate(facts, self.peer, self.ledger, self.known(identity[0]), self.lineage(identity[0][0]))
+        if outcome is Fate.DONE and isinstance(seen.record, Checkpoint) and not self.whole(seen.record):
             return Fate.DAMAGED
-        return found
+        return outcome
 
 
 def plan(
@@ -306,7 +319,7 @@ class ReplayTarget(Protocol):
     """Where a replay's records go."""
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
-        """Take these; what has become of them, or None while it is under way: ask again with the same ones.
+        """Deliver records: the count of each outcome, or None while they are under way: ask again with the same ones.
 
         Raises:
             RetryableError: nobody answered; ask again.
@@ -314,10 +327,10 @@ class ReplayTarget(Protocol):
         """
 
     def mark(self) -> int:
-        """What of the target is durable: its length, or its end; kept in the bookmark."""
+        """How much of the target is durable: its length, or its end; kept in the bookmark."""
 
     def waits(self) -> str:
-        """For what it waits; "" if for nothing."""
+        """The reason why it waits; "" if it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +356,18 @@ class Bookmark(Protocol):
 
 
 class Drive:
-    """Delivers what is chosen of some stretches; one thread turns it."""
+    """Delivers the chosen records of some stretches; one thread turns it.
+
+    Args:
+        merged: the records of the stretches, in order.
+        chosen: which of them are delivered.
+        decoding: decodes them for the filter.
+        target: where they go.
+        bookmark: where the position is kept.
+        begun: the position from which to go on.
+        tempo: when each record is due.
+        clock: this process's.
+    """
 
     def __init__(
         self,
@@ -372,20 +396,20 @@ class Drive:
         return not self._batch and self._merged.done
 
     def turn(self) -> float:
-        """Take what is due and deliver it; seconds until the next turn.
+        """Deliver the records that are due; seconds until the next turn.
 
         Raises:
             RetryableError: nobody answers; turn it again.
         """
         wait_s = 0.0 if self._batch else self._gather()
         if self._batch:
-            found = self._target.deliver(self._batch)
-            if found is None:
+            outcomes = self._target.deliver(self._batch)
+            if outcomes is None:
                 return POLL_S
-            self.counts += found
+            self.counts += outcomes
             self._batch = []
-        for one in self._merged.stretches:
-            self._at[one.place] = self._merged.position(one.partition)
+        for stretch in self._merged.stretches:
+            self._at[stretch.place] = self._merged.position(stretch.partition)
         if self.done or self._clock.boottime_s() - self._noted_s >= NOTE_S:
             self.note()
         return wait_s
@@ -398,7 +422,7 @@ class Drive:
         self._bookmark.write(mark)
 
     def waits(self) -> str:
-        """For what it waits; "" if for nothing."""
+        """The reason why it waits; "" if it does not."""
         return self._target.waits()
 
     def _gather(self) -> float:

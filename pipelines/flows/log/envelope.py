@@ -1,4 +1,4 @@
-"""What stands beside an event's bytes, and how a spool's record becomes an event's identity."""
+"""The headers of an event, and the identity that a spool's record gives it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def headers_of(event: Event, schema_type: str) -> tuple[tuple[str, bytes], ...]:
 
 
 def identity_of(record: SpoolRecord, region: str) -> dict[str, Any]:
-    """Never restamped (6.5); equal for a record that is published twice."""
+    """The identity of a record's event: never restamped (6.5), and equal for a record that is published twice."""
     return {
         "event_id": f"{record.run}/{record.epoch}/{record.producer}/{record.lane}/{record.seq}",
         "run": record.run,
@@ -49,5 +49,5 @@ def identity_of(record: SpoolRecord, region: str) -> dict[str, Any]:
 
 
 def wrap(event: Event, schema_type: str, codec: Codec) -> Message:
-    """The event as it goes into its lane."""
+    """The message of an event in its lane."""
     return Message(paths.topic(event.lane), event.run.encode(), codec.encode(event), headers_of(event, schema_type))

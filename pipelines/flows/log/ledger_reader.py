@@ -1,4 +1,4 @@
-"""Reads what a region has done from its own log."""
+"""Reads a region's ledger and alarms from its own log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from schemas.codec import Codec
 
 
 def read_ledger(own: EventSource, codec: Codec, clock: Clock) -> Ledger:
-    """What a region has done, from its own log; RetryableError if nothing of it comes for too long."""
+    """The ledger of a region, read from its own log to the end.
+
+    Raises:
+        RetryableError: nothing came for too long.
+    """
     ledger = Ledger()
     for item in scan(own, [paths.LEDGER, paths.ALARMS], clock):
         ledger.learn(codec.decode(item.value))

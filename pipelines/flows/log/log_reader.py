@@ -1,4 +1,4 @@
-"""Looking at a region's logs: every record once, decoded if that is possible, and nothing of it is changed.
+"""Reads a region's logs: every record once, decoded where that is possible; nothing is changed.
 
 Only the region's own Kafka and store are asked, so it works when every peer is gone. The reader belongs to no group and
 commits nothing: no service notices it.
@@ -34,7 +34,7 @@ class Seen:
 
 
 def quiet(done: int, total: int) -> None:
-    """Progress that nobody wants to hear of."""
+    """Show no progress."""
     del done, total
 
 
@@ -48,11 +48,11 @@ class Decoding:
     _missing: dict[str, tuple[float, str]] = field(default_factory=dict)  # fingerprint -> when it was asked for, answer
 
     def see(self, fetched: Fetched) -> Seen:
-        """The record with what it says, or with the reason why nobody can tell."""
+        """A record of a log decoded, or with the reason why it cannot be."""
         return Seen(fetched, *self.read(fetched.value))
 
     def read(self, value: bytes) -> tuple[Record | None, str]:
-        """What some bytes say; else None, and why nobody can tell."""
+        """The record in some bytes; None if they cannot be decoded, and why."""
         try:
             return self._decode(value), ""
         except DecodeError as error:
@@ -68,7 +68,7 @@ class Decoding:
             return self.codec.decode(value)
 
     def _fetch(self, fingerprint: str, value: bytes) -> str:
-        """Learn a schema; why not, or ""."""
+        """Fetch a schema from the store and learn it; "" if that went well, else why it did not."""
         if self.stored is None:
             return "there is no store to ask for it"
         asked_s, why = self._missing.get(fingerprint, (float("-inf"), ""))
@@ -128,41 +128,45 @@ def select(
     decoding: Decoding,
     on_progress: OnProgress = quiet,
 ) -> Iterator[Seen]:
-    """What a log holds of a selection now."""
+    """The records of a log that a filter chooses, as the log is now."""
     for fetched in scan(source, chosen.topics(), decoding.clock, on_progress):
         seen = decoding.see(fetched)
         if chosen.matches(seen.record, fetched.headers, fetched.time_ms):
             yield seen
 
 
-def newest(found: Iterator[Seen], limit: int) -> tuple[list[Seen], int]:
+def newest(records: Iterator[Seen], limit: int) -> tuple[list[Seen], int]:
     """The last `limit` by the log's time, in its order, and how many there were; memory does not grow with the log."""
     kept: list[Seen] = []
     count = 0
-    for one in found:
+    for seen in records:
         count += 1
-        kept.append(one)
+        kept.append(seen)
         if len(kept) >= 2 * limit:
             kept = sorted(kept, key=_when)[-limit:]
     return sorted(kept, key=_when)[-limit:], count
 
 
 def at_place(source: EventSource, topic: str, number: int, offset: int, clock: Clock) -> Fetched:
-    """The record at one place; RetryableError says why there is none (yet)."""
+    """The record at one place.
+
+    Raises:
+        RetryableError: there is none yet, or there never will be; the text says which.
+    """
     place = f"{topic}/{number}/{offset}"
-    found = [one for one in source.partitions([topic]) if one.number == number]
-    if not found:
+    partitions = [fetched for fetched in source.partitions([topic]) if fetched.number == number]
+    if not partitions:
         raise RetryableError(f"{place}: this region has no such partition")
     try:
-        source.seek(found[0], offset)
+        source.seek(partitions[0], offset)
     except CorruptError as error:
         raise RetryableError(str(error)) from error
-    _, end = source.bounds(found[0])
+    _, end = source.bounds(partitions[0])
     began_s = clock.boottime_s()
-    while offset < end and source.position(found[0]) <= offset and clock.boottime_s() - began_s < SILENCE_S:
-        for one in source.poll(POLL_S, 1):
-            if one.partition == found[0] and one.offset == offset:
-                return one
+    while offset < end and source.position(partitions[0]) <= offset and clock.boottime_s() - began_s < SILENCE_S:
+        for fetched in source.poll(POLL_S, 1):
+            if fetched.partition == partitions[0] and fetched.offset == offset:
+                return fetched
     raise RetryableError(f"{place}: no record has this offset (the end is {end}; a commit takes one too)")
 
 
@@ -170,8 +174,8 @@ def event_ids(seen: Seen) -> set[str]:
     """The id of the event that a record is or, as a dead letter, holds."""
     record = seen.record
     headers = [(one.key, one.value) for one in record.headers] if isinstance(record, DeadLetter) else []
-    told = {value.decode(errors="replace") for name, value in (*seen.fetched.headers, *headers) if name == "ce_id"}
-    return told | ({record.event_id} if isinstance(record, Event) else set())
+    ids = {value.decode(errors="replace") for name, value in (*seen.fetched.headers, *headers) if name == "ce_id"}
+    return ids | ({record.event_id} if isinstance(record, Event) else set())
 
 
 @dataclass(slots=True)
@@ -188,7 +192,7 @@ class Following:
     _begun: bool = False
 
     def poll(self) -> tuple[Fetched, ...]:
-        """What has come; maybe nothing.
+        """The records that have come since the last call; maybe none.
 
         Raises:
             RetryableError: the log does not answer, or records were removed before they were read; poll again.
@@ -200,16 +204,16 @@ class Following:
                     self._begin(partition)
             self._refreshed_s, self._begun = now_s, True
         try:
-            found = self.source.poll(POLL_S)
+            records = self.source.poll(POLL_S)
         except CorruptError as error:
             self._followed.clear()
             self._refreshed_s = float("-inf")
             raise RetryableError(f"records were removed before they were read: {error}") from error
-        self._next.update({one.partition: one.offset + 1 for one in found})
-        return found
+        self._next.update({one.partition: one.offset + 1 for one in records})
+        return records
 
     def _begin(self, partition: Partition) -> None:
-        """Where it was left; else at its end, but all of one that was not there when we began is new."""
+        """Read on where a partition was left, else from its end; one that was made meanwhile is read from the start."""
         first, end = self.source.bounds(partition)
         begin = first if self._begun or self.from_first else end
         at = min(max(first, self._next.get(partition, begin)), end)

@@ -14,7 +14,11 @@ def store_schemas(store: ObjectStore) -> None:
 
 
 def learn(codec: Codec, text: bytes, value: bytes) -> None:
-    """Take in a schema that was fetched for `value`; DecodeError if it is none."""
+    """Teach the codec a schema that was fetched for `value`.
+
+    Raises:
+        DecodeError: the text is no schema.
+    """
     try:
         codec.learn(text.decode())
     except Exception as error:  # fastavro raises many kinds on a text that is no schema; all mean the same here

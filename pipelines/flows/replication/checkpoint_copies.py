@@ -37,7 +37,18 @@ class _Copy:
 
 
 class CheckpointCopies:
-    """The checkpoints of one peer that are being copied into our store."""
+    """The checkpoints of one peer that are being copied into this region's store.
+
+    Args:
+        peer: the region from which they come.
+        store: this region's.
+        peer_store: the peer's: manifests are read from it.
+        transfers: copies the objects.
+        signer: verifies manifests.
+        codec: decodes manifests.
+        clock: this process's.
+        journal: where each completed copy is reported.
+    """
 
     def __init__(
         self,
@@ -63,7 +74,7 @@ class CheckpointCopies:
         self._gave_way: set[str] = set()  # runs whose copy was given up after it began, until one is complete
 
     def collect(self) -> None:
-        """Take in what has ended since the last turn, and start again what failed for want of an answer."""
+        """Note the transfers that ended since the last turn, and start those again that got no answer."""
         owners = {_job_id(copy.event, key): copy for copy in self._copies.values() for key in copy.missing}
         now_s = self._clock.boottime_s()
         for result in self._transfers.finished():
@@ -87,10 +98,10 @@ class CheckpointCopies:
         self._rate.observe(now_s, crossed_bytes, is_busy=bool(self._under_way))
 
     def done(self, event: Checkpoint) -> bool:
-        """Whether everything that the event names is verified here, its manifest included; begins it at first.
+        """Whether everything that the event names is verified here, its manifest included; the first call begins it.
 
         Raises:
-            CorruptError: it cannot be trusted: a dead letter.
+            CorruptError: it cannot be trusted; the event becomes a dead letter.
             RetryableError: the peer does not answer.
         """
         copy = self._copies.get(event)
@@ -123,7 +134,7 @@ class CheckpointCopies:
         return copy is not None and copy.swept
 
     def whole(self, event: Checkpoint) -> bool:
-        """Whether all that a visible event names is here; see `whole`."""
+        """Whether everything that a visible event names is in this region's store; see `whole`."""
         return whole(event, self._store, self._codec, self._signer.verify)
 
     def giving_way_to(self, event: Checkpoint, newer: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -147,7 +158,7 @@ class CheckpointCopies:
         return Candidate(event.run, event.epoch, event.lineage_seq, missing_bytes, has_begun=copy is not None)
 
     def drop(self, event: Checkpoint) -> None:
-        """Forget a copy: it was published, or is given up. What arrived stays in the store."""
+        """Forget a copy that was published or is given up; objects that have arrived stay in the store."""
         copy = self._copies.pop(event, None)
         if copy is None:
             return
@@ -157,12 +168,12 @@ class CheckpointCopies:
             self._transfers.cancel(_job_id(event, key))
 
     def forget(self) -> None:
-        """Give everything up, to begin again from the ledger."""
+        """Give up all copies: the replicator begins again from the ledger."""
         for event in list(self._copies):
             self.drop(event)
 
     def progress(self) -> tuple[CopyStatus, ...]:
-        """Bytes moved and wanted of each copy."""
+        """Each copy with the bytes that have moved and its size."""
         return tuple(
             CopyStatus(
                 run=copy.event.run,
@@ -174,7 +185,7 @@ class CheckpointCopies:
         )
 
     def trusted(self, event: Checkpoint) -> bool:
-        """Whether the event's manifest is what it says; nothing gives way to one that is not."""
+        """Whether the event's manifest is signed and is the one it names; else no copy gives way to it."""
         try:
             self._open(event)
         except CorruptError:
@@ -183,10 +194,10 @@ class CheckpointCopies:
 
     def _begin(self, event: Checkpoint) -> _Copy:
         envelope, wanted = self._open(event)
-        copy = _Copy(event, envelope, wanted, {one.key: one for one in wanted}, self._clock.boottime_s())
+        copy = _Copy(event, envelope, wanted, {named.key: named for named in wanted}, self._clock.boottime_s())
         self._copies[event] = copy
-        for one in wanted:
-            self._start(event, one)
+        for named in wanted:
+            self._start(event, named)
         return copy
 
     def _open(self, event: Checkpoint) -> tuple[bytes, tuple[Named, ...]]:
@@ -210,22 +221,22 @@ class CheckpointCopies:
             raise CorruptError(f"{event.manifest_key} holds a {type(record).__name__}")
         return envelope, wanted
 
-    def _start(self, event: Checkpoint, one: Named) -> None:
-        self._transfers.start(CopyJob(_job_id(event, one.key), self._peer, one.key, one.size, one.sha256))
+    def _start(self, event: Checkpoint, named: Named) -> None:
+        self._transfers.start(CopyJob(_job_id(event, named.key), self._peer, named.key, named.size, named.sha256))
 
     def _still_whole(self, copy: _Copy) -> bool:
-        """A long copy may have lost what came first (6.10): all is looked for once more, and the rest copied again."""
+        """Whether every object is still in the store (6.10); a sweep may have taken some: these are copied again."""
         if not copy.wanted:
             return True
         prefix = copy.event.manifest_key.removesuffix("manifest")
-        sizes = {one.key: one.size for one in self._store.entries(prefix)}
-        copy.missing = {one.key: one for one in copy.wanted if sizes.get(one.key) != one.size}
-        for one in copy.missing.values():
-            self._start(copy.event, one)
+        sizes = {named.key: named.size for named in self._store.entries(prefix)}
+        copy.missing = {named.key: named for named in copy.wanted if sizes.get(named.key) != named.size}
+        for named in copy.missing.values():
+            self._start(copy.event, named)
         return not copy.missing
 
     def _create_manifest(self, event: Checkpoint, envelope: bytes) -> bool:
-        """Put the proof last; False if a sweep has taken its key for good."""
+        """Create the manifest, as the last object; False if a sweep has taken its key for good."""
         if self._store.create(event.manifest_key, envelope):
             return True
         present = self._store.get(event.manifest_key)
@@ -250,10 +261,10 @@ def _job_id(event: Checkpoint, key: str) -> str:
 
 
 def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
-    """Whether all that a visible event names is in a store; what a sweep took is meant to be gone.
+    """Whether everything that a visible event names is in a store; objects that a sweep deleted are not missed.
 
     Args:
-        event: of a checkpoint.
+        event: a checkpoint's.
         store: the region's.
         codec: reads the manifest.
         opened: takes the payload out of a signed envelope.

@@ -1,9 +1,9 @@
 """Checkpoint events rebuilt from manifests, where a peer's log lost them and its store did not (decision 0006).
 
 An event's number is in the intent beside its manifest, so what is rebuilt is the very event that its agent published or
-would have: the same identity, and the same bytes. It goes the way of every event: copied, verified, asked of the
-lineage, published in the transaction that takes its number. So it cannot become visible twice, and the original, should
-it turn up, is a duplicate.
+would have: the same identity, and the same bytes. It goes the way of every event: copied, verified, compared with
+the lineage, published in the transaction that takes its number. So it cannot become visible twice, and the original,
+should it turn up, is a duplicate.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.errors import CorruptError
 from pipelines.flows.log.envelope import wrap
-from pipelines.ports import Clock, Fetched, Journal, ObjectStore, Partition, Signer
-from schemas.codec import Codec, DecodeError, digest
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.ports import Fetched, Partition
+from schemas.codec import DecodeError, digest
 from schemas.records import Abandoned, Alarm, Checkpoint, Intent, Manifest
 
 LANE = "checkpoints"
@@ -30,7 +31,7 @@ AT_ONCE_MAX = 100  # events that are under way together
 
 @dataclass(frozen=True, slots=True)
 class RebuiltEvent:
-    """An event as it would have been read."""
+    """An event, and the record as it would have been read from the peer's log."""
 
     event: Checkpoint
     fetched: Fetched
@@ -38,7 +39,7 @@ class RebuiltEvent:
 
 @dataclass(slots=True)
 class _Search:
-    """One look through the manifests of some runs."""
+    """One search through the manifests of some runs."""
 
     ends: dict[Partition, int]  # of the peer's log, seen before the manifests were listed
     left: list[paths.CheckpointId] = field(default_factory=list)
@@ -46,7 +47,7 @@ class _Search:
     is_of_log: bool = False  # for what a log lost, not for holes alone
 
     def settled(self, own: paths.CheckpointId) -> None:
-        """This one is dealt with."""
+        """Note that a checkpoint needs nothing more."""
         self.left.remove(own)
         self.sent.pop(own, None)
 
@@ -55,31 +56,25 @@ class EventRebuild:
     """Looks for the events that a peer's log lost, as long as an open alarm says that there may be any.
 
     Only checkpoints have manifests: in another lane it finds nothing.
+
+    Args:
+        lane: the lane, and whose.
+        ports: the lane's.
+        runs: those that are searched besides all that the ledger knows.
     """
 
-    def __init__(
-        self,
-        *,
-        peer: str,
-        lane: str,
-        runs: Collection[str],
-        peer_store: ObjectStore,
-        signer: Signer,
-        codec: Codec,
-        clock: Clock,
-        journal: Journal,
-    ) -> None:
-        self._peer, self._runs = peer, tuple(runs)
-        self._is_for_it = lane == LANE
-        self._store, self._signer, self._codec = peer_store, signer, codec
-        self._clock, self._journal = clock, journal
+    def __init__(self, lane: PeerLane, ports: LanePorts, runs: Collection[str]) -> None:
+        self._peer, self._runs = lane.peer, tuple(runs)
+        self._is_for_it = lane.name == LANE
+        self._store, self._signer, self._codec = ports.peer_store, ports.signer, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
         self._search: _Search | None = None
         self._looked_s = float("-inf")
         self._looked_for: tuple[Alarm, ...] = ()
         self._unknown: set[str] = set()  # manifests without an intent, said once
 
     def forget(self) -> None:
-        """The flow begins again."""
+        """Give up the search: the replicator begins again from the ledger."""
         self._search, self._looked_s = None, float("-inf")
 
     def turn(
@@ -90,13 +85,14 @@ class EventRebuild:
         lineage: Callable[[str], LineageView | None],
         is_read: Callable[[str, dict[Partition, int]], bool],
     ) -> Iterator[RebuiltEvent]:
-        """The events that are to be queued now, each once; `finished` says when there are no more.
+        """The events to queue now, each once; `finished` says when there are no more.
 
         Args:
-            ledger: what is done.
+            ledger: which events are done.
             ends: asks for the ends of the peer's log now.
-            lineage: a run's.
-            is_read: whether all of a run up to these ends is settled, so that what is not done is not coming.
+            lineage: reads a run's lineage.
+            is_read: whether every record of a run up to these ends is settled, so that an event which is not done by
+                then is lost.
         """
         search = self._search or self._begin(ledger, ends)
         if search is None:
@@ -113,15 +109,15 @@ class EventRebuild:
             if looks_left == 0 or len(search.sent) == AT_ONCE_MAX:
                 return
             looks_left -= 1
-            found = None if standing(view, own.epoch, own.step) is Standing.BRANCH else self._look_at(own)
-            if found is None or not self._is_lost(found.event, ledger):
+            rebuilt = None if standing(view, own.epoch, own.step) is Standing.BRANCH else self._look_at(own)
+            if rebuilt is None or not self._is_lost(rebuilt.event, ledger):
                 search.settled(own)
             else:
-                search.sent[own] = found.event
-                yield found
+                search.sent[own] = rebuilt.event
+                yield rebuilt
 
     def finished(self, ledger: Ledger) -> bool:
-        """Whether a look is over that accounts for all that a log lost; the next one comes later."""
+        """Whether a search has just ended that accounts for everything a log lost; the next one begins later."""
         search = self._search
         if search is None or search.left:
             return False
@@ -134,7 +130,7 @@ class EventRebuild:
         return tuple(one for one in ledger.alarms.open_of(self._peer, LANE) if one.kind in kinds)
 
     def _is_lost(self, event: Checkpoint, ledger: Ledger) -> bool:
-        """Not done here; and if nothing says whose an abandoned one was, its number does."""
+        """Whether the event is the peer's and was not done here; an abandoned one is told by epoch or number."""
         if ledger.arrival(event) is Arrival.DUPLICATE:
             return False
         is_peers = ledger.epochs.get((event.run, self._peer, LANE)) == event.epoch
@@ -155,7 +151,7 @@ class EventRebuild:
         return search
 
     def _look_at(self, own: paths.CheckpointId) -> RebuiltEvent | None:
-        """The event of a checkpoint; None if it is not the peer's own, or cannot be told."""
+        """The event of a checkpoint; None if it is not the peer's own, or cannot be rebuilt."""
         envelope = self._store.get(own.manifest)
         if envelope is None:
             return None

@@ -23,10 +23,10 @@ AGAIN_RECORDS = 2_000
 
 
 class Queue(Protocol):
-    """What waits of a run, oldest first."""
+    """The waiting records of a run, oldest first."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Their number."""
 
 
 Q = TypeVar("Q", bound=Queue)
@@ -36,9 +36,9 @@ class Intake(Generic[Q]):
     """Sorts what is read into the flow's queues.
 
     Args:
-        source: the peer's log.
-        followed: the next offset to read of each partition, at the head; the flow's own.
-        queues: what waits, by run; the flow's own.
+        source: reads the peer's log.
+        followed: the next offset of each partition at the head of the log; shared with the replicator.
+        queues: the waiting records, by run; shared with the replicator.
         put: append a record to its run's queue.
     """
 
@@ -56,13 +56,13 @@ class Intake(Generic[Q]):
         self._head_is_due = False
 
     def clear(self) -> None:
-        """The flow begins to read anew, from wherever it says."""
+        """Forget all spilled runs: the replicator seeks anew."""
         self._spilled.clear()
         self._again, self._head_is_due = None, False
 
     def drop(self, partition: Partition) -> None:
-        """There is no such partition any longer."""
-        for place in [one for one in self._spilled if one[0] == partition]:
+        """Forget a partition that no longer exists."""
+        for place in [place for place in self._spilled if place[0] == partition]:
             del self._spilled[place]
         if self._again is not None and self._again[0] == partition:
             self._again = None
@@ -76,49 +76,49 @@ class Intake(Generic[Q]):
         return any(of == run for _, of in self._spilled)
 
     def take(self, timeout_s: float) -> None:
-        """Read what is next into the queues."""
+        """Poll the source once, and queue the records for which there is room."""
         self._begin_again()
         total = sum(map(len, self._queues.values()))
         reading = self._again
-        found = self._source.poll(timeout_s)
-        for item in found:
-            total += self._sort(item, total)
+        records = self._source.poll(timeout_s)
+        for fetched in records:
+            total += self._sort(fetched, total)
         if reading is not None:
             self._go_on(reading)
-        elif found or self._at_end():
+        elif records or self._at_end():
             self._head_is_due = False
 
-    def _sort(self, item: Fetched, total: int) -> bool:
+    def _sort(self, fetched: Fetched, total: int) -> bool:
         """Queue a record if it is due; whether it was queued."""
-        partition, run = item.partition, item.key.decode(errors="replace")
+        partition, run = fetched.partition, fetched.key.decode(errors="replace")
         following = self._followed.get(partition)
         if following is None:
             return False
-        if item.offset < following:
-            return self._sort_again(item, run, total)
+        if fetched.offset < following:
+            return self._sort_again(fetched, run, total)
         if self._again is not None and self._again[0] == partition:
             self._caught_up()
-        self._followed[partition] = item.offset + 1
+        self._followed[partition] = fetched.offset + 1
         if (partition, run) in self._spilled:
             return False
         if not self._has_room(run, total):
-            self._spilled[partition, run] = item.offset
+            self._spilled[partition, run] = fetched.offset
             return False
-        self._put(run, item)
+        self._put(run, fetched)
         return True
 
-    def _sort_again(self, item: Fetched, run: str, total: int) -> bool:
+    def _sort_again(self, fetched: Fetched, run: str, total: int) -> bool:
         place = self._again
-        if place is None or place[0] != item.partition or item.offset < self._spilled.get(place, item.offset):
+        if place is None or place[0] != fetched.partition or fetched.offset < self._spilled.get(place, fetched.offset):
             return False
         self._left -= 1
         is_its = run == place[1]
         if is_its and not self._has_room(run, total):
             self._again = None
             return False
-        self._spilled[place] = item.offset + 1
+        self._spilled[place] = fetched.offset + 1
         if is_its:
-            self._put(run, item)
+            self._put(run, fetched)
         return is_its
 
     def _has_room(self, run: str, total: int) -> bool:
@@ -126,10 +126,10 @@ class Intake(Generic[Q]):
         queued = 0 if queue is None else len(queue)
         return queued < SHARE or (queued < RUN_QUEUED_MAX and total < QUEUED_MAX)
 
-    # --- once more ---
+    # --- reading a spilled run again ---
 
     def _begin_again(self) -> None:
-        """Go back for the run that has most room, unless the head is due."""
+        """Seek back for the spilled run that has the most room, unless the head is due."""
         if self._again is not None or self._head_is_due or not self._spilled:
             return
         waiting = {place: self._length(place[1]) for place in self._spilled if place[0] in self._followed}
@@ -143,7 +143,7 @@ class Intake(Generic[Q]):
         self._again, self._left = place, AGAIN_RECORDS
 
     def _go_on(self, reading: tuple[Partition, str]) -> None:
-        """Back to the head, if the run is full again, has caught up or was read for long enough."""
+        """Seek back to the head, if the run is full again, has caught up or was read for long enough."""
         partition = reading[0]
         if self._again == reading and self._source.position(partition) >= self._followed[partition]:
             self._caught_up()
@@ -165,8 +165,8 @@ class Intake(Generic[Q]):
         return 0 if queue is None else len(queue)
 
     def _at_end(self) -> bool:
-        """Whether the head of every partition that has to be left for another reading was read to its end."""
+        """Whether the head is due, and was read to its end in every partition that has a spilled run."""
         partitions = {partition for partition, _ in self._spilled if partition in self._followed}
         return self._head_is_due and all(
-            self._source.position(one) >= self._source.bounds(one)[1] for one in partitions
+            self._source.position(partition) >= self._source.bounds(partition)[1] for partition in partitions
         )

@@ -1,4 +1,4 @@
-"""The alarms of one lane of one peer: raised and healed with the ledger, told once, and acknowledged by a person.
+"""The alarms of one lane of one peer: raised and healed with the ledger, reported once, acknowledged by a person.
 
 They lie in a topic of their own, `farside.alarms`, written in the transaction that moves the position past what is
 missing: so none is lost, none is raised twice, and a replicator that is older than they are never meets one.
@@ -29,12 +29,13 @@ from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.ledger import key_of as ledger_key_of
 from pipelines.core.sequence_numbers import Numbered
 from pipelines.core.sequence_ranges import SequenceRanges
+from pipelines.flows.replication.lane_ports import PeerLane
 from pipelines.ports import Clock, Journal, Message, Partition
 from schemas.codec import Codec
 from schemas.http_bodies import AcknowledgeAnswer, LaneAlarmsStatus
 from schemas.records import Alarm
 
-TOLD_MAX = 50  # in a status
+LISTED_MAX = 50  # in a status
 KEPT_MAX = 1_000  # answers that are remembered for whoever asked
 WAITS, DONE, UNKNOWN = "waits", "done", "unknown"
 _LOST = (
@@ -45,22 +46,22 @@ _ZOMBIE = "a trainer or agent that was not told of the newer epoch goes on, or a
 
 
 def changed(after: Ledger, before: Ledger, codec: Codec) -> list[Message]:
-    """What the transaction has to hold besides the events, each record in its topic."""
+    """The messages of a transaction besides its events: each changed ledger record and alarm, in its topic."""
     return [
         Message(
-            paths.ALARMS if isinstance(one, Alarm) else paths.LEDGER,
-            ledger_key_of(one),
-            codec.encode(one),
+            paths.ALARMS if isinstance(record, Alarm) else paths.LEDGER,
+            ledger_key_of(record),
+            codec.encode(record),
         )
-        for one in after.changes_since(before)
+        for record in after.changes_since(before)
     ]
 
 
 class LaneAlarms:
-    """`acknowledge` and `status` may be called by any thread, the rest by the flow that owns the lane."""
+    """One lane's alarms. Any thread may call `acknowledge` and `status`; the flow that owns the lane calls the rest."""
 
-    def __init__(self, *, peer: str, lane: str, clock: Clock, journal: Journal) -> None:
-        self._peer, self._lane = peer, lane
+    def __init__(self, lane: PeerLane, clock: Clock, journal: Journal) -> None:
+        self._peer, self._lane = lane.peer, lane.name
         self._clock, self._journal = clock, journal
         self._open: tuple[Alarm, ...] = ()
         self._asked: dict[str, tuple[str, str]] = {}  # alarm id -> actor, what has become of it
@@ -68,22 +69,30 @@ class LaneAlarms:
         self.raised: Counter[str] = Counter()  # by kind, since this process began
 
     def bounds(self, after: Ledger, partition: Partition, known: int | None, bounds: tuple[int, int]) -> bool:
-        """Raise what a log's bounds say about reading on; False if nothing is wrong with them."""
+        """Raise an alarm if a log cannot be read on where it was left; False if it can.
+
+        Args:
+            after: the ledger that is going to hold.
+            partition: of the peer's log.
+            known: the next offset to read; None if the partition was never read.
+            bounds: the first offset that is still there, and the one that the next record will get.
+        """
         same = [
-            one
-            for one in after.positions.values()
-            if (one.topic, one.partition, one.cluster) == (partition.topic, partition.number, partition.cluster)
+            position
+            for position in after.positions.values()
+            if (position.topic, position.partition, position.cluster)
+            == (partition.topic, partition.number, partition.cluster)
         ]
-        found = of_bounds(known, *bounds, others=bool(same))
-        if found is None:
+        noticed = of_bounds(known, *bounds, others=bool(same))
+        if noticed is None:
             return False
-        kind, numbers, cause = found
+        kind, numbers, cause = noticed
         place = f"{partition.topic_id}/{partition.number}"
         after.alarms.add(self._alarm(kind, cause, place, numbers))
         return True
 
     def taken(self, after: Ledger, taken: Numbered, *, is_aside: bool) -> None:
-        """Numbers are settled: what was jumped over, and what its own region had left behind.
+        """Settle a record's numbers; raise an alarm for numbers that were jumped over, or an epoch its region had left.
 
         Args:
             after: the ledger that is going to hold.
@@ -102,49 +111,54 @@ class LaneAlarms:
             self._of_stream(after, Kind.EPOCH, taken.stream, SequenceRanges([(taken.first_seq, taken.seq)]), cause)
 
     def absent(self, after: Ledger, stream: Stream, numbers: SequenceRanges) -> None:
-        """Numbers that are in no log of this region, although later ones are."""
+        """Raise an alarm for numbers that are in no log of this region, although later ones are."""
         if numbers:
             self._of_stream(after, Kind.HOLE, stream, numbers, _LOST)
 
     def ledger_lost(self, after: Ledger, place: str, cause: str) -> None:
-        """This region's own ledger is not the one that it was."""
+        """Raise an alarm: this region's own ledger is not the one that it was."""
         after.alarms.add(self._alarm(Kind.LEDGER, cause, place, SequenceRanges()))
 
     def rebuilt(self, after: Ledger) -> None:
-        """All that a log lost of checkpoints is accounted for by their manifests."""
-        for one in after.alarms.open_of(self._peer, self._lane):
-            if one.kind in OF_LOG:
-                after.alarms.end(key_of(one), HEALED)
+        """End the alarms about the log: every checkpoint that it lost is accounted for by its manifest."""
+        for lost in after.alarms.open_of(self._peer, self._lane):
+            if lost.kind in OF_LOG:
+                after.alarms.end(key_of(lost), HEALED)
 
-    def tell(self, after: Ledger, before: Ledger | None) -> None:
-        """The transaction is through: say what is new, once."""
+    def report(self, after: Ledger, before: Ledger | None) -> None:
+        """Report each alarm that a transaction raised or ended, once it is through.
+
+        Args:
+            after: the ledger that holds now.
+            before: the one before the transaction; None if `after` was read from the log.
+        """
         known = Ledger() if before is None else before
         self._open = after.alarms.open_of(self._peer, self._lane)
         if before is None:
-            return  # read from the log: it was told when it was written
-        for one in after.alarms.changes_since(known.alarms):
-            if (one.peer, one.lane) != (self._peer, self._lane):
+            return  # read from the log: it was reported when it was written
+        for alarm_record in after.alarms.changes_since(known.alarms):
+            if (alarm_record.peer, alarm_record.lane) != (self._peer, self._lane):
                 continue
-            if one.state == OPEN:
-                earlier = known.alarms.kept.get(key_of(one))
+            if alarm_record.state == OPEN:
+                earlier = known.alarms.kept.get(key_of(alarm_record))
                 if earlier is None or earlier.state != OPEN:
-                    self.raised[one.kind] += 1
-                if earlier is not None and _size(one) < _size(earlier):
+                    self.raised[alarm_record.kind] += 1
+                if earlier is not None and _size(alarm_record) < _size(earlier):
                     continue  # a part of it healed
-            name = "replicate.alarm" if one.state == OPEN else f"replicate.alarm_{one.state}"
-            self._journal.say(name, **plain(one))
+            name = "replicate.alarm" if alarm_record.state == OPEN else f"replicate.alarm_{alarm_record.state}"
+            self._journal.say(name, **plain(alarm_record))
 
     def open_by_kind(self) -> Counter[str]:
-        """How many are open."""
+        """How many alarms of each kind are open."""
         return Counter(one.kind for one in self._open)
 
     def status(self) -> LaneAlarmsStatus:
-        """How many are open, and the newest of them."""
+        """How many alarms are open, and the newest of them."""
         return LaneAlarmsStatus(
-            open=len(self._open), newest=tuple(status_of(alarm) for alarm in self._open[-TOLD_MAX:])
+            open=len(self._open), newest=tuple(status_of(alarm) for alarm in self._open[-LISTED_MAX:])
         )
 
-    # --- a person knows ---
+    # --- acknowledged by a person ---
 
     def acknowledge(self, alarm_id: str, actor: str) -> AcknowledgeAnswer:
         """Note the request, or say what has become of it; may be called from another thread."""
@@ -158,7 +172,7 @@ class LaneAlarms:
             return AcknowledgeAnswer(state=self._asked[alarm_id][1])
 
     def turn(self, ledger: Ledger, commit: Callable[[Ledger, Ledger], Ledger]) -> Ledger:
-        """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
+        """Acknowledge the alarms that were asked for; the ledger after it, unchanged if there were none."""
         with self._lock:
             waiting = {name: actor for name, (actor, state) in self._asked.items() if state == WAITS}
         if not waiting:
@@ -191,5 +205,5 @@ class LaneAlarms:
         after.alarms.add(of_stream(kind, stream, numbers, peer=self._peer, cause=cause, time_ms=time_ms))
 
 
-def _size(one: Alarm) -> int:
-    return one.unlisted + sum(each.last - each.first + 1 for each in one.ranges)
+def _size(alarm_record: Alarm) -> int:
+    return alarm_record.unlisted + sum(each.last - each.first + 1 for each in alarm_record.ranges)

@@ -1,4 +1,4 @@
-"""What a region did, read from its own lanes, where its ledger is not the one that it was.
+"""Reads what a region did from its own lanes, where its ledger is not the one that it was.
 
 A watermark is what makes an event visible once. If the ledger's topic is deleted, or made anew by whatever means, the
 watermarks are gone while the events still stand in the lanes; each of them, and each dead letter, carries its identity
@@ -22,23 +22,24 @@ from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.log.log_reader import scan
 from pipelines.flows.replication.lane_alarms import LaneAlarms
-from pipelines.ports import Clock, EventSource, Fetched, Partition
-from schemas.codec import Codec, DecodeError
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.ports import Fetched, Partition
+from schemas.codec import DecodeError
 from schemas.records import DeadLetter, Position, Record
 
 _CAUSE = "somebody deleted the ledger's topic, or the broker lost its disk"
 
 
 @dataclass(slots=True)
-class _Found:
-    """What the lanes say was done."""
+class _DoneHere:
+    """The numbers that stand in this region's lanes, by stream."""
 
     certain: dict[Stream, SequenceRanges] = field(default_factory=dict)
     claimed: dict[Stream, SequenceRanges] = field(default_factory=dict)  # by the headers of what cannot be decoded
     is_whole: bool = True  # nothing was removed from them yet
 
     def done(self) -> Iterator[tuple[Stream, SequenceRanges]]:
-        """What is settled; a number that is only claimed counts where it does not leap (`core.numbering`)."""
+        """The settled numbers; one that is only claimed counts where it does not leap (`core.sequence_numbers`)."""
         for stream in dict.fromkeys((*self.certain, *self.claimed)):
             certain = self.certain.get(stream, SequenceRanges())
             both = certain | self.claimed.get(stream, SequenceRanges())
@@ -48,38 +49,48 @@ class _Found:
 
 
 class LedgerRecovery:
-    """The ledger of one lane of one peer, looked after."""
+    """Recovers the ledger of one lane of one peer.
 
-    def __init__(
-        self, *, peer: str, lane: str, own: EventSource, codec: Codec, clock: Clock, lane_alarms: LaneAlarms
-    ) -> None:
-        self._peer, self._lane = peer, lane
-        self._own, self._codec, self._clock = own, codec, clock
+    Args:
+        lane: the lane, and whose.
+        ports: the lane's; this region's own log is read.
+        lane_alarms: gets the alarm that a ledger was lost.
+    """
+
+    def __init__(self, lane: PeerLane, ports: LanePorts, lane_alarms: LaneAlarms) -> None:
+        self._peer, self._lane = lane.peer, lane.name
+        self._own, self._codec, self._clock = ports.own_source, ports.codec, ports.clock
         self._alarms = lane_alarms
         self._begun: tuple[Partition, ...] = ()
         self._is_anew = False  # seen while it was in use
 
     def begin(self, ledger: Ledger) -> Ledger:
-        """The ledger as it holds, which is another one if the topic does not say that it is ours."""
+        """The ledger to go on with: the one that was read if it has this lane's mark, else completed from the lanes."""
         self._begun = self._own.partitions([paths.LEDGER])
-        marks = [self._mark(one) for one in self._begun]
-        if marks and all((one.cluster, one.topic_id, one.partition) in ledger.positions for one in marks):
+        marks = [self._mark(mark) for mark in self._begun]
+        if marks and all((mark.cluster, mark.topic_id, mark.partition) in ledger.positions for mark in marks):
             return ledger
         after = ledger.copy()
-        found = self._read()
-        raised = sum(self._learn(after, stream, numbers, is_whole=found.is_whole) for stream, numbers in found.done())
+        done_here = self._read()
+        raised = sum(
+            self._learn(after, stream, numbers, is_whole=done_here.is_whole) for stream, numbers in done_here.done()
+        )
         if raised or self._is_anew:
-            kept = "all of it" if found.is_whole else "as far back as this region's log goes"
+            kept = "all of it" if done_here.is_whole else "as far back as this region's log goes"
             cause = f"{_CAUSE}; {raised} events that were done were found in the lanes, {kept}"
             place = f"{self._begun[0].topic_id if self._begun else 'none'}/{self._peer}"
             self._alarms.ledger_lost(after, place, cause)
-        for one in marks:
-            after.learn(one)
+        for mark in marks:
+            after.learn(mark)
         self._is_anew = False
         return after
 
     def check(self) -> None:
-        """CorruptError if the ledger's topic is not the one that was read: begin again."""
+        """See whether the ledger's topic is still the one that was read.
+
+        Raises:
+            CorruptError: it is another one: the replicator has to begin again.
+        """
         now: tuple[Partition, ...] = ()
         with contextlib.suppress(RetryableError):  # the next transaction meets it, if it lasts; copies go on till then
             now = self._own.partitions([paths.LEDGER])
@@ -97,7 +108,7 @@ class LedgerRecovery:
         )
 
     def _learn(self, after: Ledger, stream: Stream, numbers: SequenceRanges, *, is_whole: bool) -> int:
-        """How many of these the ledger did not know."""
+        """Take numbers into the ledger; how many of them it did not know."""
         seen = after.watermarks.get(stream, 0)
         new = numbers.above(seen)
         run, epoch, _, lane = stream
@@ -108,22 +119,22 @@ class LedgerRecovery:
                 self._alarms.absent(after, stream, SequenceRanges([(seen + 1, new.last)]) - new)
         return len(new)
 
-    def _read(self) -> _Found:
-        found = _Found()
+    def _read(self) -> _DoneHere:
+        done_here = _DoneHere()
         topics = [paths.topic(self._lane), paths.DEAD_LETTERS]
         for partition in self._own.partitions(topics):
-            found.is_whole &= self._own.bounds(partition)[0] == 0
+            done_here.is_whole &= self._own.bounds(partition)[0] == 0
         for item in scan(self._own, topics, self._clock):
             facts, is_claimed = self._facts(item)
             identity = identity_of(facts)
             if identity is not None and facts.region == self._peer and identity[0][3] == self._lane:
                 stream, numbers = identity
-                kept = found.claimed if is_claimed else found.certain
+                kept = done_here.claimed if is_claimed else done_here.certain
                 kept[stream] = kept.get(stream, SequenceRanges()) | numbers
-        return found
+        return done_here
 
     def _facts(self, item: Fetched) -> tuple[Facts, bool]:
-        """What is known of an event, and whether it is no more than what the headers of garbage claim."""
+        """The facts of a record, and whether they are only claimed by the headers of one that cannot be decoded."""
         facts = facts_of(None, item.headers)
         is_letter = item.partition.topic == paths.DEAD_LETTERS
         if identity_of(facts) is not None and facts.region is not None and not is_letter:

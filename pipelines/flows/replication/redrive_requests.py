@@ -18,12 +18,13 @@ from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.record_filter import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.replication.lane_alarms import changed
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.flows.replication.record_judge import Verdict
 from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
 from pipelines.flows.replication.visible_index import VisibleIndex
-from pipelines.ports import Clock, EventLog, Fetched, Journal, Message, Partition
-from schemas.codec import Codec
+from pipelines.ports import Fetched, Message, Partition
 from schemas.http_bodies import RedriveAnswer, RedriveBody
-from schemas.records import DeadLetter, Event, Redriven
+from schemas.records import DeadLetter, Redriven
 
 PUBLISHED, DEAD_AGAIN = "published", "dead_again"
 KEPT_MAX = 1_000  # answers that are remembered for whoever asked
@@ -31,7 +32,7 @@ KEPT_MAX = 1_000  # answers that are remembered for whoever asked
 
 @dataclass(frozen=True, slots=True)
 class RedriveRequest:
-    """What somebody asks for: the letter's place in this region's dead letters. Asking again repeats the answer."""
+    """A request to redrive the letter at one place of this region's dead letters. Asking again repeats the answer."""
 
     ask_id: str
     partition: int
@@ -40,23 +41,11 @@ class RedriveRequest:
     actor: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a record leads to now: a message for the lane, a letter since the cause still holds, or (why) it waits."""
-
-    message: Message | None = None
-    letter: Message | None = None
-    why: str = ""
-    event: Event | None = None
-    also: Message | None = None  # what of it goes elsewhere
-    stands: Callable[[], bool] = lambda: True  # looked at again directly before the transaction (6.2)
-
-
 @dataclass(slots=True)
 class _Asked:
     request: RedriveRequest
     state: str = WAITS
-    why: str = "it is taken up at the next turn"
+    why: str = "it is carried out at the next turn"
     letter: DeadLetter | None = None
 
     def answer(self) -> RedriveAnswer:
@@ -64,86 +53,87 @@ class _Asked:
 
 
 class RedriveRequests:
-    """The wishes for one lane of one peer. `ask` may be called by any thread, `turn` by the flow that owns the lane."""
+    """The requests for one lane of one peer. Any thread may call `ask`; the flow that owns the lane calls `turn`.
 
-    def __init__(
-        self,
-        *,
-        peer: str,
-        lane: str,
-        visible: VisibleIndex,
-        log: EventLog,
-        codec: Codec,
-        clock: Clock,
-        journal: Journal,
-    ) -> None:
-        self._peer, self._lane = peer, lane
-        self._visible, self._log, self._codec = visible, log, codec
-        self._clock, self._journal = clock, journal
+    Args:
+        lane: the lane, and whose.
+        ports: the lane's.
+        visible: this region's lane and dead letters.
+    """
+
+    def __init__(self, lane: PeerLane, ports: LanePorts, visible: VisibleIndex) -> None:
+        self._peer, self._lane = lane.peer, lane.name
+        self._visible, self._log, self._codec = visible, ports.log, ports.codec
+        self._clock, self._journal = ports.clock, ports.journal
         self._requests = Requests[str, _Asked](KEPT_MAX)
 
     def ask(self, request: RedriveRequest) -> RedriveAnswer:
-        """Note the request, or say what has become of it."""
+        """Note a request, or say what has become of it."""
         return self._requests.ask(request.ask_id, lambda: _Asked(request)).answer()
 
     def turn(self, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
-        """Take up what was asked for; the ledger after it, which is the same one if nothing was done."""
+        """Carry out the waiting requests; the ledger after it, which is the same one if nothing was done.
+
+        Args:
+            ledger: what is done.
+            judge: says what a record out of its turn leads to.
+        """
         waiting = self._requests.waiting()
         if waiting and not self._visible.read_on():
-            for one in waiting:
-                one.why = "this region's log is being read, to see what is visible already"
+            for asked in waiting:
+                asked.why = "this region's log is being read, to see what is visible already"
             return ledger
-        for one in waiting:
+        for asked in waiting:
             try:
-                ledger = self._settle(one, ledger, judge)
+                ledger = self._settle(asked, ledger, judge)
             except CorruptError as error:
-                self._end(one, REFUSED, str(error))
+                self._end(asked, REFUSED, str(error))
         return ledger
 
-    def _settle(self, one: _Asked, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
-        mark = self._visible.marks.get((one.request.partition, one.request.offset))
+    def _settle(self, asked: _Asked, ledger: Ledger, judge: Callable[[Fetched], Verdict]) -> Ledger:
+        mark = self._visible.marks.get((asked.request.partition, asked.request.offset))
         if mark is not None:
-            again = mark.ask_id != one.request.ask_id
-            self._end(one, REFUSED if again else DONE, f"{mark.outcome} by {mark.actor}, asked at {mark.time_ms}")
+            again = mark.ask_id != asked.request.ask_id
+            self._end(asked, REFUSED if again else DONE, f"{mark.outcome} by {mark.actor}, asked at {mark.time_ms}")
             return ledger
-        letter = one.letter = one.letter or self._visible.letter(one.request.partition, one.request.offset)
+        letter = asked.letter = asked.letter or self._visible.letter(asked.request.partition, asked.request.offset)
         if letter.topic != paths.topic(self._lane):
             raise CorruptError(_foreign(letter, self._lane))
         try:
             verdict = judge(_original(letter))
         except RetryableError as error:
-            one.why = str(error)
+            asked.why = str(error)
             return ledger
         if verdict.message is None and verdict.letter is None:
-            one.why = verdict.why
+            asked.why = verdict.why
             return ledger
-        if verdict.message is None and not one.request.force:
+        if verdict.message is None and not asked.request.force:
             held = self._codec.decode_as(DeadLetter, verdict.letter.value) if verdict.letter else letter
             raise CorruptError(f"the cause still holds: {held.reason}: {held.detail}")
         if not verdict.stands():
             return ledger
-        return self._do(one, letter, verdict, ledger)
+        return self._do(asked, letter, verdict, ledger)
 
-    def _do(self, one: _Asked, letter: DeadLetter, verdict: Verdict, ledger: Ledger) -> Ledger:
+    def _do(self, asked: _Asked, letter: DeadLetter, verdict: Verdict, ledger: Ledger) -> Ledger:
         facts = facts_of_letter(letter) if verdict.event is None else facts_of(verdict.event, ())
         after = ledger.copy()
         outcome, sent = DEAD_AGAIN, verdict.letter
         if verdict.message is not None:
             self._check_once(facts, after)
-            whose = f"{one.request.partition}:{one.request.offset}".encode()
+            whose = f"{asked.request.partition}:{asked.request.offset}".encode()
             message = verdict.message
             outcome = PUBLISHED
             sent = Message(message.topic, message.key, message.value, (*message.headers, ("farside_redriven", whose)))
-        mark = self._mark(one.request, facts, outcome, letter)
+        mark = self._mark(asked.request, facts, outcome, letter)
         changes = changed(after, ledger, self._codec)
-        told = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
-        also = verdict.also if outcome == PUBLISHED else None
-        self._log.transaction([*(each for each in (sent, also) if each is not None), told, *changes])
+        mark_message = Message(paths.DEAD_LETTERS, letter.key, self._codec.encode(mark))
+        set_aside = verdict.set_aside if outcome == PUBLISHED else None
+        self._log.transaction([*(each for each in (sent, set_aside) if each is not None), mark_message, *changes])
         self._visible.marks[mark.partition, mark.offset] = mark
         identity = identity_of(facts)
         if outcome == PUBLISHED and identity is not None:
             self._visible.see(*identity)
-        self._end(one, DONE, outcome)
+        self._end(asked, DONE, outcome)
         fields = {"outcome": outcome, "event_id": mark.event_id, "letter": mark.offset, "actor": mark.actor}
         self._journal.say("replicate.redriven", run=mark.run, lane=self._lane, peer=self._peer, **fields)
         return after
@@ -163,21 +153,21 @@ class RedriveRequests:
         after.take(stream, numbers.first, numbers.last)
 
     def _mark(self, request: RedriveRequest, facts: Facts, outcome: str, letter: DeadLetter) -> Redriven:
-        found = {one.key: one.value.decode(errors="replace") for one in letter.headers}
+        headers = {header.key: header.value.decode(errors="replace") for header in letter.headers}
         return Redriven(
             partition=request.partition,
             offset=request.offset,
             run=facts.run or "",
             lane=self._lane,
-            event_id=found.get("ce_id", f"{letter.topic}/{letter.partition}/{letter.offset}"),
+            event_id=headers.get("ce_id", f"{letter.topic}/{letter.partition}/{letter.offset}"),
             outcome=outcome,
             actor=request.actor,
             ask_id=request.ask_id,
             time_ms=self._clock.wall_ms(),
         )
 
-    def _end(self, one: _Asked, state: str, why: str) -> None:
-        one.why, one.letter, one.state = why, None, state
+    def _end(self, asked: _Asked, state: str, why: str) -> None:
+        asked.why, asked.letter, asked.state = why, None, state
 
 
 def parse_request(body: RedriveBody) -> RedriveRequest:

@@ -1,4 +1,4 @@
-"""Requests to a flow and what has become of them: made by any thread, taken up by the flow's own."""
+"""Requests to a flow, and their answers: made by any thread, carried out by the flow's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WAITS, DONE, REFUSED = "waits", "done", "refused"
 
 
 class Asked(Protocol):
-    """One request with its state so far."""
+    """One request with its answer so far."""
 
     state: str
 
@@ -20,7 +20,7 @@ A = TypeVar("A", bound=Asked)
 
 
 class Requests(Generic[K, A]):
-    """Requests by their key: whoever asks again gets the same one. At most `kept_max` that are settled are kept."""
+    """Requests by their key: whoever asks again gets the answer. At most `kept_max` settled ones are kept."""
 
     def __init__(self, kept_max: int) -> None:
         self._kept_max = kept_max
@@ -31,13 +31,13 @@ class Requests(Generic[K, A]):
         """Note a new request under this key, or return the one that is there."""
         with self._lock:
             if key not in self._asked:
-                settled = [name for name, one in self._asked.items() if one.state != WAITS]
+                settled = [name for name, asked in self._asked.items() if asked.state != WAITS]
                 for name in settled[: max(0, len(self._asked) - self._kept_max + 1)]:
                     del self._asked[name]
                 self._asked[key] = new()
             return self._asked[key]
 
     def waiting(self) -> list[A]:
-        """Those that are not settled, oldest first."""
+        """The requests that are not settled, oldest first."""
         with self._lock:
-            return [one for one in self._asked.values() if one.state == WAITS]
+            return [asked for asked in self._asked.values() if asked.state == WAITS]

@@ -1,4 +1,4 @@
-"""What the replicator says of what it settled: a line for each record, but few for the many of the metrics."""
+"""The replicator's journal of settled records: one line each, but few for the many of the metrics."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class SettledRecord:
     fields: Mapping[str, object]
 
 
-def tell(journal: Journal, *, lane: str, peer: str, settled: Iterable[SettledRecord]) -> None:
-    """A line for each record, but of metrics that became visible together one with the last of them and how many.
+def log_settled(journal: Journal, *, lane: str, peer: str, settled: Iterable[SettledRecord]) -> None:
+    """Write a line for each record; metrics that became visible together get one, with the last of them.
 
     They come by the thousand, and a line costs more than all the rest that is done for a record.
     """
     lines: dict[int | tuple[object, ...], tuple[SettledRecord, int]] = {}
-    for number, one in enumerate(settled):
-        together = lane == "metrics" and one.what == "published"
+    for number, record in enumerate(settled):
+        together = lane == "metrics" and record.what == "published"
         key: int | tuple[object, ...] = (
-            (one.run, one.fields.get("epoch"), one.fields.get("late")) if together else number
+            (record.run, record.fields.get("epoch"), record.fields.get("late")) if together else number
         )
-        lines[key] = (one, lines[key][1] + 1 if key in lines else 1)
-    for name, (one, records) in lines.items():
+        lines[key] = (record, lines[key][1] + 1 if key in lines else 1)
+    for name, (record, records) in lines.items():
         more = {"records": records} if isinstance(name, tuple) else {}
-        journal.say(f"replicate.{one.what}", run=one.run, lane=lane, peer=peer, **one.fields, **more)
+        journal.say(f"replicate.{record.what}", run=record.run, lane=lane, peer=peer, **record.fields, **more)

@@ -1,4 +1,4 @@
-"""What a region's own log says of one lane: which numbers are visible, which are dead letters, which were redriven.
+"""Reads from a region's own log which numbers of a lane are visible, are dead letters, or were redriven.
 
 The ledger's watermark says how far a lane has come, not what was passed over on the way. Whoever handles an event out
 of its turn (a redrive, a replay) asks here, in the thread of the flow that owns the lane, so nothing is made visible
@@ -22,7 +22,7 @@ POLL_S = 0.2
 
 
 class VisibleIndex:
-    """Reads the lane and the dead letters of this region, as far as they have come."""
+    """The visible, dead and redriven numbers of one lane, as far as this region's log was read."""
 
     def __init__(self, lane: str, own: EventSource, codec: Codec, clock: Clock) -> None:
         self.marks: dict[tuple[int, int], Redriven] = {}  # by the letter's partition and offset
@@ -34,13 +34,13 @@ class VisibleIndex:
         self._reading: Partition | None = None  # left in the middle, with what is fetched of it
 
     def forget(self) -> None:
-        """The log may be other than we think: it is read again from its beginning."""
+        """Forget everything: the log is read again from its beginning."""
         self.marks = {}
         self._numbers, self._dead, self._at = {}, {}, {}
         self._reading = None
 
     def read_on(self) -> bool:
-        """Read what has come since; False if it takes longer than a turn may.
+        """Read the records that were added since; False if that takes longer than a turn may.
 
         Raises:
             RetryableError: the region's own log does not answer.
@@ -67,26 +67,30 @@ class VisibleIndex:
         return True
 
     def known(self, stream: Stream) -> Known:
-        """What is known of a stream."""
+        """The visible and the dead numbers of a stream."""
         return Known(self._numbers.get(stream, SequenceRanges()), self._dead.get(stream, SequenceRanges()))
 
     def see(self, stream: Stream, numbers: SequenceRanges) -> None:
-        """These are visible now, before they are read back."""
+        """Note numbers that were just made visible, before they are read back."""
         self._numbers[stream] = self._numbers.get(stream, SequenceRanges()) | numbers
 
     def letter(self, partition_number: int, offset: int) -> DeadLetter:
-        """The letter at a place; CorruptError if there is none."""
+        """The dead letter at a place.
+
+        Raises:
+            CorruptError: there is none, or it cannot be decoded.
+        """
         place = f"dead-letters/{partition_number}/{offset}"
         for partition in self._at:
             if (partition.topic, partition.number) != (paths.DEAD_LETTERS, partition_number):
                 continue
             self._own.seek(partition, offset)
             self._own.resume([partition])
-            found = [one for one in self._own.poll(READ_S, 1) if one.partition == partition]
+            records = [one for one in self._own.poll(READ_S, 1) if one.partition == partition]
             self._own.pause([partition])
-            if found and found[0].offset == offset:
+            if records and records[0].offset == offset:
                 try:
-                    return self._codec.decode_as(DeadLetter, found[0].value)
+                    return self._codec.decode_as(DeadLetter, records[0].value)
                 except DecodeError as error:
                     raise CorruptError(f"{place}: {error.reason}") from error
         raise CorruptError(f"{place}: there is no letter at this place")
@@ -99,10 +103,10 @@ class VisibleIndex:
         if isinstance(record, Redriven):
             self.marks[record.partition, record.offset] = record
         elif isinstance(record, DeadLetter) and record.topic == self._topic:
-            found = identity_of(facts_of_letter(record))
-            if found is not None:
-                self._dead[found[0]] = self._dead.get(found[0], SequenceRanges()) | found[1]
+            identity = identity_of(facts_of_letter(record))
+            if identity is not None:
+                self._dead[identity[0]] = self._dead.get(identity[0], SequenceRanges()) | identity[1]
         elif item.partition.topic == self._topic:
-            found = identity_of(facts_of(record, item.headers))
-            if found is not None:
-                self.see(*found)
+            identity = identity_of(facts_of(record, item.headers))
+            if identity is not None:
+                self.see(*identity)

@@ -15,6 +15,7 @@ from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.metric_batches import BatchPolicy, metrics_of
 from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply, Message, Spool
@@ -61,19 +62,19 @@ class _Surroundings(ManualClock):
     def agent(self, spool: Spool, batches: BatchPolicy | None = None, bytes_s: float = 1e9) -> Publisher:
         fake: Any = self
         return Publisher(
-            region="east",
-            node="n0",
-            spool=spool,
-            store=self.store,
-            log=fake,
-            grants=fake,
-            signer=self.signer,
-            codec=Codec(),
-            clock=fake,
-            entropy=SystemEntropy(),
-            journal=fake,
-            batches=batches,
-            catch_up_bytes_s=bytes_s,
+            AgentNode("east", "n0"),
+            AgentPorts(
+                spool=spool,
+                store=self.store,
+                log=fake,
+                grants=fake,
+                signer=self.signer,
+                codec=Codec(),
+                clock=fake,
+                entropy=SystemEntropy(),
+                journal=fake,
+            ),
+            PublishPolicy(batches=batches or BatchPolicy(), catch_up_bytes_s=bytes_s),
         )
 
     def turn(self, agent: Publisher, turns: int = 1, each_s: float = 0.1) -> None:

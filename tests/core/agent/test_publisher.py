@@ -15,6 +15,7 @@ from pipelines.core.record_filter import facts_of_letter, identity_of
 from pipelines.core.resume_mode import StartRequest
 from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.errors import RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, StartFolders
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.log.writer_schemas import store_schemas
 from pipelines.ports import Beat, GrantReply, Message
@@ -88,18 +89,19 @@ def _agent(
 ) -> Publisher:
     fake: Any = world
     return Publisher(
-        region="east",
-        node="n0",
-        spool=world.spool,
-        store=store,
-        log=fake,
-        grants=fake,
-        signer=signer,
-        codec=Codec(),
-        clock=fake,
-        entropy=SystemEntropy(),
-        journal=fake,
-        locate=locate,
+        AgentNode("east", "n0"),
+        AgentPorts(
+            spool=world.spool,
+            store=store,
+            log=fake,
+            grants=fake,
+            signer=signer,
+            codec=Codec(),
+            clock=fake,
+            entropy=SystemEntropy(),
+            journal=fake,
+        ),
+        folders=StartFolders(locate=locate),
     )
 
 

@@ -69,9 +69,8 @@ def test_a_run_of_which_very_much_waits_delays_no_other_run(world: _World) -> No
     """6,000 events of a stuck run stand before one of another, which is visible; and when it goes on, all come once."""
     _send(world, "stuck", *range(1, MANY + 1))
     _send(world, "other", 1)
-    flow = world.replicator(lane="metrics")
     lineage = _Stuck("stuck")
-    flow._lineage = lineage
+    flow = world.replicator(lane="metrics", lineage=lineage)
     for _ in range(40):
         flow.turn()
     assert _of(world, "other") == [1]
@@ -101,8 +100,7 @@ def test_a_lane_with_many_stuck_runs_still_has_room_for_one_that_is_not(world: _
     for run in stuck:
         _send(world, run, *range(1, RUN_QUEUED_MAX + 200))
     _send(world, "other", *range(1, SHARE + 30))
-    flow = world.replicator(lane="metrics")
-    flow._lineage = _Stuck(*stuck)
+    flow = world.replicator(lane="metrics", lineage=_Stuck(*stuck))
     most = 0
     for _ in range(60):
         flow.turn()
@@ -115,8 +113,7 @@ def test_a_restart_with_spilled_events_loses_and_doubles_nothing(world: _World) 
     """The position is the first event that was passed over, and what was published beyond it is known."""
     _send(world, "stuck", *range(1, MANY + 1))
     _send(world, "other", *range(1, 50))
-    flow = world.replicator(lane="metrics")
-    flow._lineage = _Stuck("stuck")
+    flow = world.replicator(lane="metrics", lineage=_Stuck("stuck"))
     for _ in range(40):
         flow.turn()
     later = world.replicator(lane="metrics")
@@ -130,9 +127,8 @@ def test_a_restart_with_spilled_events_loses_and_doubles_nothing(world: _World) 
 def test_the_position_never_passes_an_event_that_was_passed_over(world: _World) -> None:
     """The run's queue is empty, and the rest of it is not read again yet: what a restart finds is before that."""
     _send(world, "stuck", *range(1, MANY + 1))
-    flow = world.replicator(lane="metrics")
     lineage = _Stuck("stuck")
-    flow._lineage = lineage
+    flow = world.replicator(lane="metrics", lineage=lineage)
     for _ in range(20):
         flow.turn()
     lineage.runs.clear()
@@ -147,9 +143,8 @@ def test_the_position_never_passes_an_event_that_was_passed_over(world: _World) 
 def test_a_replay_while_events_are_spilled_loses_and_doubles_nothing(world: _World) -> None:
     """All is looked at once more, also what is queued."""
     _send(world, "stuck", *range(1, MANY + 1))
-    flow = world.replicator(lane="metrics")
     lineage = _Stuck("stuck")
-    flow._lineage = lineage
+    flow = world.replicator(lane="metrics", lineage=lineage)
     for _ in range(20):
         flow.turn()
     for one in places(world.east, "metrics"):
@@ -165,9 +160,8 @@ def test_a_run_with_a_long_backlog_does_not_take_the_others_place_in_a_transacti
     """What can be published at once is shared among the runs that wait."""
     _send(world, "busy", *range(1, 2 * BATCH_MAX))
     _send(world, "other", *range(1, 5))
-    flow = world.replicator(lane="metrics")
     lineage = _Stuck("busy", "other")
-    flow._lineage = lineage
+    flow = world.replicator(lane="metrics", lineage=lineage)
     for _ in range(4):
         flow.turn()
     assert _queued(flow) == {"busy": RUN_QUEUED_MAX, "other": 4}
@@ -181,8 +175,7 @@ def test_a_paused_run_does_not_delay_another_lane(world: _World) -> None:
     """A lane is a flow of its own: nothing is shared but the ledger's topic."""
     world.commit(10, 1)
     _send(world, "gpt", 1, 2)
-    checkpoints, metrics = world.replicator(), world.replicator(lane="metrics")
-    checkpoints._lineage = _Stuck("gpt")
+    checkpoints, metrics = world.replicator(lineage=_Stuck("gpt")), world.replicator(lane="metrics")
     for _ in range(6):
         checkpoints.turn()
         metrics.turn()

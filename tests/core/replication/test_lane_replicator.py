@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from pipelines.core.retention import SWEPT
 from pipelines.errors import FencedError, RetryableError, UnknownOutcomeError
 from pipelines.flows.log.envelope import headers_of
 from pipelines.flows.log.log_reader import SILENCE_S, scan
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.flows.retention.pins import pin
 from pipelines.paths import CheckpointId
-from pipelines.ports import EventSource, Fetched, Message
+from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message
 from schemas.codec import Codec, digest
 from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric, MetricBatch
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
@@ -62,28 +63,35 @@ class _World:
         self.said.append((event, fields))
 
     def replicator(
-        self, wire: Tripwire | None = None, lane: str = "checkpoints", source: EventSource | None = None
+        self,
+        wire: Tripwire | None = None,
+        lane: str = "checkpoints",
+        *,
+        source: EventSource | None = None,
+        log: EventLog | None = None,
+        lineage: Callable[[str], LineageView | None] | None = None,
+        clock: Clock | None = None,
     ) -> LaneReplicator:
-        """A fresh process."""
+        """A fresh process, with ports of the test's own where it gives any."""
         wire = wire or Tripwire()
         transfers = MemoryTransfers({"east": self.east_store}, self.west_store, self.per_turn)
         return LaneReplicator(
-            region="west",
-            peer="east",
-            lane=lane,
-            source=wire.before(source or MemorySource(self.east)),
-            own=wire.before(MemorySource(self.west)),
-            log=wire.before(MemoryLog(self.west, f"farside-replicator-west-east-{lane}")),
-            store=wire.before(self.west_store),
-            peer_store=wire.before(self.east_store),
-            transfers=wire.before(transfers),
-            lineage=lambda _run: self.view,
-            signer=self.signer,
-            codec=Codec(),
-            clock=SystemClock(),
-            journal=self,
-            letters=wire.before(MemorySource(self.west)),
-            again=wire.before(MemorySource(self.east)),
+            PeerLane("east", lane),
+            LanePorts(
+                peer_source=wire.before(source or MemorySource(self.east)),
+                own_source=wire.before(MemorySource(self.west)),
+                log=wire.before(log or MemoryLog(self.west, f"farside-replicator-west-east-{lane}")),
+                store=wire.before(self.west_store),
+                peer_store=wire.before(self.east_store),
+                transfers=wire.before(transfers),
+                lineage=lineage or (lambda _run: self.view),
+                signer=self.signer,
+                codec=Codec(),
+                clock=clock or SystemClock(),
+                journal=self,
+                visible_source=wire.before(MemorySource(self.west)),
+                replay_source=wire.before(MemorySource(self.east)),
+            ),
             runs=("gpt",),
         )
 
@@ -420,20 +428,19 @@ def test_a_second_replicator_fences_the_first(signer: Ed25519Signer) -> None:
 def test_I4_an_unanswered_commit_is_settled_by_reading_the_ledger(signer: Ed25519Signer) -> None:
     """It had happened: nothing is published twice."""
     world = _World(signer)
-    replicator = world.replicator()
-    event = world.commit(10, 1)
-    log = MemoryLog(world.west, ID)
 
-    class Unanswered:
+    class Unanswered(MemoryLog):
         lost = False
 
-        def transaction(self, messages: list[Message]) -> None:
-            log.transaction(messages)
+        def transaction(self, messages: Sequence[Message]) -> None:
+            super().transaction(messages)
             if messages and not self.lost:
                 self.lost = True
                 raise UnknownOutcomeError("no answer")
 
-    replicator._log = Unanswered()  # type: ignore[assignment] # this flow only uses transactions
+    log = Unanswered(world.west, ID)
+    replicator = world.replicator(log=log)
+    event = world.commit(10, 1)
     _turn(world, replicator)
     assert world.visible() == [event]
 
@@ -500,14 +507,13 @@ def test_the_lineage_is_looked_up_twice_a_turn_however_many_events_wait(signer: 
     world = _World(signer)
     for number in range(1, 51):
         world.send(_metric(number, number))
-    replicator = world.replicator(lane="metrics")
     asked: list[str] = []
 
     def lineage(run: str) -> LineageView | None:
         asked.append(run)
         return world.view
 
-    replicator._lineage = lineage
+    replicator = world.replicator(lane="metrics", lineage=lineage)
     replicator.turn()
     assert len(world.visible("metrics")) == 50
     assert asked == ["gpt", "gpt"]

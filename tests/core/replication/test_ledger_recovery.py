@@ -93,8 +93,7 @@ def test_I15_a_ledger_that_is_lost_while_the_replicator_runs_is_noticed(world: _
     world.send(_metric(1, 1))
     world.commit(10, 1)
     clock = ManualClock(1000.0)
-    flow, other = world.replicator(lane="metrics"), world.replicator()
-    flow._clock = clock
+    flow, other = world.replicator(lane="metrics", clock=clock), world.replicator()
     _turn(world, flow)
     _turn(world, other)
     world.west.create_again(paths.LEDGER)

@@ -16,6 +16,7 @@ from pipelines.core.lineage import LineageView
 from pipelines.core.link_rate import HALF_LIFE_S, LinkRate
 from pipelines.core.newest_wins import START_S, Candidate, giving_way_to, lag_s_max
 from pipelines.flows.log.envelope import headers_of
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
@@ -110,20 +111,20 @@ class _Link:
         self._east_store, west_store = MemoryObjectStore(), MemoryObjectStore()
         self.transfers = PacedTransfers({"east": self._east_store}, west_store, self.clock, rate_bytes_s)
         self.flow = LaneReplicator(
-            region="west",
-            peer="east",
-            lane="checkpoints",
-            source=MemorySource(self._east),
-            own=MemorySource(self._west),
-            log=MemoryLog(self._west, "farside-replicator-west-east-checkpoints"),
-            store=west_store,
-            peer_store=self._east_store,
-            transfers=self.transfers,
-            lineage=lambda _run: LineageView(1, ((1, 0, -1),)),
-            signer=signer,
-            codec=Codec(),
-            clock=self.clock,
-            journal=self,
+            PeerLane(peer="east", name="checkpoints"),
+            LanePorts(
+                peer_source=MemorySource(self._east),
+                own_source=MemorySource(self._west),
+                log=MemoryLog(self._west, "farside-replicator-west-east-checkpoints"),
+                store=west_store,
+                peer_store=self._east_store,
+                transfers=self.transfers,
+                lineage=lambda _run: LineageView(1, ((1, 0, -1),)),
+                signer=signer,
+                codec=Codec(),
+                clock=self.clock,
+                journal=self,
+            ),
         )
 
     def say(self, event: str, **fields: object) -> None:

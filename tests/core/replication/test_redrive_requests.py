@@ -19,10 +19,11 @@ from pipelines.flows.agent.publisher import headers_of
 from pipelines.flows.inspection import audit_reader
 from pipelines.flows.inspection.dead_letters import Letter, letters
 from pipelines.flows.log.log_reader import Decoding
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.flows.replication.redrive_requests import RedriveRequest
 from pipelines.paths import CheckpointId
-from pipelines.ports import Message
+from pipelines.ports import EventLog, Message, ObjectStore
 from schemas.codec import Codec, digest
 from schemas.http_bodies import RedriveAnswer
 from schemas.records import Checkpoint, DeadLetter, Metric
@@ -57,25 +58,25 @@ class _West:
         """Implements Journal."""
         self.said.append((event, fields))
 
-    def start(self) -> LaneReplicator:
-        """A fresh process; the one before it is fenced at its next write."""
+    def start(self, *, log: EventLog | None = None, peer_store: ObjectStore | None = None) -> LaneReplicator:
+        """A fresh process, with ports of the test's own where it gives any; it fences the one before it."""
         self.flow = LaneReplicator(
-            region="west",
-            peer="east",
-            lane=self.lane,
-            source=MemorySource(self.east),
-            own=MemorySource(self.west),
-            log=MemoryLog(self.west, f"farside-replicator-west-east-{self.lane}"),
-            store=self.west_store,
-            peer_store=self.east_store,
-            transfers=MemoryTransfers({"east": self.east_store}, self.west_store),
-            lineage=lambda _run: self.view,
-            signer=self.signer,
-            codec=Codec(),
-            clock=SystemClock(),
-            journal=self,
-            letters=MemorySource(self.west),
-            again=MemorySource(self.east),
+            PeerLane("east", self.lane),
+            LanePorts(
+                peer_source=MemorySource(self.east),
+                own_source=MemorySource(self.west),
+                log=log or MemoryLog(self.west, f"farside-replicator-west-east-{self.lane}"),
+                store=self.west_store,
+                peer_store=peer_store or self.east_store,
+                transfers=MemoryTransfers({"east": self.east_store}, self.west_store),
+                lineage=lambda _run: self.view,
+                signer=self.signer,
+                codec=Codec(),
+                clock=SystemClock(),
+                journal=self,
+                visible_source=MemorySource(self.west),
+                replay_source=MemorySource(self.east),
+            ),
         )
         return self.flow
 
@@ -323,35 +324,30 @@ def test_what_is_no_letter_of_the_lane_is_refused_with_the_reason(metrics: _West
 @pytest.mark.parametrize("happened", [True, False])
 def test_I4_an_unanswered_redrive_is_settled_by_reading_the_log(metrics: _West, happened: bool) -> None:
     """Whether it had happened or not: in the end it is visible once, and whoever asked is told that it is done."""
+    lost: list[bool] = []
+
+    class Unanswered(MemoryLog):
+        def transaction(self, messages: Sequence[Message]) -> None:
+            first = any(one.topic == paths.METRICS for one in messages) and not lost
+            if not first or happened:
+                super().transaction(messages)
+            if first:
+                lost.append(True)
+                raise UnknownOutcomeError("no answer")
+
+    metrics.start(log=Unanswered(metrics.west, "farside-replicator-west-east-metrics"))
     metrics.view = FORKED_AT_20
     metrics.send(_metric(1, step=30))
     metrics.turn()
     (letter,) = metrics.letters()
     metrics.view = ONE_EPOCH
-    log = MemoryLog(metrics.west, "farside-replicator-west-east-metrics")
-    lost: list[bool] = []
-
-    class Unanswered:
-        def transaction(self, messages: Sequence[Message]) -> None:
-            first = any(one.topic == paths.METRICS for one in messages) and not lost
-            if not first or happened:
-                log.transaction(messages)
-            if first:
-                lost.append(True)
-                raise UnknownOutcomeError("no answer")
-
-    for owner in (metrics.flow, metrics.flow._redrives):
-        owner._log = Unanswered()  # type: ignore[union-attr] # these only use transactions
     assert metrics.ask(letter).state == "done"
     assert (metrics.visible(), lost) == ([1], [True])
 
 
 def test_a_peer_that_does_not_answer_makes_a_redrive_wait_and_not_the_lane(checkpoints: _West) -> None:
     """It says why, and the events that come meanwhile go on."""
-    good = _commit(checkpoints, 10, 1, _without_chunks)
-    checkpoints.turn()
-    (letter,) = checkpoints.letters()
-    away = [True]
+    away = [False]
     inner = checkpoints.east_store
 
     class Flaky(MemoryObjectStore):
@@ -360,7 +356,11 @@ def test_a_peer_that_does_not_answer_makes_a_redrive_wait_and_not_the_lane(check
                 raise RetryableError("the link is down")
             return inner.get(key)
 
-    checkpoints.flow._copies._peer_store = Flaky()
+    checkpoints.start(peer_store=Flaky())
+    good = _commit(checkpoints, 10, 1, _without_chunks)
+    checkpoints.turn()
+    (letter,) = checkpoints.letters()
+    away[0] = True
     answer = checkpoints.ask(letter, ask_id="one")
     assert answer == RedriveAnswer(state="waits", why="the link is down")
     _commit(checkpoints, 20, 2, lambda _key, body: body)

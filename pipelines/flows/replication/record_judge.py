@@ -1,0 +1,335 @@
+"""Says what one record of a peer's lane leads to: published, set aside, a dead letter, superseded, or still to wait.
+
+A record is decoded, and only an event that its own region first published is looked at. Its number says whether it is
+due. The lineage says whether it counts or lies past a fork (6.1). A checkpoint waits until its bytes are copied and
+verified here (I13), or gives way to a newer one that can be complete sooner (6.9). Of a batch of metrics each row is
+judged for itself.
+
+The judge commits nothing: the message, the number that it takes and the lineage on which it rests are handed back, and
+whoever owns the lane publishes them in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pipelines import paths
+from pipelines.core import manifests
+from pipelines.core.ledger import Arrival, Ledger, stream
+from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.metric_batches import METRICS, first_number, parted
+from pipelines.core.sequence_numbers import Numbered, place_of
+from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
+from pipelines.flows.log.envelope import METRIC_BATCH, headers_of
+from pipelines.flows.log.writer_schemas import learn
+from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
+from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.flows.retention.pins import is_pinned
+from pipelines.ports import Fetched, Message
+from schemas.codec import DecodeError, UnknownSchemaError
+from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, MetricBatch
+
+_NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
+_EVENT_TYPES: dict[str, type[Event] | tuple[type[Event], ...]] = {
+    "checkpoints": Checkpoint,
+    "metrics": METRICS,
+    "data-versions": DataVersion,
+}
+
+
+@dataclass(slots=True)
+class WaitingRecord:
+    """One record of the peer that is not settled."""
+
+    fetched: Fetched
+    event: Event | None = None
+    why: str = ""  # it waits
+    extra_headers: tuple[tuple[str, bytes], ...] = ()  # which say that it comes out of order
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The decision about one record: a message for the lane or the dead letters, and the number that it takes."""
+
+    message: Message | None = None
+    takes: Numbered | None = None
+    kind: str = ""  # published, superseded, branch or dead_letter, as the journal names it; empty: nothing to say
+    fields: dict[str, object] = field(default_factory=dict)
+    view: LineageView | None = None  # the lineage on which this rests; read again before it is published
+    set_aside: Message | None = None  # the dead letter of those rows of a batch that lie past a fork
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision about a record out of its turn: a message for the lane, a dead letter, or that it has to wait."""
+
+    message: Message | None = None
+    letter: Message | None = None
+    why: str = ""  # it waits
+    event: Event | None = None
+    set_aside: Message | None = None  # the dead letter of those rows of a batch that lie past a fork
+    stands: Callable[[], bool] = lambda: True  # reads the lineage again, directly before the transaction (6.2)
+
+
+class RecordJudge:
+    """Judges the records of one lane of one peer. Not for two threads: the flow that owns the lane asks it.
+
+    Args:
+        lane: the lane, and whose.
+        ports: the lane's; the judge reads both stores and the lineage, and keeps schemas in this region's store.
+        copies: the checkpoints that are being copied here.
+    """
+
+    def __init__(self, lane: PeerLane, ports: LanePorts, copies: CheckpointCopies) -> None:
+        self._peer, self._lane = lane.peer, lane.name
+        self._store, self._peer_store, self._lineage = ports.store, ports.peer_store, ports.lineage
+        self._codec, self._clock, self._copies = ports.codec, ports.clock, copies
+        self._views: dict[str, LineageView | None] = {}  # of this turn
+        self._newest_steps: dict[str, int] = {}
+
+    @property
+    def newest_steps(self) -> Mapping[str, int]:
+        """The newest committed step that was heard of, by run; this view changes as records are judged."""
+        return self._newest_steps
+
+    def begin_turn(self) -> None:
+        """Ask for each run's lineage anew."""
+        self._views.clear()
+
+    def view_of(self, run: str) -> LineageView | None:
+        """The lineage as it was at this turn's first look: one question to the store, however many events wait."""
+        if run not in self._views:
+            self._views[run] = self._lineage(run)
+        return self._views[run]
+
+    def still_stands(self, ready: Iterable[tuple[str, Outcome]]) -> bool:
+        """6.2: read the durable epoch once more, directly before the transaction; True if nothing has changed.
+
+        Args:
+            ready: the outcomes that are to be published, each with its run.
+        """
+        views = {run: outcome.view for run, outcome in ready if outcome.view is not None}
+        return all(self._lineage(run) == view for run, view in views.items())
+
+    def outcome(self, item: WaitingRecord, queue: deque[WaitingRecord], ledger: Ledger) -> Outcome | None:
+        """Decide about a record; None: it has to wait, and `item.why` says for what.
+
+        Args:
+            item: the record; its event, and why it waits, are noted in it.
+            queue: all records of its run that wait; a newer checkpoint among them may overtake it.
+            ledger: what is done, with the outcomes before this one.
+
+        Raises:
+            RetryableError: a store does not answer.
+        """
+        try:
+            event = item.event = item.event or self._decode(item.fetched)
+        except (UnknownSchemaError, RetryableError) as error:
+            item.why = str(error)  # regions upgrade at different times: it waits, it is no dead letter
+            return None
+        except (DecodeError, CorruptError) as error:
+            arrival, takes = place_of(item.fetched.headers, ledger)
+            if arrival is Arrival.DUPLICATE:
+                return Outcome()  # its dead letter was written when it came first
+            return self._dead_letter(item, "undecodable", str(error), takes)
+        arrival = ledger.arrival(event)
+        if event.region != self._peer or arrival is Arrival.DUPLICATE:
+            return Outcome()
+        if event.seq <= ledger.watermarks.get(stream(event), 0):
+            item.extra_headers = (("farside_filled", b"1"),)
+        if isinstance(event, MetricBatch):
+            return self._batch(item, event, queue, ledger)
+        return self._by_lineage(item, event, queue)
+
+    def out_of_turn(self, fetched: Fetched, known: int | None = None) -> Verdict:
+        """Decide about a record as if its number were due and nothing newer were there.
+
+        Args:
+            fetched: the record.
+            known: the last of its own numbers that is visible; those after it are due. None: all are.
+
+        Raises:
+            CorruptError: it was first published in another region.
+            RetryableError: a store does not answer, or the writer's schema is not known yet.
+        """
+        item = WaitingRecord(fetched)
+        due = Ledger()
+        with contextlib.suppress(DecodeError, CorruptError):  # `outcome` says it in a dead letter
+            item.event = self._decode(fetched)
+            due.watermarks[stream(item.event)] = first_number(item.event) - 1 if known is None else known
+        self.begin_turn()
+        outcome = self.outcome(item, deque(), due)
+        if outcome is None:
+            return Verdict(why=item.why)
+        if isinstance(item.event, Checkpoint):
+            self._copies.drop(item.event)
+        if outcome.message is None:
+            raise CorruptError(f"it was not first published in {self._peer}")
+        if outcome.message.topic == paths.DEAD_LETTERS:
+            return Verdict(letter=outcome.message, event=item.event)
+        ready = [(fetched.key.decode(errors="replace"), outcome)]
+        return Verdict(
+            outcome.message, event=item.event, set_aside=outcome.set_aside, stands=lambda: self.still_stands(ready)
+        )
+
+    def _batch(
+        self, item: WaitingRecord, event: MetricBatch, queue: deque[WaitingRecord], ledger: Ledger
+    ) -> Outcome | None:
+        """Judge each row: rows whose number is done are left out, rows past the fork are set aside."""
+        view, of = self.view_of(event.run), stream(event)
+        takes = Numbered(of, event.first_seq, event.seq)
+
+        def before_the_fork(step: int) -> bool:
+            return view is None or standing(view, event.epoch, step) is not Standing.BRANCH
+
+        try:
+            visible, branch = parted(event, lambda seq: ledger.is_new(of, seq), before_the_fork)
+        except CorruptError as error:
+            return self._dead_letter(item, "undecodable", str(error), takes)
+        outcome = self._by_lineage(item, visible or event, queue)
+        if outcome is None or visible is None or visible == event or outcome.kind != "published":
+            return outcome
+        detail = f"{branch} of its rows are past the fork"
+        set_aside = self._dead_letter(item, "branch", detail, None).message if branch else None
+        envelope = dict(item.fetched.headers) | dict(headers_of(visible, METRIC_BATCH))
+        part = dataclasses.replace(item, fetched=dataclasses.replace(item.fetched, headers=tuple(envelope.items())))
+        message = self._republished(part, self._codec.encode(visible))
+        takes = Numbered(of, visible.first_seq, visible.seq + branch)
+        return dataclasses.replace(outcome, message=message, set_aside=set_aside, takes=takes)
+
+    def _by_lineage(self, item: WaitingRecord, event: Event, queue: deque[WaitingRecord]) -> Outcome | None:
+        view = self.view_of(event.run)
+        place = Standing.UNKNOWN if view is None else standing(view, event.epoch, event.step)
+        takes = Numbered(stream(event), first_number(event), event.seq)
+        # A branch of the newest epoch that we know: its own region has heard of a fork before we have.
+        ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
+        if view is None or place is Standing.UNKNOWN or ahead:
+            item.why = f"epoch {event.epoch + ahead} is not known here yet"
+            return None
+        if place is Standing.BRANCH:
+            detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
+            return dataclasses.replace(self._dead_letter(item, "branch", detail, takes, kind="branch"), view=view)
+        if isinstance(event, Checkpoint) and event.state == "committed":
+            self._newest_steps[event.run] = max(event.step, self._newest_steps.get(event.run, 0))
+        try:
+            if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES:
+                why, more = self._reason_to_give_up(event, queue, view)
+                if why:
+                    return self._superseded(item, event, why, view, **more)
+                if not self._copies.done(event):
+                    item.why = f"step {event.step} is being copied"
+                    return None
+        except CorruptError as error:
+            return self._dead_letter(item, "corrupt", str(error), takes)
+        late = (("farside_late", b"1"),) if event.epoch < view.epoch else ()
+        message = self._republished(item, item.fetched.value, late)
+        fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
+        return Outcome(message, takes, "published", fields, view)
+
+    def _reason_to_give_up(
+        self, event: Checkpoint, queue: deque[WaitingRecord], view: LineageView
+    ) -> tuple[str, dict[str, object]]:
+        """Why the copy of a checkpoint is given up, with figures for the journal; "" if it goes on."""
+        if self._copies.swept(event):
+            return "it was given up and swept here", {}
+        newer = self._newer(event, queue, view)
+        if newer is None or is_pinned(self._store, manifests.check_event(event)):
+            return "", {}
+        return f"step {newer.step} can be complete sooner", {"newer_step": newer.step}
+
+    def _newer(self, event: Checkpoint, queue: deque[WaitingRecord], view: LineageView) -> Checkpoint | None:
+        """The checkpoint further back in the queue that can be complete sooner (newest wins)."""
+        others = [
+            other
+            for other in map(self._checkpoint_of, queue)
+            if other is not None
+            and (other.run, other.region, other.state) == (event.run, self._peer, "committed")
+            and standing(view, other.epoch, other.step) is Standing.CURRENT
+        ]
+        newer = self._copies.giving_way_to(event, others)
+        return newer if newer is not None and self._copies.trusted(newer) else None
+
+    def _checkpoint_of(self, item: WaitingRecord) -> Checkpoint | None:
+        """The checkpoint event of a record further back, if it is one; a record that is wrong is judged in its turn."""
+        if item.event is None:
+            try:
+                item.event = self._decode(item.fetched)
+            except (DecodeError, CorruptError, RetryableError):
+                return None
+        return item.event if isinstance(item.event, Checkpoint) else None
+
+    def _superseded(
+        self, item: WaitingRecord, event: Checkpoint, why: str, view: LineageView, **more: object
+    ) -> Outcome:
+        """Publish, under its own identity, that it is not coming: its number is taken, and nothing names it (6.9)."""
+        superseded = dataclasses.replace(event, state="superseded", reason=why)
+        message = self._republished(item, self._codec.encode(superseded))
+        fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "why": why, **more}
+        return Outcome(message, Numbered(stream(event), event.seq, event.seq), "superseded", fields, view)
+
+    def _decode(self, fetched: Fetched) -> Event:
+        """The event; the writer's schema is fetched from the peer's store if it is not in ours.
+
+        Raises:
+            CorruptError: it is no event of this lane and of the run that is its key.
+            DecodeError: its bytes are damaged.
+            UnknownSchemaError: neither store holds the writer's schema.
+            RetryableError: a store does not answer.
+        """
+        try:
+            record = self._codec.decode(fetched.value)
+        except UnknownSchemaError as error:
+            key = paths.schema(error.fingerprint)
+            text = self._store.get(key) or self._peer_store.get(key)
+            if text is None:
+                raise
+            self._store.create(key, text)
+            learn(self._codec, text, fetched.value)
+            record = self._codec.decode(fetched.value)
+        if not isinstance(record, _EVENT_TYPES[self._lane]):
+            raise CorruptError(f"a {type(record).__name__} does not belong in the lane {self._lane}")
+        if record.run.encode() != fetched.key:
+            raise CorruptError(f"the key {fetched.key!r} is not the run {record.run!r}")
+        try:
+            paths.check_run(record.run)
+        except MisconfiguredError as error:
+            raise CorruptError(str(error)) from error
+        return record
+
+    def _republished(self, item: WaitingRecord, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
+        fetched, place = item.fetched, item.fetched.partition
+        origin = (("farside_from", f"{self._peer}:{place.number}:{fetched.offset}".encode()),)
+        from_log = origin if place.cluster else ()  # else it was rebuilt
+        return Message(
+            paths.topic(self._lane), fetched.key, value, (*fetched.headers, *from_log, *item.extra_headers, *more)
+        )
+
+    def _dead_letter(
+        self, item: WaitingRecord, reason: str, detail: str, takes: Numbered | None, kind: str = "dead_letter"
+    ) -> Outcome:
+        fetched = item.fetched
+        letter = DeadLetter(
+            cluster=fetched.partition.cluster,
+            topic=fetched.partition.topic,
+            partition=fetched.partition.number,
+            offset=fetched.offset,
+            key=fetched.key,
+            value=fetched.value,
+            headers=tuple(Header(key=key, value=value) for key, value in fetched.headers),
+            reason=reason,
+            detail=detail,
+            time_ms=self._clock.wall_ms(),
+            stack=traceback.format_exc() if sys.exc_info()[0] is not None else "",
+        )
+        message = Message(paths.DEAD_LETTERS, fetched.key, self._codec.encode(letter))
+        return Outcome(message, takes, kind, {"reason": reason, "detail": detail, "offset": fetched.offset})
+
+
+def _is_branch(event: Event) -> bool:
+    return isinstance(event, Checkpoint) and event.state == "branch"
