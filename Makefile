@@ -23,7 +23,7 @@ lint: bootstrap
 	$(RUN)/lint-imports --no-cache
 
 check: lint
-	$(RUN)/pytest tests/core tests/test_tidy.py tests/simulation -m "not full" -n 2
+	$(RUN)/pytest tests/core tests/test_tidy.py tests/simulation -m "not full and not servers and not torch" -n 2
 
 test: lint test-tools
 	$(RUN)/pytest tests -m "not servers and not torch" -n 2
