@@ -134,7 +134,7 @@ class ManualRegion:
             control.turn()
 
     def checkpoints(self) -> list[Checkpoint]:
-        """What was published in this region's log of checkpoints, in order."""
+        """The checkpoint events published in this region's log, in order."""
         found = [Codec().decode(one.value) for one in self.kafka.topic(paths.CHECKPOINTS) if one is not None]
         return [one for one in found if isinstance(one, Checkpoint)]
 
@@ -203,7 +203,7 @@ class ManualWorld:
         return own
 
     def outcomes(self) -> dict[int, str]:
-        """What was published of each checkpoint."""
+        """The events published of each checkpoint."""
         return {one.step: one.state for one in self.east.checkpoints()}
 
     def replicate(self) -> None:

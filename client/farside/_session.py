@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,12 +97,13 @@ class Session:
 
     Args:
         who: this rank.
+        clock: seconds, by which the room of the spool is measured again from time to time.
 
     Raises:
         OSError: the node directory cannot be used.
     """
 
-    def __init__(self, who: Identity) -> None:
+    def __init__(self, who: Identity, clock: Callable[[], float] = time.monotonic) -> None:
         self.who = who
         incarnation = _spool.incarnation_name(who.rank)
         self._producer = _spool.producer_folder(who.node_dir, who.run, incarnation)
@@ -112,6 +114,7 @@ class Session:
             append=lambda kind, step, body: self.append(_spool.LANE_METRICS, kind, step, body),
             look=lambda: _thinning.measure(_spool.producers_folder(who.node_dir, who.run), bytes_max),
             soon=self.background.submit,
+            clock=clock,
         )
         self.launch_folder = _spool.launch_folder(who.node_dir, who.run, who.launch)
         self.launch_folder.mkdir(parents=True, exist_ok=True)

@@ -264,7 +264,7 @@ class Bench:
         return _rate(int(row["records"]), seconds, cpu_s)
 
     def _command(self, *args: str) -> tuple[Any, float, float]:
-        """What a command prints, and what it took."""
+        """A command's output, and the time and CPU that it took."""
         argv = [sys.executable, "-m", "services.cli", *args, "--config", str(self._config), "--json"]
         before, begun_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         done = subprocess.run(argv, capture_output=True, text=True, check=False)

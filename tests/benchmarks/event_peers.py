@@ -44,7 +44,7 @@ rootLogger.appenderRef.out.ref = OUT
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used so far."""
+    """The CPU time and memory that a process has used so far."""
 
     at_s: float
     cpu_s: float
@@ -63,7 +63,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Notices:
-    """What a replicator said since a mark.
+    """The lines that a replicator logged since a mark.
 
     Attributes:
         about: what it said, as loud as a warning, of the topic or its records.
@@ -133,7 +133,7 @@ class Peer(ABC):
 
     @abstractmethod
     def target(self, topic: str) -> str:
-        """What that is called in the second region."""
+        """The topic's name in the second region."""
 
     @abstractmethod
     def done(self) -> int:
@@ -141,11 +141,11 @@ class Peer(ABC):
 
     @abstractmethod
     def mark(self) -> int:
-        """A place in what it says."""
+        """A place in its log."""
 
     @abstractmethod
     def notices(self, mark: int, topic: str) -> Notices:
-        """What it said since then."""
+        """The lines that it logged since then."""
 
     @property
     @abstractmethod
@@ -250,7 +250,7 @@ class Mirror(Peer):
         return Notices(tuple(about), tuple(dict.fromkeys(line for line in loud if line not in about)), tuple(quiet))
 
     def settings(self) -> dict[str, str]:
-        """What it is told, without how it logs in."""
+        """Its properties, without those that log it in."""
         found = {
             "clusters": f"{EAST}, {WEST}",
             f"{EAST}->{WEST}.enabled": "true",

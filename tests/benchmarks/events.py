@@ -113,7 +113,7 @@ class Row:
 
 
 def rows_of(found: Results) -> list[Row]:
-    """What is compared, then what is Farside's alone; a part that was not measured leaves its figures out."""
+    """The compared figures, then those of Farside alone; a part that was not measured leaves its figures out."""
 
     def both(part: str, figure: str) -> tuple[Any, Any]:
         ours, theirs = (found[f"{who}.{part}"].get(figure) for who in ("farside", "mirror"))
@@ -146,7 +146,7 @@ def rows_of(found: Results) -> list[Row]:
 
 
 def _losses(ours: Results, theirs: Results) -> list[Row]:
-    """What was noticed, and what is missing though it is there to be read."""
+    """The losses that were noticed, and the records that are missing though they are there to be read."""
     if "unmeasured" in ours or "unmeasured" in theirs:
         return [Row("losses", None)]
     return [Row(name, _told(ours[name]), _told(theirs[name]), "noticed", bool(ours[name]["noticed"])) for name in ours]

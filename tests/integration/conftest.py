@@ -1,4 +1,4 @@
-"""What several modules of real processes share."""
+"""Fixtures that several modules of real processes share."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _path(folder: Path, service: str, region: str) -> Path:
 
 
 def subject(args: Sequence[Any]) -> str:
-    """What a call is about: a key, or the topics of what is published."""
+    """A call's subject: a key, or the topics of the messages that are published."""
     first = args[0] if args else ""
     if isinstance(first, CopyJob):
         return first.key
@@ -157,7 +157,7 @@ class DyingPort:
 
 
 def _producer(log: Any) -> Any:  # noqa: ANN401 - of kafka-python
-    """What a log sends through now; a watched one has a log within."""
+    """The Kafka producer that a log sends through now; a watched log has another log inside."""
     within: Any = log._client.log if isinstance(log, WatchedLog) and log._client is not None else log
     return within._ready()
 

@@ -70,7 +70,7 @@ class Pair:
         return self.stack.folder / "farside.toml"
 
     def status(self, region: str) -> dict[str, Any]:
-        """What a controller says of the run; empty if it does not answer."""
+        """A controller's status of the run; empty if it does not answer."""
         found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get(RUN, {})
         return found
 
@@ -99,7 +99,7 @@ class Pair:
         return str(found["primary"]), int(found["epoch"])
 
     def why(self) -> dict[str, str]:
-        """What each controller does now, why, and which gates speak against more."""
+        """Each controller's present action, its reason, and the gates that are closed."""
         found = {}
         for region in REGIONS:
             view = self.status(region)

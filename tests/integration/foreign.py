@@ -30,7 +30,7 @@ def clean_environment(folder: Path) -> Path:
 
 
 def read(python: Path, schemas: str, looks: KafkaCluster, topics: list[str], folder: Path) -> list[dict[str, Any]]:
-    """What the foreign reader understands of some topics; `schemas` is an exported folder or a registry's address."""
+    """The records of some topics, decoded by the foreign reader; `schemas`: an exported folder or a registry's URL."""
     assert looks.user is not None
     login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": looks.user.mechanism}
     login |= {"sasl.username": looks.user.username, "sasl.password": looks.user.password}

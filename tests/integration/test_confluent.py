@@ -39,7 +39,7 @@ def _later_metric(seq: int, field: str) -> tuple[str, str, bytes]:
 
 
 def _more() -> list[Event]:
-    """What has records in it, and another lane."""
+    """A batch of metrics, which has records in it, and an event of another lane."""
     column = MetricColumn(name="loss", rows=(0,), values=(0.5,))
     return [
         MetricBatch(

@@ -55,7 +55,7 @@ class _Plane:
         return [json.loads(line) for line in told.stdout.splitlines()]
 
     def visible(self, lane: str) -> list[dict[str, Any]]:
-        """What west shows of a lane."""
+        """The records of a lane that west shows."""
         return self.lines("events", "list", "--at", "west", "--lane", lane, "--limit", "0")
 
     def seqs(self, lane: str) -> list[int]:

@@ -45,11 +45,11 @@ class _Guarded:
         return _spool.launch_folder(self.settings.region(region).node_dir, "gpt", launch or f"job-{region}")
 
     def steps(self, name: str) -> list[dict[str, float]]:
-        """What a trainer has computed."""
+        """The steps that a trainer has computed."""
         return read_lines(self._out(name) / "losses.jsonl")
 
     def log(self, name: str) -> str:
-        """What guard and trainer said."""
+        """The lines that guard and trainer logged."""
         return (self.stack.folder / "logs" / f"{name}.log").read_text(encoding="utf-8")
 
     def _out(self, name: str) -> Path:

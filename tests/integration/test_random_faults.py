@@ -117,7 +117,7 @@ def test_the_judge_sees_two_holders_at_once_and_a_write_that_two_have_won() -> N
 
 
 def test_a_clock_that_jumped_ahead_is_turned_back_into_true_time() -> None:
-    """What the jump skipped is its own moment; before and after it, times are shifted by what was ahead then."""
+    """Skipped times map to the moment of the jump; before and after it, times are shifted by the lead of that time."""
     jumps = [(100.0, 0.0), (200.0, 50.0), (300.0, 60.0)]
     shown = [150.0, 200.0, 225.0, 250.0, 260.0, 350.0, 355.0, 360.0, 400.0]
     assert [true_s(jumps, one) for one in shown] == [150.0, 200.0, 200.0, 200.0, 210.0, 300.0, 300.0, 300.0, 340.0]

@@ -83,12 +83,12 @@ class _Regions:
         self.stack, self.actors, self.settings = stack, actors, settings
 
     def control(self, region: str) -> dict[str, Any]:
-        """What a controller says of the run; empty if it does not answer."""
+        """A controller's status of the run; empty if it does not answer."""
         found: dict[str, Any] = (ask(self.settings.region(region).ports.controller, "/status") or {}).get("gpt", {})
         return found
 
     def timeline(self) -> list[dict[str, Any]]:
-        """What all of them said."""
+        """The merged timeline of all services."""
         return figures.timeline(self.settings.state_dir)
 
 
@@ -197,7 +197,7 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
 
 
 def _gates(farside: Callable[..., Any]) -> list[tuple[str, Any]]:
-    """What each controller's gates say now."""
+    """The gates of each controller, as `explain` shows them now."""
     found: dict[str, Any] = farside("explain", "--json")
     return list(found.items())
 

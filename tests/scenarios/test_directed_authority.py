@@ -170,7 +170,7 @@ def _second_controller(world: ManualWorld) -> float:
 def test_I1_I8_an_older_controller_that_loses_only_the_witness_acts_no_longer_than_its_validity(
     world: ManualWorld,
 ) -> None:
-    """What it still grants runs out with the lease that it won; it writes nothing, and what is asked of it waits."""
+    """Its grants run out with the lease that it won; it writes nothing, and requests to it wait."""
     older = world.east.control
     ends_s = _second_controller(world)
     mark = len(world.history)

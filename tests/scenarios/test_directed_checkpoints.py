@@ -114,7 +114,7 @@ def _ready(region: str, step: int) -> Readiness:
 
 
 def _replicate(world: ManualWorld, to: ManualRegion, peer: ManualRegion) -> tuple[list[Checkpoint], list[DeadLetter]]:
-    """What a region's replicator makes of its peer's log of checkpoints."""
+    """A region's replicator, turned over its peer's log of checkpoints."""
     fake: object = to
     flow = LaneReplicator(
         region=to.name,

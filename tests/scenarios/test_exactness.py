@@ -150,7 +150,7 @@ def checkpoint_of(launch: Launch, intent: dict[str, Any]) -> Path:
 
 
 def build_index(launch: Launch, intent: dict[str, Any], target: Path) -> Path:
-    """What the agent or the warmer would do: copy the checkpoint's files and describe them."""
+    """Copies a checkpoint's files and describes them, as the agent or the warmer would."""
     body, source = intent["body"], checkpoint_of(launch, intent)
     shutil.copytree(source, target)
     ranks = [shard["rank"] for shard in body["ranks"]]
@@ -204,7 +204,7 @@ def test_three_ranks_killed_and_resumed_are_bit_identical_in_parameters_and_loss
 
 
 def check_records(launch: Launch, world_size: int) -> None:
-    """What an uninterrupted launch left in its spool: complete, numbered, chained, and plain."""
+    """The spool of an uninterrupted launch is complete, numbered, chained, and plain."""
     intents = records(launch.node_dir, "intent")
     assert [(one["step"], one["body"]["previous_step"]) for one in intents] == [(4, None), (8, 4), (12, 8)]
     (version,) = records(launch.node_dir, "data_version")

@@ -32,7 +32,7 @@ LANES = {paths.topic(lane) for lane in paths.REPLICATED_LANES}
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What lies at a manifest's key."""
+    """A manifest as it lies at its key."""
 
     record: Manifest | Abandoned
     digest: str
@@ -40,7 +40,7 @@ class _Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Accepted:
-    """What a spool accepted."""
+    """An event that a spool accepted."""
 
     identity: Identity
     step: int

@@ -306,7 +306,7 @@ class Region:
         self.pause(seconds * self.slowness)
 
     def close_claim(self) -> None:
-        """What was claimed ends now, unless it had ended before."""
+        """End the open claim now, unless its validity had ended before."""
         if self._claimed is not None:
             begin_s, end_s = self._claimed
             self.world.claims.append(Claim(self.name, begin_s, min(end_s, self.world.now_s)))

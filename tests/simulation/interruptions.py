@@ -167,13 +167,13 @@ class InterruptedWorld(World):
         self.at(ASK_S, lambda: self.until_moved(requests))
 
     def finish(self) -> None:
-        """What was wanted has come about: a few seconds more, in which nobody dies."""
+        """The requested moves have come about: the world lasts a few seconds more, in which nobody dies."""
         self.done, self.interruption.armed = True, False
         self.length_s = self.now_s + AFTERWARDS_S
 
 
 def launches(world: World) -> list[str]:
-    """What is wrong with the launches: each has one attempt, each attempt one launch, and every new one is the next."""
+    """The broken rules of launches: each has one attempt, each attempt one launch, and every new one is the next."""
     attempts: dict[str, set[tuple[int, int]]] = {}
     owners: dict[tuple[int, int], set[str]] = {}
     for lease in world.witness.history:

@@ -47,7 +47,7 @@ CODEC = Codec()
 
 @dataclass
 class Told:
-    """What is counted; two worlds' counts add up.
+    """The counts of one world; two worlds' counts add up.
 
     Attributes:
         false: promotions while the holder was valid, or had renewed within the lease; each a broken promise.
@@ -234,7 +234,7 @@ class Region:
 
     @property
     def trusts_its_lease(self) -> bool:
-        """What its controller believes at this moment, on its own clock."""
+        """Its controller's belief at this moment, on its own clock."""
         return self.control._belief.valid_until_s(DEFAULT) > self.boottime_s()
 
     # --- the ports ---
@@ -356,7 +356,7 @@ class Region:
         self._take_in()
 
     def _take_in(self) -> None:
-        """What the controller's other threads have heard and probed until now."""
+        """Do the work of the controller's other threads until now: hear heartbeats, probe."""
         now_s, other = self.world.now_s, self.world.regions[self._other]
         listener = self._peer_states[self._other]
         for name, node in self._nodes.items():

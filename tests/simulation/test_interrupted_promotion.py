@@ -78,7 +78,7 @@ def _promoted_once(world: InterruptedWorld) -> list[str]:
 
 
 def _newest_when_won(world: InterruptedWorld, won: EpochEntry) -> list[str]:
-    """What was verified before the winning write is not lost, and what came after it does not count."""
+    """A checkpoint verified before the winning write is the fork, and one that came after it does not count."""
     arrived = {
         int(line.split(" step ")[1].split()[0]): float(line.split()[0])
         for line in world.trace

@@ -47,7 +47,7 @@ def test_a_seed_alone_replays_an_hour_of_noise(signer: Ed25519Signer) -> None:
 
 
 def test_spans_answer_for_every_moment() -> None:
-    """What touches is one span; the end of a span is outside of it."""
+    """Spans that touch are one; the end of a span is outside of it."""
     spans = Spans([(1.0, 2.0), (5.0, 6.0)]).with_all(Spans([(1.5, 3.0), (6.0, 7.0)]))
     assert len(spans) == 2
     assert [spans.after(at_s) for at_s in (0.0, 1.0, 2.5, 3.0, 6.0)] == [0.0, 3.0, 3.0, 3.0, 7.0]
