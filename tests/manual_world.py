@@ -212,7 +212,7 @@ class ManualWorld:
             self.west.store.create(key, self.east.store.get(key) or b"")
 
     @property
-    def told(self) -> str:
+    def trainer_state(self) -> str:
         """The trainer's standing."""
         return str(self.spool.told["launch-1"][-1]["state"])
 
@@ -229,5 +229,5 @@ def world_with_step_10(signer: Ed25519Signer) -> ManualWorld:
     found.save(10)
     found.until(lambda: found.outcomes() == {10: "committed"}, "step 10")
     found.replicate()
-    found.until(lambda: found.told == "granted", "the trainer knows")
+    found.until(lambda: found.trainer_state == "granted", "the trainer knows")
     return found

@@ -1,6 +1,6 @@
 """Loses records at the source and compares how each of the two takes it: the last part of `bench-events`.
 
-Each story is told on the lane of data versions, or on a topic of the same shape and bytes.
+Each story is played on the lane of data versions, or on a topic of the same shape and bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Losses:
         self._peer, self._batch, self._deadline_s = peer, batch, deadline_s
         self._topic, self._target = peer.source(VERSIONS_TOPIC), peer.target(VERSIONS_TOPIC)
 
-    def told(self, say: Say) -> dict[str, Any]:
+    def measured(self, say: Say) -> dict[str, Any]:
         """All of them."""
         stories = {
             "retention overtook unread records": self._retention,

@@ -158,7 +158,7 @@ class Bench:
         }
 
     def _losses(self, peer: Peer) -> dict[str, Any]:
-        found = Losses(peer, self._scale.lost, SETTLES_S).told(self._say)
+        found = Losses(peer, self._scale.lost, SETTLES_S).measured(self._say)
         peer.stop()
         return found
 

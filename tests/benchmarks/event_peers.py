@@ -66,9 +66,9 @@ class Notices:
     """The lines that a replicator logged since a mark.
 
     Attributes:
-        about: what it said, as loud as a warning, of the topic or its records.
-        warnings: all else that it said so loud.
-        quiet: what it said more quietly of offsets that it gave up.
+        about: the messages, warnings or louder, about the topic or its records.
+        warnings: all other messages that are as loud.
+        quiet: the quieter messages about offsets that it gave up.
     """
 
     about: tuple[str, ...]
@@ -189,10 +189,12 @@ class Farside(Peer):
     def notices(self, mark: int, topic: str) -> Notices:
         """The gaps and holes in its timeline."""
         lane = topic.removeprefix(paths.TOPIC_PREFIX)
-        said = [one for one in read_lines(self._timeline)[mark:] if one.get("lane") == lane]
+        entries = [entry for entry in read_lines(self._timeline)[mark:] if entry.get("lane") == lane]
         hidden = {"time_ms", "service", "at", "peer", "lane", "run"}
-        about = [json.dumps({k: v for k, v in one.items() if k not in hidden}) for one in said if _is_loss(one)]
-        others = {str(one["event"]) for one in said if not _is_loss(one)}
+        about = [
+            json.dumps({k: v for k, v in entry.items() if k not in hidden}) for entry in entries if _is_loss(entry)
+        ]
+        others = {str(entry["event"]) for entry in entries if not _is_loss(entry)}
         return Notices(tuple(about), quiet=tuple(sorted(others)))
 
     @property
@@ -291,8 +293,10 @@ class Mirror(Peer):
 
     def _argv(self) -> Sequence[str]:
         properties, log4j = self._folder / "mirror.properties", self._folder / "mirror-log4j2.properties"
-        told = self.settings() | self._login()
-        write_private(properties, "".join(f"{name} = {_escaped(value)}\n" for name, value in told.items()))
+        properties_by_name = self.settings() | self._login()
+        write_private(
+            properties, "".join(f"{name} = {_escaped(value)}\n" for name, value in properties_by_name.items())
+        )
         log4j.write_text(_LOG4J, encoding="utf-8")
         java = [str(self._tools.java), *HEAP, *JVM, f"-Dlog4j2.configurationFile={log4j}"]
         return [

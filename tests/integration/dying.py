@@ -148,10 +148,10 @@ class DyingPort:
     def _point(self, method: str, args: Sequence[Any]) -> Point | None:
         """The point that this call may be, if one is laid down."""
         try:
-            said = json.loads(self._path.read_text(encoding="utf-8"))
+            fields = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        point = Point(**{**said, "kills": tuple(said["kills"])})
+        point = Point(**{**fields, "kills": tuple(fields["kills"])})
         here = (point.port, point.method) == (self._name, method)
         return point if here and re.search(point.about, subject(args)) else None
 

@@ -224,8 +224,8 @@ class Judge:
         for key in self._witness.list(paths.history_prefix(self._run)):
             if key not in self._noted:
                 self._noted[key] = self._codec.decode_as(Lease, self._witness.get(key) or b"")
-        told = {entry.epoch for record in self._noted.values() for entry in record.lineage}
-        return sorted({int(entry["epoch"]) for entry in lineage} - told)
+        recorded = {entry.epoch for record in self._noted.values() for entry in record.lineage}
+        return sorted({int(entry["epoch"]) for entry in lineage} - recorded)
 
     def _history(self, lineage: Sequence[dict[str, Any]]) -> list[str]:
         found = [f"I12: nobody noted epoch {epoch}" for epoch in self.unrecorded(lineage)]

@@ -142,11 +142,11 @@ class Pair:
                 code = None if full in self.down else self.actors.ended(full)
                 if code is None:
                     continue
-                said = tail(self.stack.folder / "logs" / f"{full}.log")
+                last_lines = tail(self.stack.folder / "logs" / f"{full}.log")
                 self.restarted.append(full)
                 self.start(name, region)  # in any case: what comes after must not fail for it too
                 if code not in MAY_END.get(name, set()):
-                    raise AssertionError(f"{full} ended with {code}:\n{said}")
+                    raise AssertionError(f"{full} ended with {code}:\n{last_lines}")
 
     def resources(self) -> dict[str, dict[str, int]]:
         """Memory and open files of each service now, and the whole folder's size: what must not grow without end."""

@@ -37,9 +37,9 @@ def read(python: Path, schemas: str, looks: KafkaCluster, topics: list[str], fol
     settings = folder / "reader.json"
     settings.write_text(json.dumps({"bootstrap.servers": looks.bootstrap, **login}), encoding="utf-8")
     argv = [str(python), "-I", str(READER), schemas, str(settings), *topics]
-    told = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
-    assert told.returncode == 0, told.stderr
-    return [{**one, "record": finite(one["record"])} for one in map(json.loads, told.stdout.splitlines())]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [{**event, "record": finite(event["record"])} for event in map(json.loads, done.stdout.splitlines())]
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values

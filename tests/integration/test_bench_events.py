@@ -12,7 +12,7 @@ import pytest
 
 from tests.benchmarks.events import QUICK, rows_of
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 STORIES = {
     "retention overtook unread records",
     "topic made anew while it was stopped",

@@ -21,6 +21,7 @@ from services.settings import Settings, load
 from tests.benchmarks.witness import LIGHT, PACE
 from tests.waiting import wait_until
 
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 REGIONS = ("east", "west")
 START_S = 180.0
 CLOCK = SystemClock()
@@ -76,7 +77,6 @@ def guarded(tmp_path: Path) -> Iterator[_Guarded]:
             local_config.clean(stack.folder)
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I1_I16_a_guard_ends_torchrun_when_its_controller_is_lost_and_lets_a_standby_wait(guarded: _Guarded) -> None:
     """The controller is killed, so nothing is renewed: no rank computes past the margin, none is left, exit code 79.

@@ -153,8 +153,8 @@ def test_I13_I15_two_standbys_follow_one_primary_each_for_itself(world: _World) 
         manifest = CODEC.decode_as(Manifest, world.signer.verify(world.stores[at].objects[events[-1].manifest_key]))
         assert all(one.key in world.stores[at].objects for one in objects(manifest))
     assert world.visible("east", "metrics") == metrics, "and nothing comes back to where it was first"
-    told: list[Any] = [flow.status()["alarms"] for flow in world.flows.values()]
-    assert all(one["open"] == 0 for one in told)
+    alarms: list[Any] = [flow.status()["alarms"] for flow in world.flows.values()]
+    assert all(one["open"] == 0 for one in alarms)
 
 
 def test_I5_I15_after_a_failover_to_one_standby_the_other_follows_it_and_the_old_one(world: _World) -> None:
