@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.foreign import clean_environment
+from tests.integration.foreign_environment import clean_environment
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.system_clock import SystemClock
 from services.cli.events_view import plain
 from services.runtime.clients import cluster_of, store_of
-from tests.integration.foreign import read
+from tests.integration.foreign_environment import read
 from tests.integration.test_events import CODEC, _common, _message, _metric, _Plane, opened
 
 pytestmark = pytest.mark.servers

@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from farside import _spool
 from services.cli import app
 from services.demo.actors import read_lines
-from tests.integration import dying, event_points
-from tests.integration.dying import Point
-from tests.integration.event_points import AGENT, REPLICATOR, RETIRE, START
+from tests.integration import death_points, dying_service
+from tests.integration.death_points import AGENT, REPLICATOR, RETIRE, START
+from tests.integration.dying_service import Point
 from tests.integration.fault_kinds import HOUR_S, Fault
 from tests.integration.fault_pair import REGIONS, RUN, TRAINER, Cast
 from tests.integration.fault_rounds import Round, Rounds, running
@@ -33,7 +33,7 @@ from tests.integration.small_disk import SmallDisk, mounted
 
 pytestmark = [pytest.mark.servers, pytest.mark.alone]
 EVERY = os.environ.get("POINTS") == "all"
-POINTS = event_points.ALL if EVERY else event_points.SHORT
+POINTS = death_points.ALL if EVERY else death_points.SHORT
 CUT_S = float(os.environ.get("CUT_S") or 10.0)
 COMES_S = 45.0
 AUDIT_S = 60.0
@@ -86,7 +86,7 @@ class _Plane:
         left = {point: self.where(point.service) for point in points}
         for point, region in left.items():
             pair.down.add(f"{point.service}-{region}")
-            dying.arm(self.points, region, point)
+            dying_service.arm(self.points, region, point)
         anew = bool(set(points) & {*RETIRE, *START})
         if anew:
             pair.kill(f"{TRAINER}-{self.where(AGENT)}")
@@ -103,7 +103,7 @@ class _Plane:
 
         def undo() -> None:
             for point, region in left.items():  # the point was not reached in its time
-                dying.disarm(self.points, point.service, region)
+                dying_service.disarm(self.points, point.service, region)
                 pair.actors.kill(f"{point.service}-{region}")  # it may be dying of it right now
                 pair.start(point.service, region)
 
@@ -118,13 +118,13 @@ class _Plane:
         servers = {one.name: one for one in pair.stack.states()}
         pids = tuple(pid for one in names if (pid := servers[one].pid))
         assert len(pids) == len(names), f"not all of {names} run"
-        dying.arm(self.points, region, replace(point, kills=pids))
+        dying_service.arm(self.points, region, replace(point, kills=pids))
 
         def over() -> bool:
             return {one.name for one in pair.stack.states() if one.state == "gone"} >= set(names)
 
         def undo() -> None:
-            dying.disarm(self.points, point.service, region)
+            dying_service.disarm(self.points, point.service, region)
             for name in names:
                 pair.stack.restart(name)
 
@@ -137,8 +137,12 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
     folder = tmp_path_factory.mktemp("event-faults")
     points = folder / "points"
     points.mkdir()
-    more = {dying.FOLDER: str(points), "FARSIDE_PUBLISH__BATCH_AGE_S": "0.3", "FARSIDE_PUBLISH__KEEP_LOGS_S": "0"}
-    modules = dict.fromkeys((AGENT, REPLICATOR), "tests.integration.dying")
+    more = {
+        dying_service.FOLDER: str(points),
+        "FARSIDE_PUBLISH__BATCH_AGE_S": "0.3",
+        "FARSIDE_PUBLISH__KEEP_LOGS_S": "0",
+    }
+    modules = dict.fromkeys((AGENT, REPLICATOR), "tests.integration.dying_service")
     # Under the default lease nobody takes over while a service or a broker starts again, on a slow machine either.
     cast = Cast(every_steps=8, step_s=0.12, values=100, modules=modules, environment=more, profile="default")
     with contextlib.ExitStack() as stack:

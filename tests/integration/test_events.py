@@ -37,7 +37,7 @@ from services.runtime.clients import client_of, cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings, load
 from tests.brokers import admin_of
-from tests.integration.foreign import read
+from tests.integration.foreign_environment import read
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.waiting import wait_until
 

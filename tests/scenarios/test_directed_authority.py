@@ -16,8 +16,8 @@ from pipelines.flows.authority.planned_moves import PAUSE, MoveRequest
 from schemas.records import Lease
 from services.adapters.signer import Ed25519Signer
 from tests.manual_world import ManualWorld, signer_in, world_with_step_10
+from tests.simulation.failover_judge import hold
 from tests.simulation.failover_world import Region, World
-from tests.simulation.judge import hold
 from tests.simulation.register_checker import UNKNOWN, Operation
 
 CUT_S = 20.0

@@ -25,7 +25,7 @@ from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_world import SHARD, ManualRegion, ManualWorld, signer_in, world_with_step_10
-from tests.stopping import Death, Moments, Stoppable, stop
+from tests.stop_at_call import Death, Moments, Stoppable, stop
 
 CODEC = Codec()
 OTHER_SHARD = SHARD[::-1]

@@ -1,7 +1,7 @@
 """The real controllers in a simulated world: greenlets that give way before and after every port call.
 
 Time, the witness, the link and the processes are simulated; `pipelines.flows.authority.controller.Controller` and what
-it rests on are the ones that ship. Faults live here, `failover_checker.py` judges.
+it rests on are the ones that ship. Faults live here, `failover_judge.py` judges.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import greenlet
 from pipelines.core.lease import ACTIVE, Held
 from pipelines.flows.authority.planned_moves import MoveRequest
 from schemas.records import Lease
+from tests.simulation.failover_judge import ask, faults
 from tests.simulation.failover_world import RUN, Region, World
-from tests.simulation.judge import ask, faults
 
 RESTART_S = 3.0
 ASK_S = 1.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.adapters.signer import Ed25519Signer
+from tests.simulation.failover_judge import hold
 from tests.simulation.failover_world import World, signer_in
-from tests.simulation.judge import hold
 from tests.simulation.lease_checker import overlaps
 
 SMOKE_SEEDS = range(15)

@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 from services.adapters.signer import Ed25519Signer
+from tests.simulation.failover_judge import TO_EAST, TO_WEST
 from tests.simulation.interruptions import (
     Choice,
     InterruptedWorld,
@@ -23,7 +24,6 @@ from tests.simulation.interruptions import (
     the_others,
     unrecorded,
 )
-from tests.simulation.judge import TO_EAST, TO_WEST
 
 BEGINS_S = 19.0
 

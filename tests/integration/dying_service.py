@@ -1,9 +1,9 @@
 """A service that ends itself with SIGKILL at one exact call of one of its ports: for tests only.
 
-`python -m tests.integration.dying SERVICE REGION CONFIG` is the real service with its real wiring; each port that it
-passes to its flows is asked before and after every call whether this is the moment. The moment is read from the file
-named by FARSIDE_FAULT_POINTS, a folder with one file for each service and region, while the service runs: whoever lays
-it there has seen the service catch up first.
+`python -m tests.integration.dying_service SERVICE REGION CONFIG` is the real service with its real wiring; each port
+that it passes to its flows is asked before and after every call whether this is the moment. The moment is read from
+the file named by FARSIDE_FAULT_POINTS, a folder with one file for each service and region, while the service runs:
+whoever lays it there has seen the service catch up first.
 """
 
 from __future__ import annotations
