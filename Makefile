@@ -23,11 +23,12 @@ lint: bootstrap
 	$(RUN)/lint-imports --no-cache
 
 check: lint
-	$(RUN)/pytest tests/core tests/test_tidy.py tests/simulation -m "not full" -n 2
+	$(RUN)/pytest tests/core tests/test_tidy.py tests/simulation -m "not full and not servers and not torch" -n 2
 
 test: lint test-tools
-	$(RUN)/pytest tests -m "not servers and not torch" -n 2
-	$(RUN)/pytest tests -m "servers or torch"
+	$(RUN)/pytest tests -m "not servers and not torch and not alone" -n 2
+	$(RUN)/pytest tests -m "(servers or torch) and not alone" -n 2 --dist loadfile
+	$(RUN)/pytest tests -m alone
 
 up down: bootstrap
 	@$(BIN)/farside $@

@@ -129,7 +129,7 @@ class ManualRegion:
             control.turn()
 
     def checkpoints(self) -> list[Checkpoint]:
-        """What was published in this region's log of checkpoints, in order."""
+        """The checkpoint events published in this region's log, in order."""
         found = [Codec().decode(one.value) for one in self.kafka.topic(paths.CHECKPOINTS) if one is not None]
         return [one for one in found if isinstance(one, Checkpoint)]
 
@@ -199,7 +199,7 @@ class ManualWorld:
         return own
 
     def outcomes(self) -> dict[int, str]:
-        """What was published of each checkpoint."""
+        """The events published of each checkpoint."""
         return {one.step: one.state for one in self.east.checkpoints()}
 
     def replicate(self) -> None:
@@ -208,7 +208,7 @@ class ManualWorld:
             self.west.store.create(key, self.east.store.get(key) or b"")
 
     @property
-    def told(self) -> str:
+    def trainer_state(self) -> str:
         """The trainer's standing."""
         return str(self.spool.told["launch-1"][-1]["state"])
 
@@ -225,5 +225,5 @@ def world_with_step_10(signer: Ed25519Signer) -> ManualWorld:
     found.save(10)
     found.until(lambda: found.outcomes() == {10: "committed"}, "step 10")
     found.replicate()
-    found.until(lambda: found.told == "granted", "the trainer knows")
+    found.until(lambda: found.trainer_state == "granted", "the trainer knows")
     return found

@@ -97,7 +97,7 @@ class Session:
 
     Args:
         who: this rank.
-        clock: seconds; by it the room for metrics is measured from time to time.
+        clock: seconds, by which the room of the spool is measured again from time to time.
 
     Raises:
         OSError: the node directory cannot be used.

@@ -43,7 +43,7 @@ READY_S, WARM_UP_S = 300.0, 30.0
 
 
 class Beats(threading.Thread):
-    """What the agents of so many runs say: a heartbeat a second each, in the first region."""
+    """Publishes the heartbeats of so many runs' agents: one a second each, in the first region."""
 
     def __init__(self, cluster: KafkaCluster, runs: list[str]) -> None:
         super().__init__(daemon=True)

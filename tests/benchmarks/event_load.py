@@ -125,7 +125,7 @@ class Broker:
 
 
 class Tail:
-    """What becomes visible in a topic, from its end now on; the topic may come into being later."""
+    """Reads what becomes visible in a topic, from its end now on; the topic may come into being later."""
 
     def __init__(self, cluster: KafkaCluster, topic: str) -> None:
         self._source, self._topic = KafkaSource(cluster), topic

@@ -1,6 +1,6 @@
-"""What each of the two does when records are lost at the source: the last part of `bench-events`.
+"""Loses records at the source and compares how each of the two takes it: the last part of `bench-events`.
 
-Each story is told on the lane of data versions, or on a topic of the same shape and bytes.
+Each story is played on the lane of data versions, or on a topic of the same shape and bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Losses:
         self._peer, self._batch, self._deadline_s = peer, batch, deadline_s
         self._topic, self._target = peer.source(VERSIONS_TOPIC), peer.target(VERSIONS_TOPIC)
 
-    def told(self, say: Say) -> dict[str, Any]:
+    def measured(self, say: Say) -> dict[str, Any]:
         """All of them."""
         stories = {
             "retention overtook unread records": self._retention,
@@ -73,7 +73,7 @@ class Losses:
         east.send(versions(self._topic, name, 1, count))
 
     def _seen_after(self, tail: Tail, name: str, last: int, gone: int, mark: int | None = None) -> dict[str, Any]:
-        """What is visible of the records that were sent, once the last of them is, and what was said of the rest."""
+        """The sent records that are visible, once the last of them is, and the messages logged about the rest."""
         if mark is None:
             mark = self._peer.mark()
             self._peer.start()

@@ -159,7 +159,7 @@ class Bench:
         }
 
     def _losses(self, peer: Peer) -> dict[str, Any]:
-        found = Losses(peer, self._scale.lost, SETTLES_S).told(self._say)
+        found = Losses(peer, self._scale.lost, SETTLES_S).measured(self._say)
         peer.stop()
         return found
 
@@ -265,7 +265,7 @@ class Bench:
         return _rate(int(row["records"]), seconds, cpu_s)
 
     def _command(self, *args: str) -> tuple[Any, float, float]:
-        """What a command prints, and what it took."""
+        """A command's output, and the time and CPU that it took."""
         argv = [sys.executable, "-m", "services.cli", *args, "--config", str(self._config), "--json"]
         before, begun_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         done = subprocess.run(argv, capture_output=True, text=True, check=False)

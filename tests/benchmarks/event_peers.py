@@ -44,7 +44,7 @@ rootLogger.appenderRef.out.ref = OUT
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used so far."""
+    """The CPU time and memory that a process has used so far."""
 
     at_s: float
     cpu_s: float
@@ -63,12 +63,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Notices:
-    """What a replicator said since a mark.
+    """The lines that a replicator logged since a mark.
 
     Attributes:
-        about: what it said, as loud as a warning, of the topic or its records.
-        warnings: all else that it said so loud.
-        quiet: what it said more quietly of offsets that it gave up.
+        about: the messages, warnings or louder, about the topic or its records.
+        warnings: all other messages that are as loud.
+        quiet: the quieter messages about offsets that it gave up.
     """
 
     about: tuple[str, ...]
@@ -133,7 +133,7 @@ class Peer(ABC):
 
     @abstractmethod
     def target(self, topic: str) -> str:
-        """What that is called in the second region."""
+        """The topic's name in the second region."""
 
     @abstractmethod
     def done(self) -> int:
@@ -141,11 +141,11 @@ class Peer(ABC):
 
     @abstractmethod
     def mark(self) -> int:
-        """A place in what it says."""
+        """A place in its log."""
 
     @abstractmethod
     def notices(self, mark: int, topic: str) -> Notices:
-        """What it said since then."""
+        """The lines that it logged since then."""
 
     @property
     @abstractmethod
@@ -189,10 +189,12 @@ class Farside(Peer):
     def notices(self, mark: int, topic: str) -> Notices:
         """The gaps and holes in its timeline."""
         lane = topic.removeprefix(paths.TOPIC_PREFIX)
-        said = [one for one in read_lines(self._timeline)[mark:] if one.get("lane") == lane]
+        entries = [entry for entry in read_lines(self._timeline)[mark:] if entry.get("lane") == lane]
         hidden = {"time_ms", "service", "at", "peer", "lane", "run"}
-        about = [json.dumps({k: v for k, v in one.items() if k not in hidden}) for one in said if _is_loss(one)]
-        others = {str(one["event"]) for one in said if not _is_loss(one)}
+        about = [
+            json.dumps({k: v for k, v in entry.items() if k not in hidden}) for entry in entries if _is_loss(entry)
+        ]
+        others = {str(entry["event"]) for entry in entries if not _is_loss(entry)}
         return Notices(tuple(about), quiet=tuple(sorted(others)))
 
     @property
@@ -250,7 +252,7 @@ class Mirror(Peer):
         return Notices(tuple(about), tuple(dict.fromkeys(line for line in loud if line not in about)), tuple(quiet))
 
     def settings(self) -> dict[str, str]:
-        """What it is told, without how it logs in."""
+        """Its properties, without those that log it in."""
         found = {
             "clusters": f"{EAST}, {WEST}",
             f"{EAST}->{WEST}.enabled": "true",
@@ -291,8 +293,10 @@ class Mirror(Peer):
 
     def _argv(self) -> Sequence[str]:
         properties, log4j = self._folder / "mirror.properties", self._folder / "mirror-log4j2.properties"
-        told = self.settings() | self._login()
-        write_private(properties, "".join(f"{name} = {_escaped(value)}\n" for name, value in told.items()))
+        properties_by_name = self.settings() | self._login()
+        write_private(
+            properties, "".join(f"{name} = {_escaped(value)}\n" for name, value in properties_by_name.items())
+        )
         log4j.write_text(_LOG4J, encoding="utf-8")
         java = [str(self._tools.java), *HEAP, *JVM, f"-Dlog4j2.configurationFile={log4j}"]
         return [

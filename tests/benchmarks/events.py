@@ -113,7 +113,7 @@ class Row:
 
 
 def rows_of(found: Results) -> list[Row]:
-    """What is compared, then what is Farside's alone; a part that was not measured leaves its figures out."""
+    """The compared figures, then those of Farside alone; a part that was not measured leaves its figures out."""
 
     def both(part: str, figure: str) -> tuple[Any, Any]:
         ours, theirs = (found[f"{who}.{part}"].get(figure) for who in ("farside", "mirror"))
@@ -146,13 +146,15 @@ def rows_of(found: Results) -> list[Row]:
 
 
 def _losses(ours: Results, theirs: Results) -> list[Row]:
-    """What was noticed, and what is missing though it is there to be read."""
+    """The losses that were noticed, and the records that are missing though they are there to be read."""
     if "unmeasured" in ours or "unmeasured" in theirs:
         return [Row("losses", None)]
-    return [Row(name, _told(ours[name]), _told(theirs[name]), "noticed", bool(ours[name]["noticed"])) for name in ours]
+    return [
+        Row(name, _verdict(ours[name]), _verdict(theirs[name]), "noticed", bool(ours[name]["noticed"])) for name in ours
+    ]
 
 
-def _told(story: Results) -> str:
+def _verdict(story: Results) -> str:
     text = "noticed" if story["noticed"] else "SILENT"
     if story["last_visible_after_s"] is None:
         return f"{text}, stuck"
@@ -183,7 +185,7 @@ def table(rows: list[Row], title: str) -> Table:
     return shown
 
 
-def told_of_losses(found: Results) -> list[str]:
+def lines_of_losses(found: Results) -> list[str]:
     """In their own words."""
     lines = []
     for who in ("farside", "mirror"):
@@ -195,11 +197,11 @@ def told_of_losses(found: Results) -> list[str]:
 
 
 def _machine(tools: Tools) -> Results:
-    told = subprocess.run([str(tools.java), "-version"], capture_output=True, text=True, check=True).stderr
+    version = subprocess.run([str(tools.java), "-version"], capture_output=True, text=True, check=True).stderr
     return {
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "java": told.splitlines()[0],
+        "java": version.splitlines()[0],
         "load_before": round(os.getloadavg()[0], 2),
     }
 
@@ -220,7 +222,7 @@ def main() -> int:
     console, scale, begun_s = Console(stderr=True), QUICK if given.quick else Scale(), time.monotonic()
     machine = _machine(Tools.cached())
     try:
-        results, told = measured(scale, console)
+        results, mirror_settings = measured(scale, console)
     except StackError as error:
         console.print(escape(str(error)))
         return 1
@@ -231,7 +233,7 @@ def main() -> int:
         "machine": machine,
         "took_s": round(time.monotonic() - begun_s),
         "scale": asdict(scale),
-        "mirror": {"java_options": [*HEAP, *JVM], "settings": told},
+        "mirror": {"java_options": [*HEAP, *JVM], "settings": mirror_settings},
         "results": results,
         "goals": [{**asdict(row), "ratio": row.ratio} for row in rows if row.goal],
     }
@@ -244,7 +246,7 @@ def main() -> int:
     else:
         out = Console()
         out.print(table(rows, f"{scale.copied:,} records copied, {scale.passed:,} passed"))
-        for line in told_of_losses(results):
+        for line in lines_of_losses(results):
             out.print(escape(line))
     return 1 if any("unmeasured" in one for one in results.values()) else 0
 

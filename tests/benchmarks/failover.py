@@ -105,7 +105,7 @@ def table(found: list[dict[str, Any]]) -> Table:
 
 
 def _others(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was written of profiles that were not measured now."""
+    """The recorded results of profiles that were not measured now."""
     if not path.exists():
         return []
     measured = {one["profile"] for one in found}

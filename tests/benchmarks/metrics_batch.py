@@ -29,7 +29,7 @@ SECONDS = 60
 
 
 def metric_of(generator: random.Random, rank: int, step: int, names: tuple[str, ...]) -> Metric:
-    """What one rank says of one step."""
+    """The values that one rank records of one step."""
     producer = f"r{rank:05d}-{rank:016x}"
     return Metric(
         event_id=f"gpt/1/{producer}/metrics/{step}",

@@ -26,18 +26,18 @@ from rich.table import Table
 from services.adapters.signer import Ed25519Signer
 from tests.simulation.failover_world import signer_in
 from tests.simulation.noise import Noise
-from tests.simulation.noisy_world import Told, World
+from tests.simulation.noisy_world import Counts, World
 
 HOURS_EACH = 10.0  # of one world
 _OF_PROCESS: list[tuple[tempfile.TemporaryDirectory[str], Ed25519Signer]] = []
 
 
-def measured(hours: float, first: int, jobs: int) -> tuple[Told, int]:
+def measured(hours: float, first: int, jobs: int) -> tuple[Counts, int]:
     """Everything that was counted, and in how many worlds; Ctrl-C ends it with what is done."""
     lengths = [HOURS_EACH] * int(hours // HOURS_EACH)
     lengths += [rest] if (rest := hours - sum(lengths)) > 0 else []
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} h"), TimeElapsedColumn()
-    total = Told()
+    total = Counts()
     with (
         ProcessPoolExecutor(jobs, initializer=_prepare) as pool,
         Progress(*columns, console=Console(stderr=True)) as shown,
@@ -47,9 +47,9 @@ def measured(hours: float, first: int, jobs: int) -> tuple[Told, int]:
         done = 0
         try:
             for one in as_completed(waiting):
-                told, done = one.result(), done + 1
-                total.add(told)
-                shown.update(task, advance=told.hours)
+                counts, done = one.result(), done + 1
+                total.add(counts)
+                shown.update(task, advance=counts.hours)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)  # what is done counts
     return total, done
@@ -61,40 +61,40 @@ def _prepare() -> None:
     _OF_PROCESS.append((folder, signer_in(Path(folder.name))))
 
 
-def _world(seed: int, hours: float) -> Told:
-    return World(seed, _OF_PROCESS[0][1], hours).run().told
+def _world(seed: int, hours: float) -> Counts:
+    return World(seed, _OF_PROCESS[0][1], hours).run().counts
 
 
-def report_of(told: Told, worlds: int, first: int, took_s: float) -> dict[str, Any]:
+def report_of(counts: Counts, worlds: int, first: int, took_s: float) -> dict[str, Any]:
     """As JSON."""
-    events = told.events
+    events = counts.events
     return {
         "day": time.strftime("%Y-%m-%d"),
         "profile": "default",
-        "hours": told.hours,
+        "hours": counts.hours,
         "worlds": worlds,
         "first_seed": first,
         "took_s": round(took_s),
         "noise": dataclasses.asdict(Noise()),
-        "false_promotions": told.false,
-        "broken_promises": told.broken,
-        "promotions_after_a_lapse": told.lapsed,
-        "tries": {kind: told.tries[kind] for kind in ("won", "refused", "unanswered")},
+        "false_promotions": counts.false,
+        "broken_promises": counts.broken,
+        "promotions_after_a_lapse": counts.lapsed,
+        "tries": {kind: counts.tries[kind] for kind in ("won", "refused", "unanswered")},
         "alarms": {name: events[f"failover.alarm {name}"] for name in ("link_lost", "holder_not_renewing")},
         "silences": events["failover.silent"],
         "refused_by_a_gate": events["failover.decided refused"],
-        "patience_raised": told.patience_raised,
-        "patience_most": told.patience_most,
-        "validity_gaps": told.gaps,
-        "validity_gaps_s": round(told.gaps_s, 1),
+        "patience_raised": counts.patience_raised,
+        "patience_most": counts.patience_most,
+        "validity_gaps": counts.gaps,
+        "validity_gaps_s": round(counts.gaps_s, 1),
         "diagnoses": {
             name.partition(" ")[2]: count
             for name, count in sorted(events.items())
             if name.startswith("failover.diagnosed")
         },
-        "controller_turns": told.turns,
-        "heartbeats_heard": told.beats,
-        "witness_requests": dict(sorted(told.requests.items())),
+        "controller_turns": counts.turns,
+        "heartbeats_heard": counts.beats,
+        "witness_requests": dict(sorted(counts.requests.items())),
     }
 
 
@@ -134,16 +134,16 @@ def main() -> int:
     if wanted.hours <= 0:
         parser.error("--hours must be positive")
     began_s = time.monotonic()
-    told, worlds = measured(wanted.hours, wanted.first, wanted.jobs)
-    found = report_of(told, worlds, wanted.first, time.monotonic() - began_s)
+    counts, worlds = measured(wanted.hours, wanted.first, wanted.jobs)
+    found = report_of(counts, worlds, wanted.first, time.monotonic() - began_s)
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
     wanted.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if wanted.json:
         print(json.dumps(found))
     else:
         Console().print(table(found))
-        print(*told.broken, sep="\n", end="\n" if told.broken else "")
-    return 1 if told.false or told.broken else 0
+        print(*counts.broken, sep="\n", end="\n" if counts.broken else "")
+    return 1 if counts.false or counts.broken else 0
 
 
 if __name__ == "__main__":

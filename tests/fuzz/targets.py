@@ -1,4 +1,4 @@
-"""What mutated bytes are thrown at, and what must hold: no error but its own, with a reason; nothing whole is lost.
+"""The targets of mutated bytes, each with its rule: no error but its own, with a reason; nothing whole is lost.
 
 Each target makes an input from a generator and judges what becomes of it. It raises AssertionError where a promise is
 broken; whatever else it raises is a crash.

@@ -1,4 +1,4 @@
-"""What several modules of real processes share."""
+"""Fixtures that several modules of real processes share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.foreign import clean_environment
+from tests.integration.foreign_environment import clean_environment
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ class Clocks:
         folder.mkdir(parents=True)
 
     def environment(self, name: str) -> dict[str, str]:
-        """What a process is started with, so that its clocks can be made to jump; they go on where they were."""
+        """The environment of a process whose clocks can be made to jump; a restarted one keeps its shift."""
         if name not in self._offsets:
             self._write(name, {"wall_s": 0.0, "boot_s": 0.0})
         return {"PYTHONPATH": str(SHIFTER), "FARSIDE_FAULT_CLOCK": str(self._path(name))}
@@ -46,7 +46,7 @@ class Clocks:
 
 
 def true_s(jumps: Iterable[Jump], shown_s: float) -> float:
-    """What a clock that jumped ahead skipped is the moment of the jump: nobody lived through it."""
+    """Times that a jump ahead skipped all map to the moment of the jump: nobody lived through them."""
     ahead_s = 0.0
     for at_s, since_s in jumps:
         if shown_s <= at_s + ahead_s:

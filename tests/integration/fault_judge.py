@@ -1,4 +1,4 @@
-"""What must hold after each round, seen from outside: spools, logs, stores, journals, the witness. Knows no fault."""
+"""Checks every promise after each round, from outside: spools, logs, stores, journals, the witness. Knows no fault."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Lines:
         self._path, self._offset = path, 0
 
     def new(self) -> list[dict[str, Any]]:
-        """What was written since."""
+        """The records written since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as stream:
@@ -60,7 +60,7 @@ class Log:
         self._followed: set[Partition] = set()
 
     def new(self) -> list[Event]:
-        """What became visible since; nothing while Kafka does not answer."""
+        """The records that became visible since the last call; none while Kafka does not answer."""
         found: list[Event] = []
         try:
             if len(self._followed) < len(paths.REPLICATED_LANES):
@@ -224,8 +224,8 @@ class Judge:
         for key in self._witness.list(paths.history_prefix(self._run)):
             if key not in self._noted:
                 self._noted[key] = self._codec.decode_as(Lease, self._witness.get(key) or b"")
-        told = {entry.epoch for record in self._noted.values() for entry in record.lineage}
-        return sorted({int(entry["epoch"]) for entry in lineage} - told)
+        recorded = {entry.epoch for record in self._noted.values() for entry in record.lineage}
+        return sorted({int(entry["epoch"]) for entry in lineage} - recorded)
 
     def _history(self, lineage: Sequence[dict[str, Any]]) -> list[str]:
         found = [f"I12: nobody noted epoch {epoch}" for epoch in self.unrecorded(lineage)]
@@ -250,7 +250,7 @@ class Judge:
         return [f"{region} does not have the whole checkpoint of step {step} ({wanted[:12]}), only {at_step}"]
 
     def _incomplete(self, region: str, manifest_key: str, wanted: str) -> list[str]:
-        """What a region's store lacks of a manifest and of what it names; empty if nothing."""
+        """The objects of a manifest that a region's store lacks, in words; empty if it has them all."""
         store, place = self._stores[region], f"{region}: {manifest_key}"
         envelope = store.get(manifest_key)
         if envelope is None:

@@ -1,4 +1,4 @@
-"""What is done to the running pair: each kind of fault, how it is drawn, and how it is undone. Judges nothing."""
+"""Each kind of fault of a running pair: how it is drawn, begun and undone. Judges nothing."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Pair:
         return self.stack.folder / "farside.toml"
 
     def status(self, region: str) -> dict[str, Any]:
-        """What a controller says of the run; empty if it does not answer."""
+        """A controller's status of the run; empty if it does not answer."""
         status = controller_of(self.settings, region).status_of(RUN)
         return {} if status is None else dict(plain(status))
 
@@ -100,7 +100,7 @@ class Pair:
         return str(found["primary"]), int(found["epoch"])
 
     def why(self) -> dict[str, str]:
-        """What each controller does now, why, and which gates speak against more."""
+        """Each controller's present action, its reason, and the gates that are closed."""
         found = {}
         for region in REGIONS:
             view = self.status(region)
@@ -143,11 +143,11 @@ class Pair:
                 code = None if full in self.down else self.actors.ended(full)
                 if code is None:
                     continue
-                said = tail(self.stack.folder / "logs" / f"{full}.log")
+                last_lines = tail(self.stack.folder / "logs" / f"{full}.log")
                 self.restarted.append(full)
                 self.start(name, region)  # in any case: what comes after must not fail for it too
                 if code not in MAY_END.get(name, set()):
-                    raise AssertionError(f"{full} ended with {code}:\n{said}")
+                    raise AssertionError(f"{full} ended with {code}:\n{last_lines}")
 
     def resources(self) -> dict[str, dict[str, int]]:
         """Memory and open files of each service now, and the whole folder's size: what must not grow without end."""

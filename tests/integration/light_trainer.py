@@ -55,7 +55,7 @@ def resumed_from(grant: Grant) -> bytes:
 
 
 def save(session: Session, step: int, state: bytes) -> None:
-    """What the storage writer and `run.rank_state` do, for one rank and one tensor."""
+    """Writes a checkpoint as the storage writer and `run.rank_state` do, of one rank and one tensor."""
     folder = session.checkpoint_folder(step)
     if folder is None:
         raise ValueError("a checkpoint is written under a grant")

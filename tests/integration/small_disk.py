@@ -21,7 +21,7 @@ class SmallDisk:
 
     @property
     def free_bytes(self) -> int:
-        """What is left."""
+        """The free bytes."""
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize
 

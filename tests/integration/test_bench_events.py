@@ -12,7 +12,7 @@ import pytest
 
 from tests.benchmarks.events import QUICK, rows_of
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 STORIES = {
     "retention overtook unread records",
     "topic made anew while it was stopped",
@@ -22,7 +22,7 @@ STORIES = {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one small run wrote."""
+    """The report of one small run."""
     out = tmp_path_factory.mktemp("bench") / "events.json"
     argv = [sys.executable, "-m", "tests.benchmarks.events", "--quick", "--json", "--out", str(out)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=500, cwd=Path.cwd())

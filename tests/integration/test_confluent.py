@@ -23,7 +23,7 @@ from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.system_clock import SystemClock
 from services.cli.events_view import plain
 from services.runtime.clients import cluster_of, store_of
-from tests.integration.foreign import read
+from tests.integration.foreign_environment import read
 from tests.integration.test_events import CODEC, _common, _message, _metric, _Plane, opened
 
 pytestmark = pytest.mark.servers
@@ -39,7 +39,7 @@ def _later_metric(seq: int, field: str) -> tuple[str, str, bytes]:
 
 
 def _more() -> list[Event]:
-    """What has records in it, and another lane."""
+    """A batch of metrics, which has records in it, and an event of another lane."""
     column = MetricColumn(name="loss", rows=(0,), values=(0.5,))
     return [
         MetricBatch(
@@ -101,10 +101,10 @@ def test_confluents_own_deserializer_reads_a_replayed_topic_and_gets_the_same_va
         shown = plane.farside(*replay).stdout
         assert f"in Confluent's wire format, schemas at {url}" in shown
         assert (_subjects(url), "nothing was done" in shown) == ([], True)
-        told = plane.farside(*replay, "--execute", "--json", code=1)
-        ended = json.loads(told.stdout.splitlines()[-1])
+        result = plane.farside(*replay, "--execute", "--json", code=1)
+        ended = json.loads(result.stdout.splitlines()[-1])
         assert (ended["done"], ended["counts"]) == (True, {"left_out": 2, "published": len(ours)})
-        left_out = [line for line in told.stderr.splitlines() if "is left out" in line]
+        left_out = [line for line in result.stderr.splitlines() if "is left out" in line]
         assert [line.split(" is left out: ")[0] for line in left_out] == [f"farside: {TORN}", f"farside: {UNKNOWN}"]
         assert "undecodable Metric" in left_out[0]
         assert "the region's store has no schemas/" in left_out[1]
@@ -128,8 +128,8 @@ def test_confluents_own_deserializer_reads_a_replayed_topic_and_gets_the_same_va
 def test_a_registry_that_is_gone_is_told_and_the_topic_gets_nothing(plane: _Plane) -> None:
     """Exit code 1, the address, and that the same command goes on."""
     gone = ("--wire", "confluent", "--registry", "http://127.0.0.1:1", "--wait", "0.5")
-    told = plane.farside("replay", "--to", "topic:replay.gone", *gone, "--execute", "--json", code=1)
-    ended = json.loads(told.stdout.splitlines()[-1])
+    result = plane.farside("replay", "--to", "topic:replay.gone", *gone, "--execute", "--json", code=1)
+    ended = json.loads(result.stdout.splitlines()[-1])
     assert (ended["done"], ended["counts"]) == (False, {})
     assert ended["why"].startswith("schema registry http://127.0.0.1:1 does not answer")
     east = plane.settings.region("east")

@@ -23,17 +23,17 @@ from typer.testing import CliRunner
 from farside import _spool
 from services.cli import app
 from services.demo.actors import read_lines
-from tests.integration import dying, event_points
-from tests.integration.dying import Point
-from tests.integration.event_points import AGENT, REPLICATOR, RETIRE, START
+from tests.integration import death_points, dying_service
+from tests.integration.death_points import AGENT, REPLICATOR, RETIRE, START
+from tests.integration.dying_service import Point
 from tests.integration.fault_kinds import HOUR_S, Fault
 from tests.integration.fault_pair import REGIONS, RUN, TRAINER, Cast
 from tests.integration.fault_rounds import Round, Rounds, running
 from tests.integration.small_disk import SmallDisk, mounted
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 EVERY = os.environ.get("POINTS") == "all"
-POINTS = event_points.ALL if EVERY else event_points.SHORT
+POINTS = death_points.ALL if EVERY else death_points.SHORT
 CUT_S = float(os.environ.get("CUT_S") or 10.0)
 COMES_S = 45.0
 AUDIT_S = 60.0
@@ -56,20 +56,20 @@ class _Plane:
 
     def audit(self) -> dict[str, Any]:
         """The audit's report, once it finds nothing; AssertionError with what it finds if that lasts."""
-        told: dict[str, Any] = {}
+        report: dict[str, Any] = {}
 
         def clean() -> bool:
             argv = ["events", "audit", "--run", RUN, "--json", "--config", str(self.rounds.pair.config)]
             result = CliRunner().invoke(app, argv)
-            told.clear()
-            told.update(json.loads(result.stdout) if result.stdout else {"unaccounted": [result.stderr]})
+            report.clear()
+            report.update(json.loads(result.stdout) if result.stdout else {"unaccounted": [result.stderr]})
             return result.exit_code == 0
 
         try:
             self.rounds.pair.wait(clean, "an audit that finds nothing", AUDIT_S)
         except AssertionError as error:
-            raise AssertionError(f"{error}: {told.get('unaccounted')}") from error
-        return told
+            raise AssertionError(f"{error}: {report.get('unaccounted')}") from error
+        return report
 
     def play(self, kind: str, begin: Callable[[], Fault]) -> Round:
         """A round, in which everything accepted arrives, and its audit."""
@@ -86,7 +86,7 @@ class _Plane:
         left = {point: self.where(point.service) for point in points}
         for point, region in left.items():
             pair.down.add(f"{point.service}-{region}")
-            dying.arm(self.points, region, point)
+            dying_service.arm(self.points, region, point)
         anew = bool(set(points) & {*RETIRE, *START})
         if anew:
             pair.kill(f"{TRAINER}-{self.where(AGENT)}")
@@ -103,7 +103,7 @@ class _Plane:
 
         def undo() -> None:
             for point, region in left.items():  # the point was not reached in its time
-                dying.disarm(self.points, point.service, region)
+                dying_service.disarm(self.points, point.service, region)
                 pair.actors.kill(f"{point.service}-{region}")  # it may be dying of it right now
                 pair.start(point.service, region)
 
@@ -118,13 +118,13 @@ class _Plane:
         servers = {one.name: one for one in pair.stack.states()}
         pids = tuple(pid for one in names if (pid := servers[one].pid))
         assert len(pids) == len(names), f"not all of {names} run"
-        dying.arm(self.points, region, replace(point, kills=pids))
+        dying_service.arm(self.points, region, replace(point, kills=pids))
 
         def over() -> bool:
             return {one.name for one in pair.stack.states() if one.state == "gone"} >= set(names)
 
         def undo() -> None:
-            dying.disarm(self.points, point.service, region)
+            dying_service.disarm(self.points, point.service, region)
             for name in names:
                 pair.stack.restart(name)
 
@@ -137,8 +137,12 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plane]:
     folder = tmp_path_factory.mktemp("event-faults")
     points = folder / "points"
     points.mkdir()
-    more = {dying.FOLDER: str(points), "FARSIDE_PUBLISH__BATCH_AGE_S": "0.3", "FARSIDE_PUBLISH__KEEP_LOGS_S": "0"}
-    modules = dict.fromkeys((AGENT, REPLICATOR), "tests.integration.dying")
+    more = {
+        dying_service.FOLDER: str(points),
+        "FARSIDE_PUBLISH__BATCH_AGE_S": "0.3",
+        "FARSIDE_PUBLISH__KEEP_LOGS_S": "0",
+    }
+    modules = dict.fromkeys((AGENT, REPLICATOR), "tests.integration.dying_service")
     # Under the default lease nobody takes over while a service or a broker starts again, on a slow machine either.
     cast = Cast(every_steps=8, step_s=0.12, values=100, modules=modules, environment=more, profile="default")
     with contextlib.ExitStack() as stack:
@@ -214,13 +218,13 @@ def test_I14_I16_a_full_disk_thins_metrics_first_and_stops_no_trainer(plane: _Pl
     trainer = pair.stack.folder / "logs" / f"{TRAINER}-{region}.log"
     timeline = pair.settings.state_dir / "timeline" / f"agent-{region}.jsonl"
 
-    def trained() -> list[str]:
+    def step_lines() -> list[str]:
         return [one for one in trainer.read_text(encoding="utf-8").splitlines() if one.startswith("step ")]
 
-    def said(what: str) -> int:
+    def count_in_log(what: str) -> int:
         return trainer.read_text(encoding="utf-8").count(what)
 
-    def told(event: str) -> list[dict[str, Any]]:
+    def journal_entries(event: str) -> list[dict[str, Any]]:
         return [one for one in read_lines(timeline) if one["event"] == event]
 
     def logs_bytes() -> int:
@@ -228,23 +232,27 @@ def test_I14_I16_a_full_disk_thins_metrics_first_and_stops_no_trainer(plane: _Pl
         return sum(one.stat().st_size for one in folder.glob("*/log*"))
 
     pair.wait(lambda: logs_bytes() >= LOG_BYTES, "a log that a disk can be small for")
-    thinned, alarms, fulls = said("metrics_thinned"), said("farside.spool_full"), len(told("spool.full"))
-    skips, saved = said("checkpoint_skipped"), len(told("checkpoint.committed"))
+    thinned, alarms, fulls = (
+        count_in_log("metrics_thinned"),
+        count_in_log("farside.spool_full"),
+        len(journal_entries("spool.full")),
+    )
+    skips, saved = count_in_log("checkpoint_skipped"), len(journal_entries("checkpoint.committed"))
     try:
         disk.leave(logs_bytes() * 3 // 4)  # four sevenths of the room are used: every second step's metric is kept
-        pair.wait(lambda: said("metrics_thinned") > thinned, "thinned metrics")
-        pair.wait(lambda: len(told("checkpoint.committed")) >= saved + 2, "checkpoints with little room")
-        assert said("checkpoint_skipped") == skips, "metrics are thinned first"
-        assert said("farside.spool_full") == alarms
+        pair.wait(lambda: count_in_log("metrics_thinned") > thinned, "thinned metrics")
+        pair.wait(lambda: len(journal_entries("checkpoint.committed")) >= saved + 2, "checkpoints with little room")
+        assert count_in_log("checkpoint_skipped") == skips, "metrics are thinned first"
+        assert count_in_log("farside.spool_full") == alarms
 
         def begin() -> Fault:
             disk.leave(0)
-            before = len(trained())
+            before = len(step_lines())
 
             def over() -> bool:
                 disk.leave(0)  # what was uploaded meanwhile gave room
-                alarmed = said("farside.spool_full") > alarms and len(told("spool.full")) > fulls
-                return alarmed and len(trained()) >= before + GOES_ON_LINES
+                alarmed = count_in_log("farside.spool_full") > alarms and len(journal_entries("spool.full")) > fulls
+                return alarmed and len(step_lines()) >= before + GOES_ON_LINES
 
             return Fault(f"{region}'s spool has no room", disk.empty, COMES_S, over, trains=False)
 
@@ -252,9 +260,9 @@ def test_I14_I16_a_full_disk_thins_metrics_first_and_stops_no_trainer(plane: _Pl
     finally:
         disk.empty()
     assert pair.holder() == (region, epoch)
-    assert said("farside.spool_full") == alarms + 1
-    (figures,) = told("spool.full")[fulls:]
+    assert count_in_log("farside.spool_full") == alarms + 1
+    (figures,) = journal_entries("spool.full")[fulls:]
     assert figures["free_bytes"] < figures["disk_bytes"]
     assert figures["log_bytes"] >= LOG_BYTES
-    assert told("spool.has_room")
-    pair.wait(lambda: bool(told("publish.metrics_thinned")), "the account of what was left out")
+    assert journal_entries("spool.has_room")
+    pair.wait(lambda: bool(journal_entries("publish.metrics_thinned")), "the account of what was left out")

@@ -37,7 +37,7 @@ from services.runtime.clients import client_of, cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings, load
 from tests.brokers import admin_of
-from tests.integration.foreign import read
+from tests.integration.foreign_environment import read
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.waiting import wait_until
 
@@ -82,9 +82,9 @@ class _Plane:
 
     def farside(self, *args: str, code: int = 0) -> Result:
         """The command, which ends with this code."""
-        told = CliRunner().invoke(app, [*args, "--config", str(self.config)], env={"COLUMNS": "100"})
-        assert told.exit_code == code, (args, told.output, told.stderr, told.exception)
-        return told
+        result = CliRunner().invoke(app, [*args, "--config", str(self.config)], env={"COLUMNS": "100"})
+        assert result.exit_code == code, (args, result.output, result.stderr, result.exception)
+        return result
 
     def lines(self, *args: str, code: int = 0) -> list[dict[str, Any]]:
         """Its JSON lines."""
@@ -171,8 +171,8 @@ def test_what_is_in_a_log_is_shown_whole_by_readers_that_nobody_notices(plane: _
     assert [one] == plane.lines("events", "show", "metrics/0/1", "--at", "east") == [shown[1]]
     raw = plane.lines("events", "show", "metrics/0/2", "--at", "east", "--raw", "hex")
     assert raw[0]["value"] == CODEC.encode(_metric(3))[:-3].hex()
-    told = plane.farside("events", "count", "--at", "east", "--by", "lane", "--lane", "metrics", "--json").stdout
-    (counted,) = json.loads(told)
+    counts_text = plane.farside("events", "count", "--at", "east", "--by", "lane", "--lane", "metrics", "--json").stdout
+    (counted,) = json.loads(counts_text)
     assert (counted["records"], counted["undecodable"], counted["steps"]) == (5, 1, [1, 5])
     assert "offset 99 is outside" in plane.farside("events", "show", "metrics/0/99", "--at", "east", code=1).stderr
     for name in ("east", "west"):
@@ -323,10 +323,10 @@ def test_with_the_primary_gone_the_standby_is_looked_at_and_the_audit_says_what_
     """Without --at the first region that answers is read, and said; the audit counts what is there, and exits 1."""
     plane.stack.kill("kafka-east")
     plane.stack.kill("s3-east")
-    told = plane.farside("events", "list", "--lane", "metrics", "--json")
-    assert "east does not answer" in told.stderr
-    assert "reading the log of west" in told.stderr
-    assert len(told.stdout.splitlines()) >= 4
+    result = plane.farside("events", "list", "--lane", "metrics", "--json")
+    assert "east does not answer" in result.stderr
+    assert "reading the log of west" in result.stderr
+    assert len(result.stdout.splitlines()) >= 4
     assert "no log can be read; tried east" in plane.farside("events", "count", "--at", "east", code=1).stderr
     (report,) = plane.lines("events", "audit", "--run", "gpt", code=1)
     assert any(line.startswith("east: what was accepted there") for line in report["unaccounted"])

@@ -50,12 +50,12 @@ class _Plane:
 
     def lines(self, *args: str, code: int = 0) -> list[dict[str, Any]]:
         """A command's JSON lines."""
-        told = CliRunner().invoke(app, [*args, "--json", "--config", str(self.config)])
-        assert told.exit_code == code, (args, told.output, told.stderr, told.exception)
-        return [json.loads(line) for line in told.stdout.splitlines()]
+        result = CliRunner().invoke(app, [*args, "--json", "--config", str(self.config)])
+        assert result.exit_code == code, (args, result.output, result.stderr, result.exception)
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
     def visible(self, lane: str) -> list[dict[str, Any]]:
-        """What west shows of a lane."""
+        """The records of a lane that west shows."""
         return self.lines("events", "list", "--at", "west", "--lane", lane, "--limit", "0")
 
     def seqs(self, lane: str) -> list[int]:
@@ -64,9 +64,9 @@ class _Plane:
 
     def alarms(self) -> list[dict[str, Any]]:
         """The open ones of west, by kind and lane."""
-        told = CliRunner().invoke(app, ["alarms", "list", "--json", "--config", str(self.config)])
-        found = [json.loads(line) for line in told.stdout.splitlines()]
-        return sorted(found, key=lambda one: (one["kind"], one["lane"]))
+        result = CliRunner().invoke(app, ["alarms", "list", "--json", "--config", str(self.config)])
+        alarms = [json.loads(line) for line in result.stdout.splitlines()]
+        return sorted(alarms, key=lambda alarm: (alarm["kind"], alarm["lane"]))
 
     def publish(self, *events: Event) -> None:
         """As east's agent does."""

@@ -21,6 +21,7 @@ from services.settings import Settings, load
 from tests.benchmarks.witness import LIGHT, PACE
 from tests.waiting import wait_until
 
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 REGIONS = ("east", "west")
 START_S = 180.0
 CLOCK = SystemClock()
@@ -45,11 +46,11 @@ class _Guarded:
         return _spool.launch_folder(self.settings.region(region).node_dir, "gpt", launch or f"job-{region}")
 
     def steps(self, name: str) -> list[dict[str, float]]:
-        """What a trainer has computed."""
+        """The steps that a trainer has computed."""
         return read_lines(self._out(name) / "losses.jsonl")
 
     def log(self, name: str) -> str:
-        """What guard and trainer said."""
+        """The lines that guard and trainer logged."""
         return (self.stack.folder / "logs" / f"{name}.log").read_text(encoding="utf-8")
 
     def _out(self, name: str) -> Path:
@@ -76,7 +77,6 @@ def guarded(tmp_path: Path) -> Iterator[_Guarded]:
             local_config.clean(stack.folder)
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I1_I16_a_guard_ends_torchrun_when_its_controller_is_lost_and_lets_a_standby_wait(guarded: _Guarded) -> None:
     """The controller is killed, so nothing is renewed: no rank computes past the margin, none is left, exit code 79.

@@ -99,6 +99,7 @@ def test_a_killed_broker_comes_back_on_its_port_with_its_data(stack: Stack) -> N
     assert "survives" in topics
 
 
+@pytest.mark.alone  # another stack could take the ports that are given back
 def test_a_killed_supervisor_leaves_no_server_and_no_port(tmp_path: Path) -> None:
     """Even SIGKILL of the owner ends every server that it had started."""
     command = [sys.executable, "-m", "infra.local.supervisor", str(tmp_path), "0", "0", "east"]

@@ -20,6 +20,7 @@ from tests.integration.fault_pair import REGIONS, RUN, SETTLES_S
 from tests.integration.fault_rounds import Rounds, running
 from tests.waiting import wait_until
 
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 ROUNDS, SEED = 10, 246  # of this seed's first ten, most are of different kinds
 
 
@@ -34,7 +35,6 @@ def _other(region: str) -> str:
     return next(one for one in REGIONS if one != region)
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I4_I16_requests_arrive_at_the_witness_and_no_answer_does(rounds: Rounds) -> None:
     """The holder's renewals land and it cannot know; it trains on, nobody is promoted, and it goes on in its epoch."""
@@ -44,7 +44,6 @@ def test_I4_I16_requests_arrive_at_the_witness_and_no_answer_does(rounds: Rounds
     assert found.after == (holder, epoch)
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 @pytest.mark.parametrize("answers", [True, False], ids=["no_answers", "no_requests"])
 def test_I10_a_link_that_is_cut_one_way_promotes_nobody(rounds: Rounds, answers: bool) -> None:
@@ -55,7 +54,6 @@ def test_I10_a_link_that_is_cut_one_way_promotes_nobody(rounds: Rounds, answers:
     assert found.after == (holder, epoch)
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I1_I16_a_slow_witness_stops_no_training_and_makes_no_second_holder(rounds: Rounds) -> None:
     """Answers that come later than a lease can be renewed: training goes on, and one region holds the run after it."""
@@ -65,7 +63,6 @@ def test_I1_I16_a_slow_witness_stops_no_training_and_makes_no_second_holder(roun
     assert found.after == (holder, epoch), "its nodes were heard all the time"
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I1_a_holder_whose_clocks_jump_lets_go_or_goes_on_and_never_holds_too_long(rounds: Rounds) -> None:
     """As after a suspended machine: CLOCK_BOOTTIME an hour ahead, the wall clock three hours behind."""
@@ -76,7 +73,6 @@ def test_I1_a_holder_whose_clocks_jump_lets_go_or_goes_on_and_never_holds_too_lo
     assert found.before[0] == holder
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I5_I7_a_region_that_slept_in_mid_upload_wakes_up_as_a_branch(rounds: Rounds) -> None:
     """The classic zombie: what it had begun to upload it finishes after the other took over, and it never counts."""
@@ -93,7 +89,6 @@ def test_I5_I7_a_region_that_slept_in_mid_upload_wakes_up_as_a_branch(rounds: Ro
     assert [one for one in ids if standing(view, one.epoch, one.step) is not Standing.CURRENT] == []
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I1_I2_I7_I9_I13_I14_one_holder_one_chain_and_no_lost_event_after_every_random_fault(rounds: Rounds) -> None:
     """Ten of all kinds; after each, one region holds the run, trains on, and nothing accepted is missing anywhere."""
@@ -117,7 +112,7 @@ def test_the_judge_sees_two_holders_at_once_and_a_write_that_two_have_won() -> N
 
 
 def test_a_clock_that_jumped_ahead_is_turned_back_into_true_time() -> None:
-    """What the jump skipped is its own moment; before and after it, times are shifted by what was ahead then."""
+    """Skipped times map to the moment of the jump; before and after it, times are shifted by the lead of that time."""
     jumps = [(100.0, 0.0), (200.0, 50.0), (300.0, 60.0)]
     shown = [150.0, 200.0, 225.0, 250.0, 260.0, 350.0, 355.0, 360.0, 400.0]
     assert [true_s(jumps, one) for one in shown] == [150.0, 200.0, 200.0, 200.0, 210.0, 300.0, 300.0, 300.0, 340.0]

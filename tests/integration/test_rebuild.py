@@ -42,9 +42,9 @@ def test_I15_a_rebuild_that_is_killed_goes_on_and_the_regions_replicator_goes_on
         process.kill()
         process.communicate()
     assert len(plane.lines(*listed)) < 4
-    told = plane.farside(*into, "--execute")
-    assert "continuing where it was stopped" in told.stderr
-    assert "replayed into west" in told.stdout
+    result = plane.farside(*into, "--execute")
+    assert "continuing where it was stopped" in result.stderr
+    assert "replayed into west" in result.stdout
     assert [line["record"]["seq"] for line in plane.lines(*listed)] == [1, 2, 4, 5]
     assert store_of(plane.settings.region("west")).get(OWN.chunk(0, 0)) == CHUNK
     assert "has followed east already" in plane.farside(*into, "--execute", "--again", code=2).stderr
@@ -67,11 +67,11 @@ def test_I2_a_rebuild_ends_when_the_regions_replicator_is_started_and_leaves_the
     try:
         wait_until(lambda: bool(plane.lines(*listed)), DEADLINE_S, "the first metric in west")
         plane.actors.service("replicator", "west")
-        _, said = process.communicate(timeout=DEADLINE_S)
+        _, errors = process.communicate(timeout=DEADLINE_S)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 1
-    assert "Traceback" not in said
-    assert "the replicator of west was started meanwhile and goes on with the rest by itself" in said
+    assert "Traceback" not in errors
+    assert "the replicator of west was started meanwhile and goes on with the rest by itself" in errors
     wait_until(lambda: len(plane.lines(*listed)) == 4, DEADLINE_S, "the rest, from the replicator")

@@ -29,15 +29,15 @@ from services.settings import Settings, load
 from tests.waiting import wait_until
 
 SERVERS = ("kafka-east", "s3-east")
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 DEADLINE_S = 60.0
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I7_I13_I14_a_lost_region_changes_nothing_in_the_result(tmp_path: Path) -> None:
     """The demo's story: bit-identical, no accepted event lost, the zombie set aside, the lease never held twice."""
-    told: list[str] = []
-    story = Story(tmp_path / "demo", 11, 60, told.append)
+    story_lines: list[str] = []
+    story = Story(tmp_path / "demo", 11, 60, story_lines.append)
     story.play()
     found = report.write(story, tmp_path / "report")
     assert report.passed(found), found
@@ -45,10 +45,9 @@ def test_I7_I13_I14_a_lost_region_changes_nothing_in_the_result(tmp_path: Path) 
     assert found["events"]["accepted"] == found["events"]["visible"] > 60
     assert found["resumed_from_step"] <= found["killed_at_step"]
     assert (tmp_path / "report" / "loss.png").stat().st_size > 10_000
-    assert len(told) >= 8
+    assert len(story_lines) >= 8
 
 
-@pytest.mark.servers
 @pytest.mark.torch
 def test_I9_a_failback_loses_no_step_and_changes_nothing_in_the_result(tmp_path: Path) -> None:
     """Lost, and back by the operator's own command: bit-identical, no event lost, the lease never held twice."""
@@ -84,12 +83,12 @@ class _Regions:
         self.stack, self.actors, self.settings = stack, actors, settings
 
     def control(self, region: str) -> dict[str, Any]:
-        """What a controller says of the run; empty if it does not answer."""
+        """A controller's status of the run; empty if it does not answer."""
         status = controller_of(self.settings, region).status_of("gpt")
         return {} if status is None else dict(plain(status))
 
     def timeline(self) -> list[dict[str, Any]]:
-        """What all of them said."""
+        """The merged timeline of all services."""
         return figures.timeline(self.settings.state_dir)
 
 
@@ -115,7 +114,6 @@ def regions(tmp_path: Path) -> Iterator[_Regions]:
             actors.stop()
 
 
-@pytest.mark.servers
 def test_I10_a_lost_link_is_an_alarm_and_promotes_nobody(regions: _Regions) -> None:
     """East goes on renewing at the witness, so its silence is the link's (6.7); healed, all is well again."""
     regions.stack.cut("west", "east")
@@ -133,7 +131,6 @@ def test_I10_a_lost_link_is_an_alarm_and_promotes_nobody(regions: _Regions) -> N
     assert regions.control("east")["is_holder"] is True
 
 
-@pytest.mark.servers
 def test_I1_a_region_that_was_only_asleep_stands_down_when_it_wakes(regions: _Regions) -> None:
     """SIGSTOP to all of east; west takes over; thawed, east reads the witness before it acts, and gives way."""
     services = ("controller-east", "agent-east")
@@ -154,7 +151,6 @@ def test_I1_a_region_that_was_only_asleep_stands_down_when_it_wakes(regions: _Re
     assert figures.overlap_s(regions.timeline()) == 0
 
 
-@pytest.mark.servers
 def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why(regions: _Regions) -> None:
     """Pause, resume, acknowledge, a switchover that cannot be, and the history of it all, through real processes."""
 
@@ -184,13 +180,15 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
     assert "no branch of epoch 1" in farside("discard", "--region", "east", "--epoch", "1", "--yes", code=1)
     assert farside("acknowledge", "--yes", "--json")["after"]["acknowledged"] == 1
 
-    def said() -> list[tuple[str, str]]:
+    def recorded_requests() -> list[tuple[str, str]]:
         found = [(one["reason"], one["note"]) for one in farside("history", "--json")]
         return [one for one in found if one[0] in {"pause", "resume", "schedule", "cancel", "acknowledge"}]
 
-    wait_until(lambda: len(said()) == 5, DEADLINE_S, "the history, which is written right after the record")
-    told = [("pause", "link works"), ("resume", ""), ("schedule", ""), ("cancel", ""), ("acknowledge", "")]
-    assert said() == told
+    wait_until(
+        lambda: len(recorded_requests()) == 5, DEADLINE_S, "the history, which is written right after the record"
+    )
+    requests = [("pause", "link works"), ("resume", ""), ("schedule", ""), ("cancel", ""), ("acknowledge", "")]
+    assert recorded_requests() == requests
     assert [entry["region"] for entry in farside("lineage", "--json")["lineage"]] == ["east"]
     assert "renews in" in farside("explain")
     for here in regions.settings.regions.values():
@@ -198,7 +196,7 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
 
 
 def _gates(farside: Callable[..., Any]) -> list[tuple[str, Any]]:
-    """What each controller's gates say now."""
+    """The gates of each controller, as `explain` shows them now."""
     found: dict[str, Any] = farside("explain", "--json")
     return list(found.items())
 

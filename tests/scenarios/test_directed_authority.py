@@ -16,8 +16,8 @@ from pipelines.flows.authority.planned_moves import PAUSE, MoveRequest
 from schemas.records import Lease
 from services.adapters.signer import Ed25519Signer
 from tests.manual_world import ManualWorld, signer_in, world_with_step_10
+from tests.simulation.failover_judge import hold
 from tests.simulation.failover_world import Region, World
-from tests.simulation.judge import hold
 from tests.simulation.register_checker import UNKNOWN, Operation
 
 CUT_S = 20.0
@@ -170,7 +170,7 @@ def _second_controller(world: ManualWorld) -> float:
 def test_I1_I8_an_older_controller_that_loses_only_the_witness_acts_no_longer_than_its_validity(
     world: ManualWorld,
 ) -> None:
-    """What it still grants runs out with the lease that it won; it writes nothing, and what is asked of it waits."""
+    """Its grants run out with the lease that it won; it writes nothing, and requests to it wait."""
     older = world.east.control
     ends_s = _second_controller(world)
     mark = len(world.history)
@@ -185,7 +185,7 @@ def test_I1_I8_an_older_controller_that_loses_only_the_witness_acts_no_longer_th
     assert world.outcomes()[20] == "committed", "within the validity, under the same attempt"
     third = world.save(30)
     world.until(lambda: world.east.store.size(third.receipt(0)) is not None, "it is uploaded")
-    assert world.told == "provisional"
+    assert world.trainer_state == "provisional"
     assert 30 not in world.outcomes(), "no grant is valid at this moment"
     assert {one.incarnation for one in world.history[mark:]} == {world.lease.incarnation}
     assert {one.holder for one in world.history} == {"east"}, "west sees the run renewed"
@@ -199,7 +199,7 @@ def test_I8_agents_that_ask_the_newer_controller_go_on_under_the_same_attempt(wo
     newer = world.east.controls[-1]
     world.until(lambda: world.clock.now_s > ends_s, "the older one's validity is over")
     world.save(20)
-    world.until(lambda: world.told == "provisional", "the older one grants nothing")
+    world.until(lambda: world.trainer_state == "provisional", "the older one grants nothing")
     world.east.control = newer
     world.until(lambda: world.outcomes().get(20) == "committed", "ratified")
     assert (world.lease.epoch, world.lease.attempt) == (1, 1)

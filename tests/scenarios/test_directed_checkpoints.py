@@ -26,7 +26,7 @@ from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_world import SHARD, ManualRegion, ManualWorld, signer_in, world_with_step_10
-from tests.stopping import Death, Moments, Stoppable, stop
+from tests.stop_at_call import Death, Moments, Stoppable, stop
 
 CODEC = Codec()
 OTHER_SHARD = SHARD[::-1]
@@ -50,8 +50,8 @@ class _Story:
         self.world.agent = self.world.agent_over(self.moments.of)
         self.agent = Stoppable(self.world.agent.turn)
         self.world.turns_agent = self.agent.turn
-        told = len(self.world.spool.told["launch-1"])
-        self.world.until(lambda: len(self.world.spool.told["launch-1"]) > told, "the new agent has its grant")
+        grants = len(self.world.spool.told["launch-1"])
+        self.world.until(lambda: len(self.world.spool.told["launch-1"]) > grants, "the new agent has its grant")
         self.moments.armed = True
         self.orphan = self.world.save(20, chunk=40)
         self.world.until(lambda: self.agent.is_stopped or 20 in self.world.outcomes(), "step 20")
@@ -78,7 +78,7 @@ class _Story:
         self.agent.thaw()
         self.world.east.witness.away, self.world.link = False, True
         self.world.until(lambda: 20 in self.world.outcomes(), "the outcome of step 20")
-        self.world.until(lambda: self.world.told == "superseded", "the trainer is told")
+        self.world.until(lambda: self.world.trainer_state == "superseded", "the trainer is told")
 
     def east_takes_back(self) -> GrantReply:
         """A failback; east has all that west committed. What east's next launch is granted."""
@@ -115,7 +115,7 @@ def _ready(region: str, step: int) -> Readiness:
 
 
 def _replicate(world: ManualWorld, to: ManualRegion, peer: ManualRegion) -> tuple[list[Checkpoint], list[DeadLetter]]:
-    """What a region's replicator makes of its peer's log of checkpoints."""
+    """A region's replicator, turned over its peer's log of checkpoints."""
     fake: object = to
     flow = LaneReplicator(
         PeerLane(peer.name, "checkpoints"),
@@ -191,8 +191,8 @@ def _dies_half_way(signer: Ed25519Signer, at: int, keep_spool: bool) -> tuple[Ma
     world = world_with_step_10(signer)
     moments = Moments(at, armed=False)
     world.agent = world.agent_over(moments.of)
-    told = len(world.spool.told["launch-1"])
-    world.until(lambda: len(world.spool.told["launch-1"]) > told, "the new agent has its grant")
+    grants = len(world.spool.told["launch-1"])
+    world.until(lambda: len(world.spool.told["launch-1"]) > grants, "the new agent has its grant")
     moments.armed = True
     first = world.save(20, chunk=20)
     with contextlib.suppress(Death):
@@ -229,9 +229,9 @@ def _the_next_attempt(world: ManualWorld, first: CheckpointId, what: str) -> tup
     second = world.save(int(granted["step"]) + 10, attempt=2, shard=OTHER_SHARD, chunk=20)
 
     def settled() -> bool:
-        told = {(one.attempt, one.step, one.state) for one in world.east.checkpoints()}
-        of_first = {state for attempt, step, state in told if (attempt, step) == (1, first.step)}
-        return (2, second.step, "committed") in told and bool(of_first & {"committed", "abandoned"})
+        published = {(event.attempt, event.step, event.state) for event in world.east.checkpoints()}
+        of_first = {state for attempt, step, state in published if (attempt, step) == (1, first.step)}
+        return (2, second.step, "committed") in published and bool(of_first & {"committed", "abandoned"})
 
     world.until(settled, f"{what}: both have an outcome")
     return second, int(granted["step"])

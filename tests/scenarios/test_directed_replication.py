@@ -31,7 +31,7 @@ from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 from tests.manual_world import signer_in
-from tests.stopping import Moments, Stoppable, stop
+from tests.stop_at_call import Moments, Stoppable, stop
 
 CODEC = Codec()
 ONE_EPOCH = LineageView(1, ((1, 0, -1),))

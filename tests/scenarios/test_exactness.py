@@ -17,23 +17,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from farside import _checkpoint, _spool
-from services.runtime.child_processes import family
+from services.runtime.child_processes import compiling_environment, family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.alone]
 
 CLIENT = Path(_spool.__file__).parents[1]
 SMALL = ["--steps", "12", "--checkpoint-every", "4", "--batch", "2", "--context", "32"]
 SMALL += ["--width", "32", "--layers", "2", "--heads", "2"]
 DEADLINE_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where the launches share compiled modules: without them, importing torch takes several times longer."""
-    return os.environ.get("PYTHONPYCACHEPREFIX") or str(tmp_path_factory.mktemp("bytecode"))
 
 
 @dataclass
@@ -69,8 +63,8 @@ class Launch:
 class Node:
     """A training node: its folder, its launches, and a test in the agent's place."""
 
-    def __init__(self, folder: Path, world_size: int, bytecode: str) -> None:
-        self.folder, self.world_size, self.bytecode = folder, world_size, bytecode
+    def __init__(self, folder: Path, world_size: int) -> None:
+        self.folder, self.world_size = folder, world_size
         self.launches: list[Launch] = []
 
     def launch(self, name: str, *flags: str, **environment: str) -> Launch:
@@ -78,10 +72,7 @@ class Node:
         out, node_dir = self.folder / name, self.folder / f"{name}-node"
         out.mkdir(parents=True)
         variables = {
-            **os.environ,
             "PYTHONPATH": str(CLIENT),
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": self.bytecode,
             "OMP_NUM_THREADS": "1",
             "FARSIDE_RUN": "gpt",
             "FARSIDE_NODE_DIR": str(node_dir),
@@ -91,7 +82,7 @@ class Node:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         command += [str(self.world_size), str(CLIENT / "examples" / "train_gpt.py"), *SMALL, "--out", str(out), *flags]
         with (out / "log").open("wb") as log:
-            process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+            process = subprocess.Popen(command, env=compiling_environment(variables), stdout=log, stderr=log)
         self.launches.append(Launch(process, node_dir, out, name))
         return self.launches[-1]
 
@@ -113,12 +104,12 @@ def wait_until(condition: Callable[[], bool], launch: Launch) -> None:
 
 
 @pytest.fixture
-def node_of(tmp_path: Path, bytecode: str) -> Iterator[Callable[[int], Node]]:
+def node_of(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
     """Makes nodes, and leaves no process behind."""
     nodes: list[Node] = []
 
     def make(world_size: int) -> Node:
-        nodes.append(Node(tmp_path, world_size, bytecode))
+        nodes.append(Node(tmp_path, world_size))
         return nodes[-1]
 
     yield make
@@ -150,7 +141,7 @@ def checkpoint_of(launch: Launch, intent: dict[str, Any]) -> Path:
 
 
 def build_index(launch: Launch, intent: dict[str, Any], target: Path) -> Path:
-    """What the agent or the warmer would do: copy the checkpoint's files and describe them."""
+    """Copies a checkpoint's files and describes them, as the agent or the warmer would."""
     body, source = intent["body"], checkpoint_of(launch, intent)
     shutil.copytree(source, target)
     ranks = [shard["rank"] for shard in body["ranks"]]
@@ -204,7 +195,7 @@ def test_three_ranks_killed_and_resumed_are_bit_identical_in_parameters_and_loss
 
 
 def check_records(launch: Launch, world_size: int) -> None:
-    """What an uninterrupted launch left in its spool: complete, numbered, chained, and plain."""
+    """The spool of an uninterrupted launch is complete, numbered, chained, and plain."""
     intents = records(launch.node_dir, "intent")
     assert [(one["step"], one["body"]["previous_step"]) for one in intents] == [(4, None), (8, 4), (12, 8)]
     (version,) = records(launch.node_dir, "data_version")

@@ -34,7 +34,7 @@ TURNS = 12
 
 
 class _World:
-    """What lasts of three regions; a flow for each lane of each pair."""
+    """The durable parts of three regions; a flow for each lane of each pair."""
 
     def __init__(self, folder: Path) -> None:
         self.signer, self.clock = signer_in(folder), ManualClock(1000.0)

@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.simulation import failover_world, judge, lease_world, regions_world
+from tests.simulation import failover_judge, failover_world, lease_world, regions_world
 from tests.simulation.lease_checker import faults_of_history, overlaps
-from tests.simulation.shrunk import shrunk
+from tests.simulation.smallest_world import shrunk
 
 Verdict = tuple[list[str], list[str]]  # broken promises, trace
 Failure = tuple[int, list[str], list[str]]  # seed, broken promises, trace
@@ -115,11 +115,11 @@ def _worlds(folder: Path) -> dict[str, Callable[[int], Verdict]]:
 
     def failover(seed: int) -> Verdict:
         world = failover_world.World(seed, signer).run()
-        return judge.faults(world), world.trace
+        return failover_judge.faults(world), world.trace
 
     def moves(seed: int) -> Verdict:
-        world = judge.moving(seed, signer).run()
-        return judge.faults(world), world.trace
+        world = failover_judge.moving(seed, signer).run()
+        return failover_judge.faults(world), world.trace
 
     def regions(seed: int) -> Verdict:
         world = regions_world.World(seed).run()

@@ -1,4 +1,4 @@
-"""What a region believed of its authority, in true time: all that the checkers see of it."""
+"""How long a region believed that it held the run, in true time; the checkers see nothing else of its belief."""
 
 from __future__ import annotations
 

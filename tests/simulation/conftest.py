@@ -1,4 +1,4 @@
-"""What the simulations share."""
+"""Fixtures that the simulations share."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ LANES = {paths.topic(lane) for lane in paths.REPLICATED_LANES}
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What lies at a manifest's key."""
+    """A manifest as it lies at its key."""
 
     record: Manifest | Abandoned
     digest: str
@@ -40,7 +40,7 @@ class _Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Accepted:
-    """What a spool accepted."""
+    """An event that a spool accepted."""
 
     identity: Identity
     step: int
@@ -191,7 +191,7 @@ class EventChecker:
         elif message.topic == paths.DEAD_LETTERS:
             self._dead(region, self._codec.decode_as(DeadLetter, message.value), looked)
         elif message.topic == paths.CONTROL and message.headers:
-            self._told(region, self._codec.decode(message.value))
+            self._judge_announcement(region, self._codec.decode(message.value))
 
     def _in_order(self, region: str, event: Event) -> None:
         """A number that is seen for the first time follows those of its producer that are there (docs/events.md, 6)."""
@@ -254,13 +254,13 @@ class EventChecker:
                 self._fail(f"I15: {one.lane} {one.seq} of {one.producer} is visible in {region} and set aside")
             known[_identity(one)] = "set aside"
 
-    def _told(self, region: str, record: Record) -> None:
+    def _judge_announcement(self, region: str, record: Record) -> None:
         """I12: what is told of a change is what was written at the witness."""
         if not isinstance(record, EpochChange):
             return
         entry = self._authority.chains.get(record.run, {}).get(record.epoch)
-        told = (region, record.fork_step, record.reason, record.actor)
-        if entry is None or told != (entry.region, entry.fork_step, entry.reason, entry.actor):
+        announced = (region, record.fork_step, record.reason, record.actor)
+        if entry is None or announced != (entry.region, entry.fork_step, entry.reason, entry.actor):
             self._fail(f"I12: {region} tells of epoch {record.epoch} of {record.run} what was not written")
         elif record.holder_before and not record.gates and record.reason != "adopted":
             self._fail(f"I12: {region} does not tell which gates it saw before epoch {record.epoch} of {record.run}")

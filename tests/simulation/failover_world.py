@@ -1,7 +1,7 @@
 """The real controllers in a simulated world: greenlets that give way before and after every port call.
 
 Time, the witness, the link and the processes are simulated; `pipelines.flows.authority.controller.Controller` and what
-it rests on are the ones that ship. Faults live here, `failover_checker.py` judges.
+it rests on are the ones that ship. Faults live here, `failover_judge.py` judges.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ class Region:
         self.pause(seconds * self.slowness)
 
     def close_claim(self) -> None:
-        """What was claimed ends now, unless it had ended before."""
+        """End the open claim now, unless its validity had ended before."""
         if self._claimed is not None:
             begin_s, end_s = self._claimed
             self.world.claims.append(Claim(self.name, begin_s, min(end_s, self.world.now_s)))

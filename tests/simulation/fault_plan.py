@@ -1,4 +1,4 @@
-"""What goes wrong in a world of regions, drawn from the seed before anything begins: a numbered list.
+"""The faults of a world of regions, drawn from the seed before anything begins: a numbered list.
 
 Each fault can be left out without changing the others, so a failing seed shrinks by leaving out as many as can be.
 """

@@ -12,8 +12,8 @@ import greenlet
 from pipelines.core.lease import ACTIVE, Held
 from pipelines.flows.authority.planned_moves import MoveRequest
 from schemas.records import Lease
+from tests.simulation.failover_judge import ask, faults
 from tests.simulation.failover_world import RUN, Region, World
-from tests.simulation.judge import ask, faults
 
 RESTART_S = 3.0
 ASK_S = 1.0
@@ -21,6 +21,7 @@ AFTERWARDS_S = 12.0  # long enough for another checkpoint
 
 Build = Callable[["Interruption"], "InterruptedWorld"]
 Judge = Callable[["InterruptedWorld"], list[str]]
+Choice = Callable[[list[str]], list[int]]
 
 
 class _Killed(BaseException):
@@ -166,13 +167,13 @@ class InterruptedWorld(World):
         self.at(ASK_S, lambda: self.until_moved(requests))
 
     def finish(self) -> None:
-        """What was wanted has come about: a few seconds more, in which nobody dies."""
+        """The requested moves have come about: the world lasts a few seconds more, in which nobody dies."""
         self.done, self.interruption.armed = True, False
         self.length_s = self.now_s + AFTERWARDS_S
 
 
 def launches(world: World) -> list[str]:
-    """What is wrong with the launches: each has one attempt, each attempt one launch, and every new one is the next."""
+    """The broken rules of launches: each has one attempt, each attempt one launch, and every new one is the next."""
     attempts: dict[str, set[tuple[int, int]]] = {}
     owners: dict[tuple[int, int], set[str]] = {}
     for lease in world.witness.history:
@@ -188,23 +189,42 @@ def launches(world: World) -> list[str]:
     return found
 
 
-def die_everywhere(region: str, build: Build, judge: Judge) -> list[str]:
-    """Kill the region's controller at every moment in turn: each is really reached, and every promise holds."""
+def all_moments(moments: list[str]) -> list[int]:
+    """The numbers of all moments, counted from 1."""
+    return list(range(1, len(moments) + 1))
+
+
+def first_of_each_kind(moments: list[str]) -> list[int]:
+    """The numbers of those moments before which no moment had the same name: each kind of call once."""
+    return [at for at in all_moments(moments) if moments.index(moments[at - 1]) == at - 1]
+
+
+def the_others(moments: list[str]) -> list[int]:
+    """The numbers of all moments that `first_of_each_kind` leaves out."""
+    return [at for at in all_moments(moments) if moments.index(moments[at - 1]) != at - 1]
+
+
+def die_everywhere(region: str, build: Build, judge: Judge, choose: Choice = all_moments) -> list[str]:
+    """Kill the region's controller at every chosen moment in turn: each is really reached, and every promise holds.
+
+    Returns:
+        All moments, those that were not chosen among them.
+    """
     counted = Interruption(region)
     first = build(counted)
     first.run()
     assert _faults(first, judge) == [], "without an interruption"
     wrong: list[str] = []
     trace: list[str] = []
-    for at, what in enumerate(counted.moments, start=1):
-        plan = Interruption(region, at)
+    for at in choose(counted.moments):
+        plan, moment = Interruption(region, at), counted.moments[at - 1]
         world = build(plan)
         world.run()
-        found = _faults(world, judge)
-        if plan.hit != f"{region}, moment {at}: {what}":
-            found.append(f"moment {at}, {what}, was not reached: {plan.hit!r}")
-        wrong += [f"{plan.hit}: {one}" for one in found]
-        trace = trace or (world.trace if found else [])
+        broken = _faults(world, judge)
+        if plan.hit != f"{region}, moment {at}: {moment}":
+            broken.append(f"moment {at}, {moment}, was not reached: {plan.hit!r}")
+        wrong += [f"{plan.hit}: {promise}" for promise in broken]
+        trace = trace or (world.trace if broken else [])
     assert not wrong, "\n".join([*wrong, "the moments:", *counted.moments, "the first trace:", *trace[-80:]])
     return counted.moments
 

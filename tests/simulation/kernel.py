@@ -41,7 +41,7 @@ class Kernel:
         heapq.heappush(self._queue, (self.now_s + delay_s, self._number, None, strand, strand.token))
 
     def run(self, until_s: float, after_each: Callable[[], bool]) -> None:
-        """What is due until then, one after the other; `after_each` looks at the world, and True ends it."""
+        """Run what is due until then, one after the other; `after_each` looks at the world, and True ends it."""
         queue = self._queue
         while queue and queue[0][0] <= until_s:
             due_s, _, act, strand, token = heapq.heappop(queue)
@@ -103,7 +103,7 @@ class Strand:
 
 
 class Trap:
-    """What befalls a process at the next call of a port whose name holds `call`."""
+    """Does something to a process, once, at its next call of a port whose name holds `call`."""
 
     def __init__(self, call: str, *, after: bool, act: Callable[[], None]) -> None:
         self.call, self.after, self.act = call, after, act

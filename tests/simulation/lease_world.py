@@ -24,7 +24,7 @@ Turn = Generator[float, None, None]
 
 @dataclass(frozen=True)
 class Protocol:
-    """What an actor asks of the core; a mutant replaces one of them to show that the checker can see."""
+    """The decisions that an actor asks of the core; a planted fault replaces one, to show that the checker sees it."""
 
     valid_until_s: Callable[[Belief], float] = lambda belief: belief.valid_until_s(PROFILE)
     may_try_at_s: Callable[[Belief], float] = lambda belief: belief.may_try_at_s(PROFILE)

@@ -1,4 +1,4 @@
-"""What disturbs a noisy world: spans of time in which a way is cut or a process stands still, and delays.
+"""The disturbances of a noisy world: spans of time in which a way is cut or a process stands still, and delays.
 
 All spans of a world are drawn before it begins, in true time, so that a question about any moment is a look-up.
 """

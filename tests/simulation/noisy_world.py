@@ -47,15 +47,15 @@ CODEC = Codec()
 
 
 @dataclass
-class Told:
-    """What is counted; two worlds' counts add up.
+class Counts:
+    """The counts of one world; two worlds' counts add up.
 
     Attributes:
         false: promotions while the holder was valid, or had renewed within the lease; each a broken promise.
         lapsed: promotions of a living region over another that could not renew for a whole lease, unheard.
         tries: lease writes that name a new epoch, by how they ended.
         broken: what a checker of the history says, in words.
-        events: what the controllers said, by name and reason.
+        events: the controllers' journal entries, by name and reason.
         patience_raised: how often a controller began to doubt its own ears.
         patience_most: how far that went.
         gaps: how often a holder's validity ended before its next write landed, and for how long in all.
@@ -75,7 +75,7 @@ class Told:
     gaps: int = 0
     gaps_s: float = 0.0
 
-    def add(self, other: Told) -> None:
+    def add(self, other: Counts) -> None:
         """Both together."""
         for one in dataclasses.fields(self):
             name = one.name
@@ -103,7 +103,7 @@ class World:
         self.noise, self.rates = noise or Noise(), rates or {}
         self.random = random.Random(seed)
         self.now_s = 0.0
-        self.told = Told(hours=hours)
+        self.counts = Counts(hours=hours)
         self.trace: list[str] = []
         self.witness = MemoryLeaseStore()
         self.landed_s = 0.0  # when the record was written last, whoever wrote
@@ -131,7 +131,7 @@ class World:
         while self._queue and self._queue[0][0] < self.length_s:
             self.now_s, _, act = heapq.heappop(self._queue)
             act()
-        self.told.broken += faults_of_history(self.witness.history)
+        self.counts.broken += faults_of_history(self.witness.history)
         return self
 
     def land(self, region: Region, lease: Lease, expected_etag: str | None, sent_s: float) -> str | None:
@@ -143,8 +143,8 @@ class World:
         if before is not None and before.lease.holder != lease.holder:
             self._judge(lease, self.regions[before.lease.holder])
         elif before is not None and sent_s > region.valid_until_s:
-            self.told.gaps += 1
-            self.told.gaps_s += sent_s - region.valid_until_s
+            self.counts.gaps += 1
+            self.counts.gaps_s += sent_s - region.valid_until_s
         self.landed_s = self.now_s
         region.valid_until_s = sent_s + DEFAULT.holder_validity_s / region.rate
         return etag
@@ -153,12 +153,12 @@ class World:
         """A promotion is false while the other side still trusts its lease, or renewed it within its length."""
         renewed_s = self.now_s - self.landed_s
         false = holder.trusts_its_lease or renewed_s < lease.lease_s
-        self.told.false += false
-        self.told.lapsed += not false
+        self.counts.false += false
+        self.counts.lapsed += not false
         note = f"{self.now_s:.3f} {lease.holder} took epoch {lease.epoch}, {renewed_s:.3f} s after the last write"
         self.trace.append(note)
         if false:
-            self.told.broken.append(f"seed {self.seed}: false promotion: {note}")
+            self.counts.broken.append(f"seed {self.seed}: false promotion: {note}")
 
 
 class Node:
@@ -232,7 +232,7 @@ class Region:
 
     @property
     def trusts_its_lease(self) -> bool:
-        """What its controller believes at this moment, on its own clock."""
+        """Its controller's belief at this moment, on its own clock."""
         return self.control._belief.valid_until_s(DEFAULT) > self.boottime_s()
 
     # --- the ports ---
@@ -256,9 +256,9 @@ class Region:
 
     def say(self, event: str, **fields: object) -> None:
         """Implements Journal."""
-        told = {"failover.alarm": "reason", "failover.decided": "reason", "failover.diagnosed": "trouble"}
-        name = f"{event} {fields[told[event]]}" if event in told else event
-        self.world.told.events[name] += 1
+        detail_fields = {"failover.alarm": "reason", "failover.decided": "reason", "failover.diagnosed": "trouble"}
+        name = f"{event} {fields[detail_fields[event]]}" if event in detail_fields else event
+        self.world.counts.events[name] += 1
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Implements EventLog; what is said there is not listened to here."""
@@ -291,24 +291,24 @@ class Region:
         world, sent_s = self.world, self.world.now_s
         seen = self.control._belief.held
         tries = seen is not None and lease.epoch > seen.lease.epoch
-        world.told.requests["write"] += 1
+        world.counts.requests["write"] += 1
         there_s, back_s = world.noise.delay(self.random), world.noise.delay(self.random)
         if sent_s in self._witness_cut or there_s > TIMEOUT_S:
             if self.random.random() < world.noise.late:
                 late_s = self._witness_cut.after(sent_s) + there_s
                 world.at(late_s, partial(world.land, self, lease, expected_etag, sent_s))
-            world.told.tries["unanswered"] += tries
+            world.counts.tries["unanswered"] += tries
             self._fails("write", TIMEOUT_S, UnknownOutcomeError("no answer"))
         self._pause(there_s)
         etag = world.land(self, lease, expected_etag, sent_s)
-        world.told.tries["unanswered" if back_s > TIMEOUT_S else "refused" if etag is None else "won"] += tries
+        world.counts.tries["unanswered" if back_s > TIMEOUT_S else "refused" if etag is None else "won"] += tries
         if back_s > TIMEOUT_S or world.now_s in self._witness_cut:
             self._fails("write", TIMEOUT_S, UnknownOutcomeError("the answer was lost"))
         self._pause(back_s)
         return etag
 
     def _round_trip(self, kind: str) -> None:
-        self.world.told.requests[kind] += 1
+        self.world.counts.requests[kind] += 1
         delay_s = self.world.noise.delay(self.random)
         if delay_s > TIMEOUT_S or self.world.now_s in self._witness_cut:
             self._fails(kind, TIMEOUT_S, RetryableError("the witness does not answer"))
@@ -321,7 +321,7 @@ class Region:
         self._pause(delay_s)
 
     def _fails(self, kind: str, after_s: float, error: RetryableError) -> None:
-        self.world.told.requests[f"{kind} failed"] += 1
+        self.world.counts.requests[f"{kind} failed"] += 1
         self._pause(after_s)
         raise error
 
@@ -338,10 +338,10 @@ class Region:
             reply = self.control.grant(f"{self.name}-{self._launches}", STEP)
             self._launches += reply.state == "superseded"
             rests_s = self.control.turn()
-            self.world.told.turns += 1
+            self.world.counts.turns += 1
             patience = self.control._detectors._trust.patience
-            self.world.told.patience_raised += patience > self._patience
-            self.world.told.patience_most = max(patience, self.world.told.patience_most)
+            self.world.counts.patience_raised += patience > self._patience
+            self.world.counts.patience_most = max(patience, self.world.counts.patience_most)
             self._patience = patience
             self._pause(rests_s / self.rate)
 
@@ -354,14 +354,14 @@ class Region:
         self._take_in()
 
     def _take_in(self) -> None:
-        """What the controller's other threads have heard and probed until now."""
+        """Do the work of the controller's other threads until now: hear heartbeats, probe."""
         now_s, other = self.world.now_s, self.world.regions[self._other]
         listener = self._peer_states[self._other]
         for name, node in self._nodes.items():
             while node.arrives_s <= now_s:
                 if node.arrives_s > 0:
                     listener.heard(node.beat, self._own_s(self._stops.after(node.arrives_s)))
-                    self.world.told.beats += 1
+                    self.world.counts.beats += 1
                 node.send(other.node_stops[name], other.hiccups, self._hears)
         well_s = self.hiccups.before(now_s)
         self._self_evidence.log_ack_at_s = self._self_evidence.store_put_at_s = self._own_s(well_s)

@@ -68,11 +68,11 @@ class Judge:
                 self.authority.claims(process.seed, run, standing, lease.write_id)
 
     def missing(self, survivors: Collection[str]) -> list[str]:
-        """What is not where it belongs yet."""
+        """The events that are not where they belong yet."""
         return self.events.missing(survivors)
 
     def conclude(self, witness: WitnessServer, survivors: Collection[str]) -> None:
-        """What can only be said at the end."""
+        """Judge what can only be judged at the end."""
         if not self.found:
             for text in self.missing(survivors)[:5]:
                 self.fail(text)

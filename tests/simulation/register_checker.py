@@ -56,7 +56,7 @@ def faults_of_register(operations: Sequence[Operation], landed: Sequence[str]) -
 
 
 def _out_of_order(spans: list[tuple[float, float, int, Operation]]) -> list[str]:
-    """What was answered before something was asked must not come after it in the register's order."""
+    """An operation answered before another was asked must not come after it in the register's order."""
     found: list[str] = []
     answered = sorted(spans, key=lambda span: span[1])
     newest: tuple[int, Operation] | None = None

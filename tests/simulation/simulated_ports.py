@@ -57,7 +57,7 @@ class Watcher(Protocol):
 
 
 class Trouble:
-    """What is out of order, by name, and how often: troubles may overlap."""
+    """Counts what is out of order, by name: troubles may overlap."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -109,7 +109,7 @@ def witness_site(caller: str) -> Site:
 
 
 class Calls:
-    """What all ports of a process share: giving way, and finding out whether the other side answers."""
+    """The common part of a process's ports: giving way, and finding out whether the other side answers."""
 
     def __init__(self, process: Process, trouble: Trouble) -> None:
         self.process, self.trouble = process, trouble

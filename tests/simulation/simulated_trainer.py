@@ -87,13 +87,13 @@ class SimulatedTrainer:
         begin, previous, left = self.step, -1, self._luck["stubborn_steps"]
         self._accept("data-versions", "data_version", _data_version(self.step))
         while True:
-            told = self.spool.told[launch][-1] if launch in self.spool.told else {}
-            if told.get("state") == "superseded":
+            answer = self.spool.told[launch][-1] if launch in self.spool.told else {}
+            if answer.get("state") == "superseded":
                 left -= 1
                 if left < 0:
                     return
             saved = self.step > begin and self.step == previous
-            if saved and told.get("draining"):
+            if saved and answer.get("draining"):
                 self._beat(DRAINED)
             elif self.process.kernel.now_s >= self.ends_at_s:
                 self._beat("finished")

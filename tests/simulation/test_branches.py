@@ -9,8 +9,8 @@ from pipelines.paths import CheckpointId
 from schemas.codec import Codec
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import manifest_of
+from tests.simulation.failover_judge import TO_WEST, ask, hold
 from tests.simulation.failover_world import World
-from tests.simulation.judge import TO_WEST, ask, hold
 
 
 def _planned_moves(world: World) -> list[tuple[str, str, int]]:

@@ -20,7 +20,7 @@ CODEC = Codec()
 
 @pytest.fixture
 def found() -> list[str]:
-    """What the checker objects to."""
+    """The checker's objections."""
     return []
 
 

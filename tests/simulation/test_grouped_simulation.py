@@ -15,8 +15,8 @@ from schemas.codec import Codec
 from schemas.records import Lease, LeaseGroup, LeaseMember
 from services.adapters.signer import Ed25519Signer
 from services.wrappers.grouped_leases import GroupedLeases
+from tests.simulation.failover_judge import hold
 from tests.simulation.failover_world import RUN, Region, World
-from tests.simulation.judge import hold
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
 
 GROUP, NEIGHBOUR = "g", "neighbour"

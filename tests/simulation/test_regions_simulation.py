@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from tests.simulation.fault_plan import Fault, drawn
-from tests.simulation.planted import NAMES, Plant
+from tests.simulation.planted_faults import NAMES, Plant
 from tests.simulation.regions_world import PROFILE, World
-from tests.simulation.shrunk import shrunk, smallest
+from tests.simulation.smallest_world import shrunk, smallest
 
 SMOKE_SEEDS = range(6)
 FULL_SEEDS = range(6, 206)

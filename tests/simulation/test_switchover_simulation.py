@@ -11,8 +11,8 @@ import pytest
 from pipelines.core.lease import ACTIVE
 from pipelines.flows.authority.planned_moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, MoveRequest
 from services.adapters.signer import Ed25519Signer
+from tests.simulation.failover_judge import TO_WEST, ask, hold, moving
 from tests.simulation.failover_world import World
-from tests.simulation.judge import TO_WEST, ask, hold, moving
 
 
 def _take_over(world: World, actor: str, note: str) -> None:

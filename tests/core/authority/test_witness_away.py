@@ -25,7 +25,7 @@ def test_I8_what_was_saved_without_the_witness_is_ratified_when_the_lease_comes_
     world.east.witness.away = True
     cut_s = world.clock.now_s
     if lengths >= 1:
-        world.until(lambda: world.told == "provisional", "the validity ends")
+        world.until(lambda: world.trainer_state == "provisional", "the validity ends")
         assert world.clock.now_s - cut_s <= FAST.holder_validity_s + 2 * TURN_S
     own = world.save(20)
     world.until(lambda: world.clock.now_s >= cut_s + lengths * FAST.lease_s, "the outage lasts")
@@ -37,7 +37,7 @@ def test_I8_what_was_saved_without_the_witness_is_ratified_when_the_lease_comes_
     late_s = world.until(lambda: world.outcomes().get(20) == "committed", "ratified")
     assert late_s <= FAST.poll_s + FAST.renew_s
     assert (world.lease.epoch, world.lease.attempt, world.lease.holder) == (1, 1, "east")
-    world.until(lambda: world.told == "granted", "the trainer is told")
+    world.until(lambda: world.trainer_state == "granted", "the trainer is told")
 
 
 def test_I5_what_was_saved_without_the_witness_is_a_branch_when_the_other_region_has_taken_over(
@@ -45,16 +45,16 @@ def test_I5_what_was_saved_without_the_witness_is_a_branch_when_the_other_region
 ) -> None:
     """The primary is cut from the witness and from the other region: it trains on, and reports nothing committed."""
     world.east.witness.away, world.link = True, False
-    world.until(lambda: world.told == "provisional", "the validity ends")
+    world.until(lambda: world.trainer_state == "provisional", "the validity ends")
     own = world.save(20)
     taken_s = world.until(lambda: world.west.control.status().is_holder, "west takes over")
     assert taken_s > 0, "after the validity's end, never before"
     assert (world.lease.epoch, world.lease.holder, world.lease.lineage[-1].fork_step) == (2, "west", 10)
     assert world.east.store.size(own.receipt(0)) is not None, "uploads go on"
     assert world.outcomes() == {10: "committed"}
-    assert world.told == "provisional", "it cannot know yet"
+    assert world.trainer_state == "provisional", "it cannot know yet"
     world.east.witness.away, world.link = False, True
-    world.until(lambda: world.told == "superseded", "the trainer is told")
+    world.until(lambda: world.trainer_state == "superseded", "the trainer is told")
     world.until(lambda: 20 in world.outcomes(), "the outcome of step 20")
     assert world.outcomes() == {10: "committed", 20: "branch"}
 

@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
     claims = PortClaims()
     dead = claims.claim([])
     server = HTTPServer(("127.0.0.1", 0), _Controller)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     key = tmp_path / "key.json"
     key.write_text('{"access_key": "a", "secret_key": "b"}')
     lines = ['profile = "fast"', f'state_dir = "{tmp_path}"', '[runs.gpt]\nfirst_region = "east"\nstandby = ["west"]']

@@ -1,4 +1,4 @@
-"""What a rank's session does with files for which there was no room."""
+"""How a rank's session handles files for which there was no room."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Node:
         return run
 
     def records(self, rank: int = 0) -> list[dict[str, Any]]:
-        """What a rank has appended."""
+        """The records that a rank has appended."""
         logs = sorted(_spool.producers_folder(self.folder, "gpt").glob(f"r{rank:05d}-*/log"))
         return [record for log in logs for _, record in _spool.scan(log).entries]
 

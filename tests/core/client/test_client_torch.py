@@ -46,7 +46,7 @@ def started(folder: Path) -> farside.Run:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """What the run has appended."""
+    """The records that the run has appended."""
     logs = sorted(_spool.producers_folder(folder, "gpt").glob("*/log"))
     return [record for log in logs for _, record in _spool.scan(log).entries]
 

@@ -115,7 +115,7 @@ class Guarded:
         return until_s
 
     def log(self) -> str:
-        """What the guard said."""
+        """The lines that the guard logged."""
         return (self.folder / "log").read_text()
 
 

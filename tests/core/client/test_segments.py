@@ -140,7 +140,7 @@ def test_a_log_is_removed_once_its_writer_is_gone_and_all_of_it_is_published(ran
 
 
 def test_the_log_of_a_writer_that_is_gone_is_kept_for_a_time_as_evidence(rank: _Rank) -> None:
-    """What was accepted can be compared with what is visible; it goes when it is old, or its clock is far off."""
+    """Accepted records stay comparable with visible ones until they are old, or their clock is far off."""
     rank.append(2)
     rank.writer.close()
     end = rank.spool.end(RUN, PRODUCER)

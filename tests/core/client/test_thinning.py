@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import farside
 from farside import _spool, _thinning
-from farside._session import Identity, Session
+from farside._session import Session, identity
 from farside._thinning import ACCOUNT_S, NONE, MetricGate, Room, keep_every
 
 
@@ -173,11 +173,10 @@ def test_a_run_over_its_bound_thins_its_metrics_and_still_records_its_data_versi
 ) -> None:
     """Through the trainer's own interface, with `FARSIDE_SPOOL_BYTES_MAX`: numbers have no hole."""
     monkeypatch.setenv("FARSIDE_SPOOL_BYTES_MAX", "20000")
-    session = Session(
-        Identity("gpt", tmp_path, "l1", rank=0, local_rank=0, world_size=1),
-        clock=iter(range(10**6)).__next__,  # every metric looks at the room first
-    )
-    run = farside.Run(session, "exit")
+    rank = identity(run="gpt", node_dir=tmp_path, launch="l1", rank=0, world_size=1)
+    assert rank is not None
+    session = Session(rank, clock=iter(range(10**6)).__next__)  # every metric looks at the room first
+    run = farside.Run(session, on_superseded="exit")
     _spool.write_json_atomically(
         _spool.grant_path(session.launch_folder), {"launch": "l1", "epoch": 1, "attempt": 1, "step": 0, "folder": None}
     )

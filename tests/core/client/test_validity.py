@@ -1,4 +1,4 @@
-"""What a guard concludes from the agent's files, on a clock that the test turns."""
+"""A guard's conclusions from the agent's files, on a clock that the test turns."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def answering() -> Iterator[tuple[type[_Registry], str]]:
         asked: list[tuple[str, str | None, dict[str, str]]] = []  # noqa: RUF012 - one a test
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _One)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield _One, f"http://127.0.0.1:{server.server_port}/api"
     server.shutdown()
     server.server_close()

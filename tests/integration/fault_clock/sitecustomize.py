@@ -19,7 +19,7 @@ _plain = dt.datetime
 
 
 class _Offsets:
-    """What the file says, read again when it was replaced."""
+    """The shift that the file holds, read again when it was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._taken = str(path), path.with_name(f"{path.name}.taken")
@@ -46,7 +46,7 @@ class _Offsets:
 
 
 class _AnyDatetime(type):
-    """What C code makes is of the plain type, and counts."""
+    """Also an instance of the plain type, which C code makes, counts as ours."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _plain)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tests.integration.dying import Point
+from tests.integration.dying_service import Point
 
 AGENT, REPLICATOR = "agent", "replicator"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.simulation.shrink import Budget, fewest, shortest
+from tests.simulation.fault_minimizer import Budget, fewest, shortest
 
 
 def test_only_what_is_needed_is_left_in_its_order() -> None:

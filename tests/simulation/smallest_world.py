@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from tests.simulation.fault_minimizer import fewest, shortest
 from tests.simulation.fault_plan import Fault
 from tests.simulation.regions_world import World
-from tests.simulation.shrink import fewest, shortest
 
 TRACE_LINES = 80
 

@@ -49,7 +49,7 @@ def fewest(faults: Sequence[F], fails: Callable[[Sequence[F]], bool], budget: Bu
 def _without_one(
     pieces: Sequence[tuple[F, ...]], fails: Callable[[Sequence[F]], bool], budget: Budget
 ) -> tuple[F, ...] | None:
-    """What is left without the first piece that is not needed; None if all are, or no more may be run."""
+    """The faults left without the first piece that is not needed; None if all are, or no more may be run."""
     for number in range(len(pieces)):
         rest = tuple(one for at, piece in enumerate(pieces) if at != number for one in piece)
         if not budget.take():

@@ -30,16 +30,16 @@ def clean_environment(folder: Path) -> Path:
 
 
 def read(python: Path, schemas: str, looks: KafkaCluster, topics: list[str], folder: Path) -> list[dict[str, Any]]:
-    """What the foreign reader understands of some topics; `schemas` is an exported folder or a registry's address."""
+    """The records of some topics, decoded by the foreign reader; `schemas`: an exported folder or a registry's URL."""
     assert looks.user is not None
     login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": looks.user.mechanism}
     login |= {"sasl.username": looks.user.username, "sasl.password": looks.user.password}
     settings = folder / "reader.json"
     settings.write_text(json.dumps({"bootstrap.servers": looks.bootstrap, **login}), encoding="utf-8")
     argv = [str(python), "-I", str(READER), schemas, str(settings), *topics]
-    told = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
-    assert told.returncode == 0, told.stderr
-    return [{**one, "record": finite(one["record"])} for one in map(json.loads, told.stdout.splitlines())]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [{**event, "record": finite(event["record"])} for event in map(json.loads, done.stdout.splitlines())]
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values

@@ -1,4 +1,4 @@
-"""What must hold in a finished world, whatever happened in it: the checkers see claims and writes, never the faults."""
+"""Judges a finished world, whatever happened in it: the checkers see claims and writes, never the faults."""
 
 from __future__ import annotations
 

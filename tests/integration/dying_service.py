@@ -1,9 +1,9 @@
 """A service that ends itself with SIGKILL at one exact call of one of its ports: for tests only.
 
-`python -m tests.integration.dying SERVICE REGION CONFIG` is the real service with its real wiring; each port that it
-passes to its flows is asked before and after every call whether this is the moment. The moment is read from the file
-named by FARSIDE_FAULT_POINTS, a folder with one file for each service and region, while the service runs: whoever lays
-it there has seen the service catch up first.
+`python -m tests.integration.dying_service SERVICE REGION CONFIG` is the real service with its real wiring; each port
+that it passes to its flows is asked before and after every call whether this is the moment. The moment is read from
+the file named by FARSIDE_FAULT_POINTS, a folder with one file for each service and region, while the service runs:
+whoever lays it there has seen the service catch up first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _path(folder: Path, service: str, region: str) -> Path:
 
 
 def subject(args: Sequence[Any]) -> str:
-    """What a call is about: a key, or the topics of what is published."""
+    """A call's subject: a key, or the topics of the messages that are published."""
     first = args[0] if args else ""
     if isinstance(first, CopyJob):
         return first.key
@@ -148,16 +148,16 @@ class DyingPort:
     def _point(self, method: str, args: Sequence[Any]) -> Point | None:
         """The point that this call may be, if one is laid down."""
         try:
-            said = json.loads(self._path.read_text(encoding="utf-8"))
+            fields = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        point = Point(**{**said, "kills": tuple(said["kills"])})
+        point = Point(**{**fields, "kills": tuple(fields["kills"])})
         here = (point.port, point.method) == (self._name, method)
         return point if here and re.search(point.about, subject(args)) else None
 
 
 def _producer(log: Any) -> Any:  # noqa: ANN401 - of kafka-python
-    """What a log sends through now; a watched one has a log within."""
+    """The Kafka producer that a log sends through now; a watched log has another log inside."""
     within: Any = log._client.log if isinstance(log, WatchedLog) and log._client is not None else log
     return within._ready()
 
