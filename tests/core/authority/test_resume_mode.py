@@ -28,7 +28,7 @@ HERE = {"cpu": "one", "torch": "2.13"}
 def test_exact_needs_the_same_world_and_environment(
     asked: str, saved: dict[str, Any], expected: tuple[str, bool, tuple[str, ...]]
 ) -> None:
-    """What differs is named; what was once not exact does not become so again."""
+    """Each difference is named; a run that was once not exact does not become so again."""
     plain = manifest_of(CheckpointId("gpt", 1, 1, 10), lineage_seq=1, shards=(), rank_states=(), world_size=2)
     manifest = dataclasses.replace(plain, **({"fingerprint": HERE} | saved))
     found = resume_mode(StartRequest(asked, 2, HERE), manifest)

@@ -194,7 +194,7 @@ def test_a_controllers_cache_does_not_believe_in_a_manifest_that_was_swept(signe
 
 
 def test_with_another_region_out_of_sight_nothing_goes(signer: Ed25519Signer) -> None:
-    """What it still needs is not known; when it answers again, what was noted before counts."""
+    """Nobody knows what that region still needs; when it answers again, the earlier notes count."""
     world = SweepWorld(signer)
     for step in (10, 20, 30):
         world.commit(step)

@@ -243,7 +243,7 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
     pool.waiting_ranks = 0
     warm.turn()
     changed = CODEC.decode_as(Readiness, log.messages[-1].value)
-    assert (changed.step, changed.waiting_ranks) == (10, 0), "told at once: a planned move asks for it"
+    assert (changed.step, changed.waiting_ranks) == (10, 0), "published at once: a planned move asks for it"
     standby[0] = False
     _put(store, signer, 20)
     warm.turn()
@@ -252,7 +252,7 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
 
 
 def test_a_step_takes_what_lies_between_two_checkpoints_of_one_attempt() -> None:
-    """Another attempt, a rewind or a clock that stood still tell nothing."""
+    """Another attempt, a rewind or a clock that stood still give no figure."""
     before = manifest_of(CheckpointId("gpt", 1, 1, 10), lineage_seq=1, shards=(), rank_states=())
     assert step_s(before, dataclasses.replace(before, step=20, time_ms=5_000)) == 0.5
     for other in ({"attempt": 2, "step": 20, "time_ms": 6_000}, {"step": 20}, {"time_ms": 6_000}):
