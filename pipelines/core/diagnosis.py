@@ -1,7 +1,7 @@
-"""What is broken, as far as one controller can tell: node, job, link, Kafka, store, witness, controller, region. Pure.
+"""Diagnoses which part is broken, as far as one controller can see: node, job, link, Kafka, store ... region. Pure.
 
 A diagnosis is for people and for the history. It names its evidence; it never grants anything (I10). One silent node is
-never a silent region, and what only we cannot reach is a link.
+never a silent region, and a part that only we cannot reach is diagnosed as the link.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NodeSign:
 
 @dataclass(frozen=True, slots=True)
 class Vantage:
-    """What one observer outside of the holder's region can reach of it. Ages in seconds; infinite: never.
+    """The parts of the holder's region as one observer outside of it reaches them. Ages in seconds; infinite: never.
 
     Attributes:
         name: region and service.
@@ -60,7 +60,7 @@ class Vantage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Symptoms:
-    """Everything that is looked at. Ages in seconds, infinite for never.
+    """Everything that a diagnosis looks at. Ages in seconds, infinite for never.
 
     Attributes:
         region: who looks.
@@ -97,7 +97,7 @@ class Symptoms:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The part, whose it is, and what speaks for it, in words."""
+    """The part that fails, whose it is, and the evidence in words."""
 
     trouble: Trouble
     where: str
@@ -146,14 +146,14 @@ def _of_ourselves(seen: Symptoms) -> Diagnosis | None:
 
 
 def _silent_region(seen: Symptoms, silent: list[str]) -> Diagnosis:
-    """No node of the holder is heard by us: is it they, their Kafka, the link, or all of it?"""
-    heard = [one for one in seen.vantages if one.nodes_age_s < seen.silence_s]
-    kafka = [one for one in seen.vantages if one.kafka_age_s < seen.reach_s]
-    store = [one for one in seen.vantages if one.store_age_s < seen.reach_s]
+    """Name the part when we hear no node of the holder: its nodes, its Kafka, the link, or the whole region."""
+    heard = [vantage for vantage in seen.vantages if vantage.nodes_age_s < seen.silence_s]
+    kafka = [vantage for vantage in seen.vantages if vantage.kafka_age_s < seen.reach_s]
+    store = [vantage for vantage in seen.vantages if vantage.store_age_s < seen.reach_s]
     renews = seen.renewed_age_s < seen.renewed_limit_s
-    said = [*_silences(seen, silent), f"its record changed {_age(seen.renewed_age_s)} ago"]
-    said += [_reaches(one, seen.reach_s) for one in seen.vantages]
-    evidence, where = tuple(said), seen.holder
+    signs = [*_silences(seen, silent), f"its record changed {_age(seen.renewed_age_s)} ago"]
+    signs += [_reaches(vantage, seen.reach_s) for vantage in seen.vantages]
+    evidence, where = tuple(signs), seen.holder
     if seen.region == seen.holder or seen.controller_age_s < seen.silence_s:
         return Diagnosis(Trouble.NODE, f"{where} (all nodes)", evidence)
     if heard:
@@ -166,12 +166,14 @@ def _silent_region(seen: Symptoms, silent: list[str]) -> Diagnosis:
 
 
 def _while_heard(seen: Symptoms) -> Diagnosis:
-    """The holder's nodes beat; something else may be wrong."""
+    """Name the part when the holder's nodes beat."""
     if seen.renewed_age_s > seen.renewed_limit_s:
         evidence = (f"its nodes beat, its record has not changed for {_age(seen.renewed_age_s)}",)
         return Diagnosis(Trouble.CONTROLLER, seen.holder, evidence)
-    if seen.vantages and all(one.store_age_s >= seen.reach_s for one in seen.vantages):
-        return Diagnosis(Trouble.STORE, seen.holder, tuple(_reaches(one, seen.reach_s) for one in seen.vantages))
+    if seen.vantages and all(vantage.store_age_s >= seen.reach_s for vantage in seen.vantages):
+        return Diagnosis(
+            Trouble.STORE, seen.holder, tuple(_reaches(vantage, seen.reach_s) for vantage in seen.vantages)
+        )
     if seen.commit_age_s > seen.commit_limit_s:
         late = f"nothing was committed for {_age(seen.commit_age_s)}, {_age(seen.commit_limit_s)} is late for this run"
         return Diagnosis(Trouble.JOB, seen.holder, (late,))
@@ -179,15 +181,15 @@ def _while_heard(seen: Symptoms) -> Diagnosis:
 
 
 def _silences(seen: Symptoms, silent: list[str]) -> tuple[str, ...]:
-    found = ((name, seen.nodes[name]) for name in sorted(silent))
-    said = tuple(f"{name} silent for {_age(node.age_s)} (phi {_phi(node.phi)})" for name, node in found)
-    return said or ("no node was ever heard",)
+    silent_nodes = ((name, seen.nodes[name]) for name in sorted(silent))
+    signs = tuple(f"{name} silent for {_age(node.age_s)} (phi {_phi(node.phi)})" for name, node in silent_nodes)
+    return signs or ("no node was ever heard",)
 
 
-def _reaches(one: Vantage, reach_s: float) -> str:
-    parts = {"Kafka": one.kafka_age_s, "store": one.store_age_s}
+def _reaches(vantage: Vantage, reach_s: float) -> str:
+    parts = {"Kafka": vantage.kafka_age_s, "store": vantage.store_age_s}
     words = [f"{name} {'answers' if age_s < reach_s else 'does not answer'}" for name, age_s in parts.items()]
-    return f"seen from {one.name}: {', '.join(words)}"
+    return f"seen from {vantage.name}: {', '.join(words)}"
 
 
 def _phi(phi: float) -> str:

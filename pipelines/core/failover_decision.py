@@ -1,8 +1,8 @@
-"""What a controller should do now, and why: a pure function of what it sees.
+"""Decides what a controller should do now, and why: a pure function of what it sees.
 
 Detectors decide *when to try*, the expired lease and the conditional write decide *whether it is allowed*, the epoch
-decides *whether it counts* (I10). Every answer carries the gates that were looked at, so that the log, the history and
-a person read the same words. All ages are on the controller's own clock.
+decides *whether it counts* (I10). Each decision carries the gates that were looked at, so that log, history and people
+read the same words. All ages are on the controller's own clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HANDOVER_LEAST_S = 120.0
 
 
 class Action(enum.Enum):
-    """What to do."""
+    """The next act of a controller."""
 
     WAIT = "wait"
     RENEW = "renew"
@@ -35,16 +35,16 @@ class Action(enum.Enum):
     STAND_DOWN = "stand_down"
     ALARM = "alarm"
     RELEASE = "release"  # give the run away
-    CALL_OFF = "call_off"  # and do not
+    CALL_OFF = "call_off"  # end a planned move without giving the run away
 
 
 class Reason(enum.Enum):
-    """Why; also the diagnosis that status shows."""
+    """The reason for a decision, as status shows it."""
 
     ADOPTED = "adopted"  # a person made a branch the run's own line
     CREATES_RUN = "creates_run"
     DRAINED = "drained"  # a planned move: nothing would be lost any more
-    EPOCHS_UNKNOWN = "epochs_unknown"  # our store has not told yet which epochs were seen here
+    EPOCHS_UNKNOWN = "epochs_unknown"  # the epochs that were seen here have not been read from our store yet
     HOOK_ASKED = "hook_asked"  # the before-hook has not answered yet
     HANDING_OVER = "handing_over"
     HOLDER_NOT_RENEWING = "holder_not_renewing"  # its nodes beat, its controller does not renew
@@ -81,9 +81,9 @@ _OTHERWISE = {"<=": ">", ">=": "<", "<": ">=", ">": "<=", "==": "!="}
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One condition: what was measured, what is allowed, and by which rule the one has to stand to the other.
+    """One condition: the measured value, the limit, and the rule by which the value must stand to the limit.
 
-    An advisory gate is noted and never stops anything.
+    An advisory gate is shown and never stops anything.
     """
 
     name: str
@@ -128,7 +128,7 @@ def _figures(name: str, value: float, limit: float) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, why, and what was looked at."""
+    """An action, its reason, and the gates that were looked at."""
 
     action: Action
     reason: Reason
@@ -150,7 +150,7 @@ class FailoverPolicy:
         evidence_s: a sign that our own region works counts for so long (6.7).
         witness_age_s: the record must have been read so recently to be challenged.
         settle_s: no second automatic move within so long, unless a person has acknowledged the last one.
-        rpo_steps: an automatic move that would lose more waits for a person; None: it never does.
+        rpo_steps: an automatic move that would lose more steps waits for an operator; None: none waits.
         rto_s: the promised recovery time; shown and alarmed, never a gate.
         handover_s: a planned move that is not ready in so long is called off.
         target_age_s: so is one whose target was not heard for so long.
@@ -213,7 +213,7 @@ def policy_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """What a controller sees of one run. Times are on its own clock; NEVER_S for what never happened."""
+    """One run as a controller sees it. Times are on its own clock; NEVER_S: it never happened."""
 
     belief: Belief
     candidate: bool = True  # may take the run over
@@ -239,7 +239,7 @@ class RunView:
 
 
 def decide(view: RunView, now_s: float, policy: FailoverPolicy) -> Decision:
-    """What this region's controller should do about the run now, and which gates speak against more."""
+    """The decision of this region's controller about the run now, with the gates that were looked at."""
     belief = view.belief
     unable = _unable(view, now_s, policy)
     if unable is not None:
@@ -337,9 +337,9 @@ def _while_leased(view: RunView, now_s: float, policy: FailoverPolicy, gates: tu
 
 
 def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPolicy) -> tuple[Gate, ...]:
-    """Everything that a takeover has to pass, in the order in which it is told. A person skips the detectors only.
+    """Every gate of a takeover, in the order in which they are shown. An operator's failover skips the detectors only.
 
-    What was released to us has no detectors to pass, and must not lose a step.
+    A run that was released to us has no detectors to pass, and must not lose a step.
     """
     elsewhere_s = now_s - view.elsewhere_at_s
     step = -1 if view.recoverable_step is None else view.recoverable_step
@@ -374,7 +374,7 @@ def steps_lost(view: RunView, lease: Lease) -> int:
 
 
 def moved_ago_s(held: Held | None, wall_ms: int) -> float:
-    """Since the last automatic move that nobody has acknowledged, by wall time: it can only hold back another (I10)."""
+    """Seconds since the last automatic move that nobody acknowledged, by wall time; it only holds moves back (I10)."""
     if held is None:
         return math.inf
     entry = held.lease.lineage[-1]
@@ -384,7 +384,7 @@ def moved_ago_s(held: Held | None, wall_ms: int) -> float:
 
 
 def _loss_gate(view: RunView, lease: Lease, policy: FailoverPolicy, *, advisory: bool) -> tuple[Gate, ...]:
-    """A run's objective: an automatic move that would lose more waits for a person."""
+    """The gate of a run's objective: an automatic move that would lose more steps waits for an operator."""
     if policy.rpo_steps is None:
         return ()
     lost = steps_lost(view, lease)

@@ -1,4 +1,4 @@
-"""How surprising a silence is (phi-accrual), and how far the observer may trust its own ears (Lifeguard). Pure.
+"""How surprising a silence is (phi-accrual), and how far an observer may trust itself (Lifeguard). Pure.
 
 Both only say *when to try*: a lease that ran out and one conditional write decide whether it is allowed (I10).
 
@@ -54,7 +54,7 @@ class Rhythm:
         return min(PHI_MOST, -math.log10(later)) if later > 0 else PHI_MOST
 
     def late_after_s(self, floor_s: float) -> float:
-        """The age from which on the next one is late: some times the longest interval; infinite without a rhythm."""
+        """The age from which on the next beat is late: LATE_FACTOR longest intervals; infinite without a rhythm."""
         if len(self.intervals_s) < LEAST:
             return math.inf
         return max(floor_s, LATE_FACTOR * max(self.intervals_s))
@@ -69,7 +69,7 @@ class SelfTrust:
 
     @property
     def patience(self) -> float:
-        """What the detectors' thresholds are multiplied with."""
+        """The factor by which the detectors' thresholds grow."""
         return 1.0 + self.score
 
     def after(self, now_s: float, *, well: bool, every_s: float) -> SelfTrust:

@@ -17,12 +17,12 @@ GRANT_S = 2.0  # how far ahead an agent is granted while its region gives the ru
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoverView:
-    """What the holder sees of a planned move. Times are on its own clock.
+    """A planned move as the holder sees it. Times are on its own clock.
 
     Attributes:
         belief: of the lease.
         since_s: since when the record says that the run is on its way.
-        held_step: the step at which all of our nodes hold; None while one trains.
+        held_step: the step at which all of our nodes hold; None while a node trains.
         committed_step: the newest that our agents report as committed.
         target_step: the newest that the target says it has proven; None if it says nothing.
         target_waits: whether ranks wait for their grant there.
@@ -41,13 +41,13 @@ class HandoverView:
 
 
 def drained(view: HandoverView) -> bool:
-    """Nothing more is coming from our trainers, and the target has all of it: grants may run out."""
+    """Whether our trainers hold and the target has proven their last checkpoint: then grants may run out."""
     held = view.held_step is not None and view.committed_step >= view.held_step
     return held and view.target_step is not None and view.target_step >= view.committed_step
 
 
 def combined(decision: Decision, moving: Decision | None) -> Decision:
-    """The planned move comes before holding on; while it waits, the lease is renewed, unless it is released."""
+    """The decision with a planned move in it: the move comes first; while it waits, renewals go on."""
     if moving is None or decision.action not in {Action.WAIT, Action.RENEW}:
         return decision
     renews = decision.action is Action.RENEW and moving.reason is Reason.HANDING_OVER
@@ -73,7 +73,7 @@ def hand_over(view: HandoverView, now_s: float, policy: FailoverPolicy) -> Decis
 
 
 def handover_gates(view: HandoverView, now_s: float, policy: FailoverPolicy) -> tuple[Gate, ...]:
-    """All that has to be before the run is given away, in the order in which it comes about."""
+    """The gates that must open before the run is given away, in the order in which they open."""
     held = -1 if view.held_step is None else view.held_step
     there = -1 if view.target_step is None else view.target_step
     target_age_s = now_s - view.target_at_s

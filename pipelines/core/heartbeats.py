@@ -1,4 +1,4 @@
-"""What a region's heartbeats say: who was heard when, and whether training moves. Pure; times are the listener's own.
+"""A region's heartbeats: which node was heard when, and whether training moves. Pure; times are the listener's own.
 
 A node's agent beats while its trainer is stuck, so being heard is not progress. Progress is a step or phase that
 changed, for as long as the phase's declared budget lasts; a phase in which nothing has to move is a declared hold.
@@ -62,7 +62,7 @@ class RegionHeartbeats:
 
 
 def heard(pulse: RegionHeartbeats, beat: Heartbeat, now_s: float) -> RegionHeartbeats:
-    """The pulse after one more heartbeat."""
+    """The region's heartbeats after one more."""
     if beat.node == CONTROLLER_NODE:
         return RegionHeartbeats(pulse.nodes, pulse.nodes_at_s, now_s)
     before = pulse.nodes.get(beat.node)
@@ -74,5 +74,5 @@ def heard(pulse: RegionHeartbeats, beat: Heartbeat, now_s: float) -> RegionHeart
 
 
 def heard_unreadable(pulse: RegionHeartbeats, now_s: float) -> RegionHeartbeats:
-    """Somebody beats in a format that we cannot read yet: a sign of life (regions upgrade at different times)."""
+    """A heartbeat in a format that we cannot read yet is a sign of life (regions upgrade at different times)."""
     return dataclasses.replace(pulse, nodes_at_s=now_s)

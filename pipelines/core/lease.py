@@ -99,7 +99,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What one controller incarnation knows of one run's lease, on its own clock.
+    """One controller incarnation's knowledge of one run's lease, on its own clock.
 
     Attributes:
         region: who we are.

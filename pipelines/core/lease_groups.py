@@ -48,11 +48,11 @@ def applied(
         name: of the group.
         write_id: a fresh one, so that no two bodies are equal.
     """
-    members = {one.run: one for one in (before.members if before is not None else ())}
+    members = {member.run: member for member in (before.members if before is not None else ())}
     allowed = []
     for change in changes:
-        found = members.get(change.member.run)
-        if (None if found is None else etag_of(found)) == change.expected_etag:
+        member = members.get(change.member.run)
+        if (None if member is None else etag_of(member)) == change.expected_etag:
             members[change.member.run] = change.member
             allowed.append(change)
     after = LeaseGroup(group=name, write_id=write_id, members=tuple(members[run] for run in sorted(members)))

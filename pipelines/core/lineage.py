@@ -22,7 +22,7 @@ class LineageView:
 
 
 class Standing(enum.Enum):
-    """What a thing's place in the lineage says about it."""
+    """Whether an event or manifest counts, by its place in the lineage."""
 
     CURRENT = "current"
     BRANCH = "branch"  # past the fork that closed its epoch, or of an epoch that is not on the path

@@ -72,7 +72,7 @@ def _json(value: object) -> str:
 
 
 def _shard(plain: Mapping[str, Any]) -> Shard:
-    chunks = tuple(Chunk(size=int(one["size"]), sha256=str(one["sha256"])) for one in plain["chunks"])
+    chunks = tuple(Chunk(size=int(chunk["size"]), sha256=str(chunk["sha256"])) for chunk in plain["chunks"])
     return Shard(rank=int(plain["rank"]), size=int(plain["size"]), sha256=str(plain["sha256"]), chunks=chunks)
 
 
@@ -93,8 +93,8 @@ def _item(plain: Mapping[str, Any]) -> Item:
 
 def build(intent: Intent, receipts: Sequence[Receipt], region: str, parent_digest: str, lineage_seq: int) -> Manifest:
     """The manifest of an intent whose ranks are all uploaded; CorruptError if they do not fit together."""
-    ordered = sorted(receipts, key=lambda one: one.shard.rank)
-    if tuple(one.shard for one in ordered) != tuple(sorted(intent.shards, key=lambda one: one.rank)):
+    ordered = sorted(receipts, key=lambda receipt: receipt.shard.rank)
+    if tuple(receipt.shard for receipt in ordered) != tuple(sorted(intent.shards, key=lambda shard: shard.rank)):
         raise CorruptError(f"{checkpoint_of(intent).prefix}: the receipts' shards are not the intent's")
     manifest = Manifest(
         run=intent.run,
@@ -111,8 +111,8 @@ def build(intent: Intent, receipts: Sequence[Receipt], region: str, parent_diges
         fingerprint=intent.fingerprint,
         health=intent.health,
         data_version=intent.data_version,
-        shards=tuple(one.shard for one in ordered),
-        rank_states=tuple(one.rank_state for one in ordered),
+        shards=tuple(receipt.shard for receipt in ordered),
+        rank_states=tuple(receipt.rank_state for receipt in ordered),
         items=intent.items,
         planner=intent.planner,
     )
@@ -162,7 +162,7 @@ def objects(manifest: Manifest) -> tuple[Named, ...]:
 
 
 def missing(manifest: Manifest, sizes: Mapping[str, int]) -> tuple[Named, ...]:
-    """What a manifest names and a store does not have, or not in that size; `sizes`: what it lists, by key."""
+    """The objects that a manifest names and a store lacks or has in another size; `sizes`: the store's, by key."""
     return tuple(one for one in objects(manifest) if sizes.get(one.key) != one.size)
 
 

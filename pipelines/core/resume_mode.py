@@ -12,7 +12,7 @@ EXACT, SAME_STATE, ELASTIC = "exact", "same_state", "elastic"
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """What a launch of the trainer asked for, and in what it runs."""
+    """The mode that a launch of the trainer asked for, and the environment in which it runs."""
 
     mode: str = EXACT
     world_size: int = 1
@@ -22,7 +22,7 @@ class StartRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResumeMode:
-    """What it gets.
+    """The mode that a launch gets.
 
     Attributes:
         mode: stamped on every manifest of the attempt.

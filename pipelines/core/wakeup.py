@@ -1,8 +1,8 @@
-"""When a controller has to look at a run again: the first moment at which its decision could be another one. Pure.
+"""When a controller has to look at a run again: the first moment at which its decision could change. Pure.
 
 With a thousand runs in a process, looking ten times a second at each would be all that it does. Everything that changes
-with time alone is listed here; what comes from outside (a wish, a launch, a pool that became ready, a checkpoint) wakes
-the controller, and the witness is read at every poll in any case, so what is missing here costs one poll of delay.
+with time alone is listed here; news from outside (a request, a launch, a pool that became ready, a checkpoint) wakes
+the controller, and the witness is read at every poll in any case, so a moment missing here costs one poll of delay.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ AUTHORITY_FAULTS = (
         ("tests/simulation/test_branches.py",),
     ),
     Mutant(
-        "a dead simulated_primary renews",
+        "a simulated primary that fell silent renews",
         "pipelines/flows/authority/simulated_primary.py",
         "if not self._dead and now_s - self._wrote_at_s",
         "if now_s - self._wrote_at_s",
@@ -266,7 +266,7 @@ AUTHORITY_FAULTS = (
     Mutant(
         "a group's member is replaced whatever version the write names",
         "pipelines/core/lease_groups.py",
-        "if (None if found is None else etag_of(found)) == change.expected_etag:",
+        "if (None if member is None else etag_of(member)) == change.expected_etag:",
         "if True:",
         ("tests/core/authority/test_lease_groups.py",),
     ),
@@ -292,7 +292,11 @@ AUTHORITY_FAULTS = (
         ("tests/core/authority/test_lease_groups.py",),
     ),
     Mutant(
-        "a swept manifest is believed in", RECOVERABLE, "now is None or now.digest != found.digest", "False", SWEEPS
+        "a swept manifest is believed in",
+        RECOVERABLE,
+        "now is None or now.digest != recoverable.digest",
+        "False",
+        SWEEPS,
     ),
     Mutant(
         "a Kafka that refuses us ends the controller",
@@ -340,8 +344,8 @@ AUTHORITY_FAULTS = (
     Mutant(
         "of two attempts at one place the earlier one is newer",
         RECOVERABLE,
-        "(found[0], found[1].attempt)",
-        "(found[0], -found[1].attempt)",
+        "(candidate[0], candidate[1].attempt)",
+        "(candidate[0], -candidate[1].attempt)",
         CHECKPOINT_STORIES,
     ),
     Mutant(

@@ -1,8 +1,9 @@
-"""The warmer: keeps the newest proven checkpoint resident in the standby pool, and says how ready the pool is.
+"""The warmer: keeps the newest proven checkpoint resident in the standby pool, and publishes how ready the pool is.
 
-It asks the region's own store only: what is not recoverable here cannot be staged. Readiness carries a *predicted*
-recovery time: what the lease's profile needs to detect and fence, what the pollings between a won epoch and a waiting
-trainer need to release it, the load as it was measured here, and a step as the primary's checkpoints were apart.
+It reads the region's own store only: a checkpoint that is not recoverable here cannot be staged. Readiness carries a
+*predicted* recovery time, the sum of: the time in which the lease's profile detects and fences; the polling between a
+won epoch and the release of a waiting trainer; the load, as measured here; and a step, from the time between two of the
+primary's checkpoints.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Warmer:
         self._epoch = 0
 
     def turn(self) -> float:
-        """Stage what is newest, look at the pool, publish readiness; seconds until the next turn."""
+        """Stage the newest checkpoint, look at the pool, publish readiness; seconds until the next turn."""
         view = self._lineage(self._run)
         if view is None or not self._standby():
             return TURN_S
@@ -120,7 +121,7 @@ class Warmer:
         }
 
     def status(self) -> WarmerStatus:
-        """Which checkpoint is resident, how well it is proven, and the predicted recovery time."""
+        """The resident checkpoint, how far it is proven, and the predicted recovery time."""
         health, staged = self._health, self._staged
         return WarmerStatus(
             run=self._run,
@@ -177,7 +178,7 @@ class Warmer:
 
 
 def step_s(before: Manifest, after: Manifest) -> float | None:
-    """Seconds a step, from two checkpoints of one attempt; None if they do not tell."""
+    """Seconds a step, from two checkpoints of one attempt; None if they are of two, or no time passed."""
     same = (before.epoch, before.attempt) == (after.epoch, after.attempt)
     steps, took_ms = after.step - before.step, after.time_ms - before.time_ms
     return took_ms / 1000 / steps if same and steps > 0 and took_ms > 0 else None

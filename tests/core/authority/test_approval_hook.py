@@ -47,7 +47,7 @@ class _Outside(ManualClock):
         return self.answer
 
     def weighed(self, decision: Decision = LOST) -> Reason:
-        """What becomes of a decision."""
+        """The reason of a decision after the hook weighed it."""
         return self.hook.weigh(decision, WEST).reason
 
 

@@ -1,4 +1,4 @@
-"""Sightings: what is reached is asked, told, heard by the other region, and weighed."""
+"""Sightings: a probe's result is published, heard by the other regions, and weighed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Log(MemoryLog):
 
 
 class Observer:
-    """One region's sight into its own Kafka, and listeners of every region's on one clock."""
+    """One region's probes and detectors, and readers of every region's Kafka, on one clock."""
 
     def __init__(self, region: str, kafkas: dict[str, MemoryKafka], clock: ManualClock) -> None:
         self.reaches = {KAFKA: True, STORE: True}
@@ -69,7 +69,7 @@ class Observer:
             )
             for name, kafka in kafkas.items()
         ]
-        self.watch = Detectors(region, POLICY, self.peer_states, self.reachability)
+        self.detectors = Detectors(region, POLICY, self.peer_states, self.reachability)
 
     def probe(self, part: str) -> None:
         """Ask east's Kafka or store: it answers, or fails as the test says."""
@@ -84,12 +84,12 @@ class Observer:
 
 def kafkas_of(*regions: str) -> dict[str, MemoryKafka]:
     """A Kafka each, with its control and heartbeat topics."""
-    found = {}
+    kafkas = {}
     for name in regions:
-        found[name] = MemoryKafka(name)
+        kafkas[name] = MemoryKafka(name)
         for topic in (paths.CONTROL, paths.HEARTBEATS):
-            found[name].topic(topic)
-    return found
+            kafkas[name].topic(topic)
+    return kafkas
 
 
 def view_of(now_s: float) -> RunView:
@@ -114,7 +114,7 @@ def test_what_another_region_still_hears_holds_a_takeover_back() -> None:
         {"n0": NodeHeartbeats(5, "train", 5.0, 0.0, Rhythm(clock.boottime_s() - 20))}
     )
     west.reachability.turn()
-    alone = west.watch.diagnosis(view_of(clock.boottime_s()), clock.boottime_s())
+    alone = west.detectors.diagnosis(view_of(clock.boottime_s()), clock.boottime_s())
     assert alone is not None
     assert alone.trouble is Trouble.REGION
     north.nodes_at_s = clock.boottime_s() - 0.5
@@ -122,15 +122,15 @@ def test_what_another_region_still_hears_holds_a_takeover_back() -> None:
     west.listen()
     clock.now_s += 1.0
     now_s = clock.boottime_s()
-    assert now_s - west.watch.elsewhere_at_s("east", now_s) == 1.5
-    found = west.watch.diagnosis(view_of(now_s), now_s)
-    assert found is not None
-    assert found.trouble is Trouble.LINK
-    assert "north's controller: Kafka answers" in found.text
-    heard = west.watch.heard(view_of(now_s), now_s)
+    assert now_s - west.detectors.elsewhere_at_s("east", now_s) == 1.5
+    diagnosis = west.detectors.diagnosis(view_of(now_s), now_s)
+    assert diagnosis is not None
+    assert diagnosis.trouble is Trouble.LINK
+    assert "north's controller: Kafka answers" in diagnosis.text
+    heard = west.detectors.heard(view_of(now_s), now_s)
     assert heard.elsewhere_at_s == now_s - 1.5
     clock.now_s += 10.0
-    assert west.watch.elsewhere_at_s("east", clock.boottime_s()) == NEVER_S, "an old sighting is no sighting"
+    assert west.detectors.elsewhere_at_s("east", clock.boottime_s()) == NEVER_S, "an old sighting is no sighting"
 
 
 @pytest.mark.parametrize("failure", [RetryableError("no answer"), MisconfiguredError("access denied")])
@@ -160,16 +160,16 @@ def test_a_part_whose_probe_fails_grows_older_and_one_that_never_answered_is_pub
     assert (vantage.kafka_age_s, vantage.store_age_s) == (0.0, 0.0)
 
 
-def test_a_sight_that_cannot_be_told_is_a_trouble_of_the_watch() -> None:
+def test_a_sighting_that_cannot_be_published_is_a_trouble_of_the_detectors() -> None:
     """Our own Kafka is away: what we see is kept to ourselves, and status says so until it is back."""
     clock, kafkas = ManualClock(), kafkas_of("east", "west")
     west = Observer("west", kafkas, clock)
     west.log.away = True
     west.reachability.turn()
-    assert west.watch.trouble == "our Kafka does not answer"
+    assert west.detectors.trouble == "our Kafka does not answer"
     west.log.away = False
     west.reachability.turn()
-    assert west.watch.trouble == ""
+    assert west.detectors.trouble == ""
     assert Detectors("west", POLICY, west.peer_states, None).trouble == ""
 
 
@@ -182,9 +182,9 @@ def test_what_the_holder_says_of_itself_is_no_vantage_point() -> None:
     west.reachability.turn()
     west.listen()
     now_s = clock.boottime_s()
-    assert [one.name for one in west.watch.vantages("east", now_s)] == ["west's controller"]
-    assert west.watch.elsewhere_at_s("east", now_s) == NEVER_S
-    assert west.watch.vantages("west", now_s) == ()
+    assert [one.name for one in west.detectors.vantages("east", now_s)] == ["west's controller"]
+    assert west.detectors.elsewhere_at_s("east", now_s) == NEVER_S
+    assert west.detectors.vantages("west", now_s) == ()
 
 
 def test_a_controller_that_stood_still_is_patient_and_says_so() -> None:
@@ -192,13 +192,13 @@ def test_a_controller_that_stood_still_is_patient_and_says_so() -> None:
     clock, kafkas = ManualClock(), kafkas_of("east", "west")
     west = Observer("west", kafkas, clock)
     view = view_of(clock.boottime_s())
-    assert west.watch.heard(view, clock.boottime_s()).patience == 1.0
-    west.watch.turned(clock.boottime_s(), well=False)
-    heard = west.watch.heard(view, clock.boottime_s())
+    assert west.detectors.heard(view, clock.boottime_s()).patience == 1.0
+    west.detectors.turned(clock.boottime_s(), well=False)
+    heard = west.detectors.heard(view, clock.boottime_s())
     assert heard.patience == 2.0
-    found = west.watch.diagnosis(heard, clock.boottime_s())
-    assert found is not None
-    assert (found.trouble, found.where) == (Trouble.OBSERVER, "west")
+    diagnosis = west.detectors.diagnosis(heard, clock.boottime_s())
+    assert diagnosis is not None
+    assert (diagnosis.trouble, diagnosis.where) == (Trouble.OBSERVER, "west")
 
 
 def test_a_run_that_commits_nothing_any_more_is_diagnosed_as_its_job() -> None:
@@ -207,7 +207,7 @@ def test_a_run_that_commits_nothing_any_more_is_diagnosed_as_its_job() -> None:
     west = Observer("west", kafkas, clock)
     for step in range(0, 60, 10):
         lease = dataclasses.replace(view_of(0.0).belief.held.lease, committed_step=step)  # type: ignore[union-attr]
-        west.watch.saw(lease, -1, clock.boottime_s())
+        west.detectors.saw(lease, -1, clock.boottime_s())
         clock.now_s += 10.0
     for age_s, trouble in ((0.0, Trouble.NONE), (60.0, Trouble.JOB)):
         clock.now_s += age_s
@@ -218,6 +218,6 @@ def test_a_run_that_commits_nothing_any_more_is_diagnosed_as_its_job() -> None:
             seen, belief=dataclasses.replace(seen.belief, seen_at_s=now_s - 0.5), controller_at_s=now_s
         )
         west.reachability.turn()
-        found = west.watch.diagnosis(seen, now_s)
-        assert found is not None
-        assert found.trouble is trouble, found.text
+        diagnosis = west.detectors.diagnosis(seen, now_s)
+        assert diagnosis is not None
+        assert diagnosis.trouble is trouble, diagnosis.text

@@ -61,9 +61,9 @@ NOTHING, ONLY_STORE = Vantage(OWN, 9.0, 9.0, 9.0), Vantage(OWN, 9.0, 1.0, 9.0)
 )
 def test_the_part_that_fails_is_named(change: dict[str, Any], trouble: Trouble, where: str) -> None:
     """One thing changed in a world where all is well; every part that can fail has a row."""
-    found = diagnose(dataclasses.replace(ALL_WELL, **change))
-    assert (found.trouble, found.where) == (trouble, where)
-    assert found.evidence or trouble is Trouble.NONE, "a diagnosis names its evidence"
+    diagnosis = diagnose(dataclasses.replace(ALL_WELL, **change))
+    assert (diagnosis.trouble, diagnosis.where) == (trouble, where)
+    assert diagnosis.evidence or trouble is Trouble.NONE, "a diagnosis names its evidence"
 
 
 def test_every_trouble_can_be_diagnosed() -> None:
@@ -73,13 +73,13 @@ def test_every_trouble_can_be_diagnosed() -> None:
 
 
 def test_the_evidence_names_who_saw_what() -> None:
-    """What stands in the history must be enough at 3 a.m."""
-    found = diagnose(dataclasses.replace(ALL_WELL, **DEAF, **NOT_RENEWED, vantages=(NOTHING,)))
-    assert found.text == (
+    """The line in the history must be enough for an operator at 3 a.m."""
+    diagnosis = diagnose(dataclasses.replace(ALL_WELL, **DEAF, **NOT_RENEWED, vantages=(NOTHING,)))
+    assert diagnosis.text == (
         "region of east: n0 silent for 9.0 s (phi 40.0); n1 silent for 9.0 s (phi 40.0); its record changed 9.0 s ago; "
         "seen from west's controller: Kafka does not answer, store does not answer"
     )
-    assert found.status().trouble == "region"
+    assert diagnosis.status().trouble == "region"
     certain = {"n0": NodeSign(9.0, PHI_MOST, silent=True)}
-    found = diagnose(dataclasses.replace(ALL_WELL, **{**DEAF, "nodes": certain}, **NOT_RENEWED))
-    assert "n0 silent for 9.0 s (phi certain)" in found.text
+    diagnosis = diagnose(dataclasses.replace(ALL_WELL, **{**DEAF, "nodes": certain}, **NOT_RENEWED))
+    assert "n0 silent for 9.0 s (phi certain)" in diagnosis.text

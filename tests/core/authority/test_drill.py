@@ -1,4 +1,4 @@
-"""A drill's own parts: the ghost, the history, and writing beside what is real."""
+"""A drill's own parts: the simulated primary, the history, and writing beside the real objects."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_I10_what_is_written_aside_leaves_the_real_objects_as_they_were() -> Non
     assert all(key.startswith("drills/now/d1/") for key in own.list(""))
 
 
-def ghost_of(leases: MemoryLeaseStore, kafka: MemoryKafka, clock: ManualClock) -> SimulatedPrimary:
-    """East's ghost at epoch 2, forked at step 30."""
+def simulated_primary_of(leases: MemoryLeaseStore, kafka: MemoryKafka, clock: ManualClock) -> SimulatedPrimary:
+    """East, simulated at epoch 2, forked at step 30."""
     return SimulatedPrimary(
         lost=LostPrimary(
             region="east",
@@ -68,10 +68,10 @@ def ghost_of(leases: MemoryLeaseStore, kafka: MemoryKafka, clock: ManualClock) -
     )
 
 
-def test_a_ghost_holds_its_lease_and_beats_until_it_dies() -> None:
+def test_a_simulated_primary_holds_its_lease_and_beats_until_it_dies() -> None:
     """As a primary does, at the profile's pace; and then not at all."""
     leases, kafka, clock = MemoryLeaseStore(), MemoryKafka("west"), ManualClock(100.0)
-    simulated_primary = ghost_of(leases, kafka, clock)
+    simulated_primary = simulated_primary_of(leases, kafka, clock)
     for _ in range(30):
         clock.now_s += simulated_primary.turn()
     held = leases.read("gpt")
@@ -89,10 +89,10 @@ def test_a_ghost_holds_its_lease_and_beats_until_it_dies() -> None:
     assert len(kafka.topic(paths.HEARTBEATS)) == 3
 
 
-def test_a_ghost_whose_lease_somebody_else_writes_ends_the_drill() -> None:
+def test_a_simulated_primary_whose_lease_somebody_else_writes_ends_the_drill() -> None:
     """It must not go on as if it held anything."""
     leases, clock = MemoryLeaseStore(), ManualClock(100.0)
-    first, second = (ghost_of(leases, MemoryKafka("west"), clock) for _ in range(2))
+    first, second = (simulated_primary_of(leases, MemoryKafka("west"), clock) for _ in range(2))
     first.turn()
     with pytest.raises(CorruptError, match="somebody else"):
         second.turn()
@@ -136,8 +136,8 @@ def test_drills_that_cannot_be_read_are_not_called_never_drilled() -> None:
     drills.turn()
     store.away = True
     drills.turn()
-    told = drills.status()
-    assert (told.measured_rto_s, told.warning, told.trouble) == (7.0, "", "the store does not answer")
+    status = drills.status()
+    assert (status.measured_rto_s, status.warning, status.trouble) == (7.0, "", "the store does not answer")
 
 
 def test_a_drill_that_reached_no_step_has_no_recovery_time() -> None:

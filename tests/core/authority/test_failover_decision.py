@@ -1,4 +1,4 @@
-"""What a controller decides, by table: every gate, both sides, and that detectors alone never promote."""
+"""A controller's decisions, by table: every gate, both sides, and that detectors alone never promote."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_gates_rule_says_when_it_is_open() -> None:
 
 
 def test_a_silent_region_whose_lease_ran_out_is_taken_over() -> None:
-    """Both must be: silence, and an expired lease; then every gate is told as open."""
+    """Both must be: silence, and an expired lease; then every gate is shown as open."""
     decision = decide(LOST, NOW_S, POLICY)
     assert (decision.action, decision.reason) == (Action.TAKE_OVER, Reason.REGION_LOST)
     assert decision.closed == ()
@@ -223,6 +223,6 @@ def test_progress_is_a_step_that_moves_within_its_budget_and_beats_alone_are_not
 
 
 def test_the_fork_of_a_takeover_is_a_value_of_the_record() -> None:
-    """What decide permits, the lease's one write carries (I9)."""
+    """The lease's one write carries the takeover that `decide` permits (I9)."""
     taken = core.takeover(RECORD, Author("west", "w1", "t1", "region_lost", "controller", 0), Fork(30, "d", 3), FAST)
     assert (taken.lineage[-1].fork_step, taken.lineage[-1].reason) == (30, "region_lost")

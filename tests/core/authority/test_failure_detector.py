@@ -24,11 +24,11 @@ FLOOR_S = 3.0
 
 def rhythm_of(intervals_s: list[float]) -> Rhythm:
     """Beats with these pauses between them, the first at 0."""
-    found, now_s = Rhythm().heard(0.0), 0.0
+    rhythm, now_s = Rhythm().heard(0.0), 0.0
     for pause_s in intervals_s:
         now_s += pause_s
-        found = found.heard(now_s)
-    return found
+        rhythm = rhythm.heard(now_s)
+    return rhythm
 
 
 def beat_of(node: str) -> Heartbeat:

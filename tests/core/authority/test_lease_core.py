@@ -41,7 +41,7 @@ def test_the_default_profile_outlives_a_cut_of_43_seconds() -> None:
     ],
 )
 def test_an_unsafe_profile_is_refused_with_the_inequality_that_fails(change: dict[str, Any], rule: str) -> None:
-    """What is wrong is named, so that it can be put right."""
+    """The broken inequality is named, so that an operator can put it right."""
     with pytest.raises(MisconfiguredError, match=rule):
         dataclasses.replace(DEFAULT, **change).check()
 
@@ -133,7 +133,7 @@ def test_I2_a_record_whose_renewals_fell_back_gives_nobody_authority() -> None:
 
 
 def test_I11_a_missing_record_settles_nothing() -> None:
-    """What was believed stays believed, pending writes stay pending, and the absence is noted."""
+    """The belief stays, pending writes stay pending, and the absence is noted."""
     base = core.sent(core.was_read(WEST, Held(RECORD, "e0"), 0.0), RECORD, "e0", 1.0)
     gone = core.was_missing(base, 3.0)
     assert (gone.missing, gone.held, gone.pending) == (True, base.held, base.pending)

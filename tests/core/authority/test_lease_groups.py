@@ -41,9 +41,9 @@ class _Store(MemoryLeaseStore):
 
     def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
         self.reads += 1
-        found = super().read_group(group)
+        group_and_etag = super().read_group(group)
         self.gate.wait(10)
-        return found
+        return group_and_etag
 
     def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
         self.writes += 1

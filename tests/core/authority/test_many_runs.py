@@ -40,7 +40,7 @@ class _Away(MemoryLeaseStore):
             raise RetryableError(f"no answer about {run}")
 
 
-def test_a_crew_turns_the_flow_that_is_due_first_and_a_wake_comes_before_all() -> None:
+def test_a_scheduler_turns_the_flow_that_is_due_first_and_a_wake_comes_before_all() -> None:
     """Also a flow that is woken while it is turned is turned once more, and not at the same time."""
     clock = ManualClock(100.0)
     scheduler = Scheduler(clock, 1)
@@ -66,7 +66,7 @@ def test_a_crew_turns_the_flow_that_is_due_first_and_a_wake_comes_before_all() -
     assert again[0] == "a", "the wake that came during its turn is not lost"
 
 
-def test_a_crew_of_threads_turns_each_flow_by_one_thread_and_a_slow_one_delays_nobody() -> None:
+def test_a_scheduler_of_threads_turns_each_flow_by_one_thread_and_a_slow_one_delays_nobody() -> None:
     """One flow holds its thread; the others go on and are never turned twice at once."""
     scheduler, slow, turns = Scheduler(SystemClock(), 3), threading.Event(), {f"f{number}": 0 for number in range(40)}
     busy: set[str] = set()
@@ -104,7 +104,7 @@ def test_a_crew_of_threads_turns_each_flow_by_one_thread_and_a_slow_one_delays_n
 
 
 def test_while_the_witness_is_silent_one_request_tries_and_the_others_are_told_at_once() -> None:
-    """So a witness that swallows requests holds one thread, not the crew; once it answers, all may ask."""
+    """So a witness that swallows requests holds one thread, not all of them; once it answers, all may ask."""
     leases = _Away()
     witness = Witness(leases, CollectorRegistry())
     leases.answers.set()

@@ -28,13 +28,13 @@ HERE = {"cpu": "one", "torch": "2.13"}
 def test_exact_needs_the_same_world_and_environment(
     asked: str, saved: dict[str, Any], expected: tuple[str, bool, tuple[str, ...]]
 ) -> None:
-    """What differs is named; what was once not exact does not become so again."""
+    """Each difference is named; a run that was once not exact does not become so again."""
     plain = manifest_of(CheckpointId("gpt", 1, 1, 10), lineage_seq=1, shards=(), rank_states=(), world_size=2)
     manifest = dataclasses.replace(plain, **({"fingerprint": HERE} | saved))
-    found = resume_mode(StartRequest(asked, 2, HERE), manifest)
-    assert (found.mode, found.exact) == expected[:2]
-    assert len(found.differs) == len(expected[2])
-    assert all(text.startswith(begin) for text, begin in zip(found.differs, expected[2], strict=True))
+    resumes = resume_mode(StartRequest(asked, 2, HERE), manifest)
+    assert (resumes.mode, resumes.exact) == expected[:2]
+    assert len(resumes.differs) == len(expected[2])
+    assert all(text.startswith(begin) for text, begin in zip(resumes.differs, expected[2], strict=True))
 
 
 def test_from_step_0_nothing_is_continued() -> None:

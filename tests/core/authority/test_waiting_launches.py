@@ -14,9 +14,9 @@ LAUNCH = "west-1"
 @pytest.fixture
 def world(tmp_path: Path) -> ManualWorld:
     """East trained and is cut from everybody; west will take over."""
-    found = world_with_step_10(signer_in(tmp_path))
-    found.east.witness.away, found.link = True, False
-    return found
+    world = world_with_step_10(signer_in(tmp_path))
+    world.east.witness.away, world.link = True, False
+    return world
 
 
 def test_a_launch_that_waits_is_granted_in_the_turn_that_wins(world: ManualWorld) -> None:

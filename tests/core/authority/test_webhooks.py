@@ -83,7 +83,7 @@ def test_I15_an_epoch_is_told_once_also_after_a_restart() -> None:
     assert [one for one, _ in world.posted] == ["gpt/2", "gpt/3"]
     world.won = None
     first.turn()
-    assert len(world.posted) == 2, "another region's epoch is not ours to tell"
+    assert len(world.posted) == 2, "another region's epoch is not ours to publish"
 
 
 def test_what_was_not_taken_is_sent_again_and_said_once() -> None:

@@ -1,4 +1,4 @@
-"""What may go: the plan alone, over checkpoints that hypothesis makes up."""
+"""Which checkpoints may be deleted: the plan alone, over checkpoints that hypothesis makes up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORKED = LineageView(2, ((1, 0, -1), (2, 1, 30)))
 LATE = Moment(10 * DAY_MS, 10 * DAY_MS)
 
 
-def _found(
+def _stored(
     step: int,
     outcome: Outcome = Outcome.WHOLE,
     *,
@@ -61,16 +61,16 @@ def _found(
     )
 
 
-def _noted(found: Sequence[StoredCheckpoint], roots: Roots, at: Moment, policy: SweepPolicy = POLICY) -> Note:
-    """What a sweep at that moment writes down."""
-    first = plan(found, roots, policy, [], at)
+def _noted(stored: Sequence[StoredCheckpoint], roots: Roots, at: Moment, policy: SweepPolicy = POLICY) -> Note:
+    """The note that a sweep at that moment writes."""
+    first = plan(stored, roots, policy, [], at)
     return Note(at, {one.own.prefix: one.state for one in first.candidates})
 
 
-def _long_after(found: Sequence[StoredCheckpoint], roots: Roots) -> Plan:
+def _long_after(stored: Sequence[StoredCheckpoint], roots: Roots) -> Plan:
     """The plan at a time when what is unreferenced was noted two days ago."""
-    note = _noted(found, roots, Moment(LATE.wall_ms - 2 * DAY_MS, LATE.store_ms - 2 * DAY_MS))
-    return plan(found, roots, POLICY, [note], LATE)
+    note = _noted(stored, roots, Moment(LATE.wall_ms - 2 * DAY_MS, LATE.store_ms - 2 * DAY_MS))
+    return plan(stored, roots, POLICY, [note], LATE)
 
 
 def _reasons(planned: Plan) -> dict[int, Keep | Go]:
@@ -79,7 +79,7 @@ def _reasons(planned: Plan) -> dict[int, Keep | Go]:
 
 CHECKPOINTS = st.lists(
     st.builds(
-        _found,
+        _stored,
         st.integers(0, 8).map(lambda n: n * 10),
         st.sampled_from(Outcome),
         epoch=st.integers(1, 2),
@@ -105,13 +105,13 @@ ROOTS = st.builds(
 )
 
 
-def _reachable(found: Sequence[StoredCheckpoint], roots: Roots, now: Moment) -> set[CheckpointId]:
-    """What must never go, said once more and in other words than the product's."""
-    kept = {*roots.pinned, *roots.shared, *(one.own for one in found if one.own.manifest in roots.starts)}
-    current = newest_first(found, FORKED)
+def _reachable(stored: Sequence[StoredCheckpoint], roots: Roots, now: Moment) -> set[CheckpointId]:
+    """The checkpoints that must never be deleted, by a rule written independently of the product's."""
+    kept = {*roots.pinned, *roots.shared, *(one.own for one in stored if one.own.manifest in roots.starts)}
+    current = newest_first(stored, FORKED)
     kept |= {one.own for one in current[: POLICY.generations]}
     kept |= {one.own for one in current if one.own.epoch == 1 and one is next(o for o in current if o.own.epoch == 1)}
-    for one in found:
+    for one in stored:
         if one.outcome is Outcome.BROKEN:
             kept.add(one.own)
         branch = standing(FORKED, one.own.epoch, one.own.step) is Standing.BRANCH
@@ -126,15 +126,15 @@ def _reachable(found: Sequence[StoredCheckpoint], roots: Roots, now: Moment) -> 
     return kept
 
 
-@given(found=CHECKPOINTS, roots=ROOTS, age_days=st.integers(0, 4))
+@given(stored=CHECKPOINTS, roots=ROOTS, age_days=st.integers(0, 4))
 def test_nothing_that_is_reachable_from_a_root_is_ever_planned_to_go(
-    found: list[StoredCheckpoint], roots: Roots, age_days: int
+    stored: list[StoredCheckpoint], roots: Roots, age_days: int
 ) -> None:
     """However long ago it was noted; and of what goes, nothing is a key of another checkpoint."""
     at = Moment(LATE.wall_ms - age_days * DAY_MS, LATE.store_ms - age_days * DAY_MS)
-    note = Note(at, {one.own.prefix: _state(one, roots) for one in found})
-    planned = plan(found, roots, POLICY, [note], LATE)
-    kept = _reachable(found, roots, LATE)
+    note = Note(at, {one.own.prefix: _state(one, roots) for one in stored})
+    planned = plan(stored, roots, POLICY, [note], LATE)
+    kept = _reachable(stored, roots, LATE)
     assert not {one.own for one in planned.candidates} & kept
     for verdict in planned.due:
         assert age_days >= 1
@@ -147,11 +147,11 @@ def _state(one: StoredCheckpoint, roots: Roots) -> str:
     return alone.verdicts[0].state
 
 
-def _after(planned: Plan, found: Sequence[StoredCheckpoint]) -> list[StoredCheckpoint]:
+def _after(planned: Plan, stored: Sequence[StoredCheckpoint]) -> list[StoredCheckpoint]:
     """The store as it is when the whole plan was carried out."""
     due = {verdict.own: verdict for verdict in planned.due}
     left = []
-    for one in found:
+    for one in stored:
         if one.own not in due:
             left.append(one)
         elif due[one.own].reason is not Go.TOMBSTONE:
@@ -160,34 +160,34 @@ def _after(planned: Plan, found: Sequence[StoredCheckpoint]) -> list[StoredCheck
     return left
 
 
-@given(found=CHECKPOINTS, roots=ROOTS)
+@given(stored=CHECKPOINTS, roots=ROOTS)
 def test_what_is_unreachable_and_old_goes_in_the_end_and_a_second_sweep_changes_nothing_more(
-    found: list[StoredCheckpoint], roots: Roots
+    stored: list[StoredCheckpoint], roots: Roots
 ) -> None:
     """Sweep after sweep, each after another grace: only what is referenced, and small records, stay."""
     now, before, rests = LATE, None, 0
     while rests < 2:  # what is young at first is noted in the sweep after, and goes in the next
-        rests = rests + 1 if before == found else 0
-        before = found
-        note = _noted(found, roots, now)
+        rests = rests + 1 if before == stored else 0
+        before = stored
+        note = _noted(stored, roots, now)
         now = Moment(now.wall_ms + 2 * DAY_MS, now.store_ms + 2 * DAY_MS)
-        found = _after(plan(found, roots, POLICY, [note], now), found)
-    kept = _reachable(found, roots, now)
-    for one in found:
+        stored = _after(plan(stored, roots, POLICY, [note], now), stored)
+    kept = _reachable(stored, roots, now)
+    for one in stored:
         assert one.own in kept or [listed.key for listed in one.objects] == [one.own.manifest]
 
 
 def test_the_newest_generations_the_fork_and_what_is_pinned_shared_or_started_from_stay() -> None:
     """Each for its own reason; the others are older generations."""
-    found = [_found(step, epoch=1) for step in (0, 10, 20, 30)] + [_found(step) for step in range(40, 100, 10)]
-    own = {one.own.step: one.own for one in found}
+    stored = [_stored(step, epoch=1) for step in (0, 10, 20, 30)] + [_stored(step) for step in range(40, 100, 10)]
+    own = {one.own.step: one.own for one in stored}
     roots = Roots(
         FORKED,
         pinned=frozenset({own[10]}),
         starts=frozenset({own[40].manifest}),
         shared=frozenset({own[70]}),
     )
-    reasons = _reasons(_long_after(found, roots))
+    reasons = _reasons(_long_after(stored, roots))
     assert {step for step, why in reasons.items() if why is Go.OLDER} == {0, 20, 50, 60}
     assert (reasons[90], reasons[80], reasons[30]) == (Keep.NEWEST, Keep.NEWEST, Keep.FORK)
     assert (reasons[10], reasons[40], reasons[70]) == (Keep.PINNED, Keep.START, Keep.SHARED)
@@ -195,19 +195,19 @@ def test_the_newest_generations_the_fork_and_what_is_pinned_shared_or_started_fr
 
 def test_I5_a_branch_goes_only_when_a_person_discarded_it() -> None:
     """All of it, not only its newest checkpoint; the half of an upload at its end too."""
-    found = [_found(step, epoch=1) for step in (20, 30, 40, 50)] + [_found(60, Outcome.NONE, epoch=1)]
-    kept = _reasons(_long_after(found, Roots(FORKED)))
+    stored = [_stored(step, epoch=1) for step in (20, 30, 40, 50)] + [_stored(60, Outcome.NONE, epoch=1)]
+    kept = _reasons(_long_after(stored, Roots(FORKED)))
     assert (kept[40], kept[50], kept[60]) == (Keep.BRANCH, Keep.BRANCH, Keep.BRANCH)
-    gone = _reasons(_long_after(found, Roots(FORKED, discarded=frozenset({1}))))
+    gone = _reasons(_long_after(stored, Roots(FORKED, discarded=frozenset({1}))))
     assert (gone[40], gone[50], gone[60]) == (Go.DISCARDED, Go.DISCARDED, Go.DISCARDED)
     assert (gone[20], gone[30]) == (Keep.NEWEST, Keep.NEWEST)
 
 
 def test_an_upload_that_is_not_settled_stays_while_it_moves_or_may_become_the_newest() -> None:
     """Given up is what has stood still for a grace and has something whole beyond it; its forerunner stays with it."""
-    whole = [_found(step) for step in (40, 50, 60, 70)]
-    stuck, moving = _found(55, Outcome.NONE, previous=40), _found(45, Outcome.NONE, at_ms=LATE.store_ms)
-    newest = _found(80, Outcome.NONE)
+    whole = [_stored(step) for step in (40, 50, 60, 70)]
+    stuck, moving = _stored(55, Outcome.NONE, previous=40), _stored(45, Outcome.NONE, at_ms=LATE.store_ms)
+    newest = _stored(80, Outcome.NONE)
     reasons = _reasons(_long_after([*whole, stuck, moving, newest], Roots(FORKED)))
     assert (reasons[55], reasons[45], reasons[80]) == (Go.UNFINISHED, Keep.OPEN, Keep.OPEN)
     assert (reasons[40], reasons[50]) == (Keep.PREVIOUS, Go.OLDER)
@@ -224,22 +224,22 @@ def test_an_upload_that_is_not_settled_stays_while_it_moves_or_may_become_the_ne
 )
 def test_who_does_not_see_everything_deletes_nothing(roots: Roots, hold: Hold) -> None:
     """No lineage, one that is behind another region's or behind what lies here, another region that does not answer."""
-    found = [_found(step) for step in range(0, 100, 10)]
-    planned = _long_after(found, roots)
+    stored = [_stored(step) for step in range(0, 100, 10)]
+    planned = _long_after(stored, roots)
     assert planned.held is hold
     assert planned.candidates == ()
 
 
 def test_the_grace_counts_from_the_first_note_of_an_unbroken_row_and_by_both_clocks() -> None:
     """A note without it begins anew, so does a change of its objects; a clock that jumps shortens nothing."""
-    found = [_found(step) for step in (40, 50, 60)]
+    stored = [_stored(step) for step in (40, 50, 60)]
     roots, oldest = Roots(FORKED), CheckpointId("gpt", 2, 1, 40)
 
     def noted(hours: int) -> Note:
-        return _noted(found, roots, Moment(hours * 3_600_000, hours * 3_600_000))
+        return _noted(stored, roots, Moment(hours * 3_600_000, hours * 3_600_000))
 
     def due(notes: list[Note], wall_h: int, store_h: int) -> bool:
-        planned = plan(found, roots, POLICY, notes, Moment(wall_h * 3_600_000, store_h * 3_600_000))
+        planned = plan(stored, roots, POLICY, notes, Moment(wall_h * 3_600_000, store_h * 3_600_000))
         return oldest in {one.own for one in planned.due}
 
     assert due([noted(0)], 24, 24)
@@ -250,13 +250,13 @@ def test_the_grace_counts_from_the_first_note_of_an_unbroken_row_and_by_both_clo
     assert not due([noted(0), dataclasses.replace(noted(12), candidates={})], 99, 99)
     assert not due([noted(0), dataclasses.replace(noted(12), candidates={}), noted(13)], 30, 30)
     assert due([noted(0), noted(12), noted(13)], 24, 24)
-    found[0] = _found(40, at_ms=7)
+    stored[0] = _stored(40, at_ms=7)
     assert not due([Note(Moment(0, 0), {oldest.prefix: "another state"})], 99, 99)
 
 
 def test_nothing_goes_before_what_names_it() -> None:
     """Manifest, receipts, chunks, intent."""
-    (verdict,) = _long_after([_found(step) for step in (40, 50, 60)], Roots(FORKED)).due
+    (verdict,) = _long_after([_stored(step) for step in (40, 50, 60)], Roots(FORKED)).due
     own = verdict.own
     assert verdict.keys == (own.manifest, own.receipt(0), own.chunk(0, 0), own.chunk(0, 1), own.intent)
     assert verdict.size_bytes == 27
@@ -264,8 +264,8 @@ def test_nothing_goes_before_what_names_it() -> None:
 
 def test_what_takes_a_swept_manifests_place_is_what_the_next_step_hangs_on() -> None:
     """The digest and number of the manifest that was there; of an upload, those of what came before it."""
-    whole = [_found(step) for step in (40, 50)]
-    half = _found(60, Outcome.NONE)
+    whole = [_stored(step) for step in (40, 50)]
+    half = _stored(60, Outcome.NONE)
     swept = tombstone(whole[1], Go.OLDER, whole)
     assert (swept.parent_digest, swept.lineage_seq, swept.step) == ("d50", 50, 50)
     ended = tombstone(half, Go.UNFINISHED, [*whole, half])
@@ -277,13 +277,13 @@ def test_what_takes_a_swept_manifests_place_is_what_the_next_step_hangs_on() -> 
 def test_the_record_of_a_swept_checkpoint_goes_last_and_never_an_attempts_last_word() -> None:
     """One of an agent, which abandoned it, stays for good; and what is left under it goes without it."""
     bare = [
-        dataclasses.replace(_found(step, Outcome.GONE, swept=swept), objects=())
+        dataclasses.replace(_stored(step, Outcome.GONE, swept=swept), objects=())
         for step, swept in ((40, True), (50, False), (60, True))
     ]
-    found = [dataclasses.replace(one, objects=(Listed(one.own.manifest, 5, 0),)) for one in bare]
-    reasons = _reasons(_long_after(found, Roots(FORKED)))
+    stored = [dataclasses.replace(one, objects=(Listed(one.own.manifest, 5, 0),)) for one in bare]
+    reasons = _reasons(_long_after(stored, Roots(FORKED)))
     assert reasons == {40: Go.TOMBSTONE, 50: Keep.OUTCOME, 60: Keep.OUTCOME}
-    (left,) = _long_after([_found(50, Outcome.GONE)], Roots(FORKED)).due
+    (left,) = _long_after([_stored(50, Outcome.GONE)], Roots(FORKED)).due
     assert left.reason is Go.LEFTOVER
     assert left.own.manifest not in left.keys
 
@@ -306,12 +306,12 @@ def test_notes_are_kept_for_as_long_as_they_prove_something() -> None:
 
 def test_the_table_counts_what_stays_waits_and_is_due_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
     """With bytes and steps; and a plan that is held says who is out of sight."""
-    found = [_found(step) for step in range(0, 50, 10)]
-    _show(_long_after(found, Roots(FORKED)), "gpt", "west")
-    _show(plan(found, Roots(FORKED, unseen=("west",)), POLICY, [], LATE), "gpt", "east")
-    told = capsys.readouterr()
-    lines = [line.split() for line in told.out.splitlines()]
+    stored = [_stored(step) for step in range(0, 50, 10)]
+    _show(_long_after(stored, Roots(FORKED)), "gpt", "west")
+    _show(plan(stored, Roots(FORKED, unseen=("west",)), POLICY, [], LATE), "gpt", "east")
+    printed = capsys.readouterr()
+    lines = [line.split() for line in printed.out.splitlines()]
     assert ["due", "an", "older", "generation", "3", "81", "0", "to", "20"] in lines
     assert ["stays", "one", "of", "the", "newest", "generations", "2", "54", "30", "to", "40"] in lines
     assert ["stays", "held", "5", "135", "0", "to", "40"] in lines
-    assert "does not answer: what it still needs of ours is not known (west)" in told.err
+    assert "does not answer: what it still needs of ours is not known (west)" in printed.err

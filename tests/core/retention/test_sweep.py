@@ -98,19 +98,19 @@ def test_a_pinned_checkpoint_stays_and_after_its_pin_is_over_a_whole_grace_begin
     old = world.commit(10)
     for step in (20, 30):
         world.commit(step)
-    said: dict[str, object] = {"actor": "ops"}
-    assert pin(world.store, old, said)
-    assert not pin(world.store, old, said)
+    entry: dict[str, object] = {"actor": "ops"}
+    assert pin(world.store, old, entry)
+    assert not pin(world.store, old, entry)
     world.sweep(3)
     assert old in world.whole()
-    assert unpin(world.store, old, said)
-    assert not unpin(world.store, old, said)
+    assert unpin(world.store, old, entry)
+    assert not unpin(world.store, old, entry)
     assert world.sweep(1).gone == ()
-    assert pin(world.store, old, said)
+    assert pin(world.store, old, entry)
     assert pinned(world.store, "gpt") == {old}
     world.sweep(3)
     assert old in world.whole()
-    unpin(world.store, old, said)
+    unpin(world.store, old, entry)
     world.sweep(2)
     assert old not in world.whole()
 
@@ -186,15 +186,15 @@ def test_a_controllers_cache_does_not_believe_in_a_manifest_that_was_swept(signe
         world.commit(step)
     controller = RecoverableFinder(world.store, signer, Codec())
     early = LineageView(2, ((1, 0, -1), (2, 1, 20)))
-    found = controller.newest("gpt", early)
-    assert found is not None
-    assert found.manifest.step == 20
+    newest = controller.newest("gpt", early)
+    assert newest is not None
+    assert newest.manifest.step == 20
     world.sweep(2)
     assert controller.newest("gpt", early) is None
 
 
 def test_with_another_region_out_of_sight_nothing_goes(signer: Ed25519Signer) -> None:
-    """What it still needs is not known; when it answers again, what was noted before counts."""
+    """Nobody knows what that region still needs; when it answers again, the earlier notes count."""
     world = SweepWorld(signer)
     for step in (10, 20, 30):
         world.commit(step)

@@ -245,8 +245,8 @@ def test_I9_a_promotion_during_a_sweep_never_forks_at_what_is_being_swept(signer
             world: SweepWorld = world, controller: RecoverableFinder = controller, chosen: list[int] = chosen
         ) -> None:
             for view in (LineageView(1, ((1, 0, -1),)), early):
-                found = controller.newest("gpt", view)
-                chosen.append(-1 if found is None else found.manifest.step)
+                newest = controller.newest("gpt", view)
+                chosen.append(-1 if newest is None else newest.manifest.step)
             world.knows(early, world.peer)
 
         controller.newest("gpt", early)

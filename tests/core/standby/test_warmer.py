@@ -79,9 +79,9 @@ def test_the_newest_epoch_comes_before_a_higher_step(signer: Ed25519Signer) -> N
     _put(store, signer, 20)
     _put(store, signer, 30, epoch=2)
     view = LineageView(2, ((1, 0, -1), (2, 1, 25)))
-    found = RecoverableFinder(store, signer, CODEC).newest("gpt", view)
-    assert found is not None
-    assert (found.manifest.epoch, found.manifest.step) == (2, 30)
+    newest = RecoverableFinder(store, signer, CODEC).newest("gpt", view)
+    assert newest is not None
+    assert (newest.manifest.epoch, newest.manifest.step) == (2, 30)
 
 
 class _CountedStore(MemoryObjectStore):
@@ -114,14 +114,14 @@ def test_an_old_run_costs_one_listing_and_the_newest_manifest_however_many_check
         _committed(store, signer, 1, 10 * number, number)
     recoverable = RecoverableFinder(store, signer, CODEC)
     for looked in range(3):
-        found = recoverable.newest("gpt", ONE_EPOCH)
-        assert found is not None
-        assert found.manifest.step == 3000
+        newest = recoverable.newest("gpt", ONE_EPOCH)
+        assert newest is not None
+        assert newest.manifest.step == 3000
         assert (store.lists, store.gets) == (looked + 1, looked + 1), "a sweep may have taken what was read before"
     _committed(store, signer, 1, 3010, 301)
-    found = recoverable.newest("gpt", ONE_EPOCH)
-    assert found is not None
-    assert (found.manifest.step, store.gets) == (3010, 4)
+    newest = recoverable.newest("gpt", ONE_EPOCH)
+    assert newest is not None
+    assert (newest.manifest.step, store.gets) == (3010, 4)
 
 
 def test_within_an_epoch_the_lineage_number_decides_then_the_attempt_and_never_the_step(signer: Ed25519Signer) -> None:
@@ -131,9 +131,9 @@ def test_within_an_epoch_the_lineage_number_decides_then_the_attempt_and_never_t
     steps = []
     for attempt, step, seq in ((1, 10, 1), (1, 20, 2), (1, 30, 3), (1, 40, 4), (2, 25, 3), (2, 30, 4), (2, 35, 5)):
         _committed(store, signer, attempt, step, seq)
-        found = recoverable.newest("gpt", ONE_EPOCH)
-        assert found is not None
-        steps.append((found.manifest.attempt, found.manifest.step))
+        newest = recoverable.newest("gpt", ONE_EPOCH)
+        assert newest is not None
+        steps.append((newest.manifest.attempt, newest.manifest.step))
     assert steps == [(1, 10), (1, 20), (1, 30), (1, 40), (1, 40), (2, 30), (2, 35)]
 
 
@@ -243,7 +243,7 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
     pool.waiting_ranks = 0
     warm.turn()
     changed = CODEC.decode_as(Readiness, log.messages[-1].value)
-    assert (changed.step, changed.waiting_ranks) == (10, 0), "told at once: a planned move asks for it"
+    assert (changed.step, changed.waiting_ranks) == (10, 0), "published at once: a planned move asks for it"
     standby[0] = False
     _put(store, signer, 20)
     warm.turn()
@@ -252,7 +252,7 @@ def test_the_warmer_stages_each_newly_recoverable_checkpoint_once_and_says_so(si
 
 
 def test_a_step_takes_what_lies_between_two_checkpoints_of_one_attempt() -> None:
-    """Another attempt, a rewind or a clock that stood still tell nothing."""
+    """Another attempt, a rewind or a clock that stood still give no figure."""
     before = manifest_of(CheckpointId("gpt", 1, 1, 10), lineage_seq=1, shards=(), rank_states=())
     assert step_s(before, dataclasses.replace(before, step=20, time_ms=5_000)) == 0.5
     for other in ({"attempt": 2, "step": 20, "time_ms": 6_000}, {"step": 20}, {"time_ms": 6_000}):
