@@ -12,7 +12,7 @@ from pipelines.flows.agent.grant_renewal import GrantRenewal
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply
 from schemas.codec import Codec
-from schemas.http_bodies import AgentStatus
+from schemas.http_bodies import AgentStatus, GrantRenewalStatus, KafkaPathStatus, PublisherStatus
 from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.http.grants import HttpGrants
 from services.adapters.kafka.log import KafkaLog
@@ -32,8 +32,8 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     arenas = {name: Arena(here.arena_dir / name) for name in settings.runs}
 
     def locate(manifest_digest: str) -> str | None:
-        found = (arena.folder(manifest_digest) for arena in arenas.values())
-        return next((str(folder) for folder in found if folder is not None), None)
+        folders = (arena.folder(manifest_digest) for arena in arenas.values())
+        return next((str(folder) for folder in folders if folder is not None), None)
 
     def fetch(reply: GrantReply) -> str:
         target = here.node_dir / "agent" / "fetched" / reply.start_manifest_digest
@@ -41,7 +41,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
 
     publish = settings.publish
     log = WatchedLog(
-        [partial(KafkaLog, replace(parts.kafka, bootstrap=one)) for one in endpoints(here.kafka)],
+        [partial(KafkaLog, replace(parts.kafka, bootstrap=address)) for address in endpoints(here.kafka)],
         unanswered_s=publish.unanswered_s,
         journal=parts.journal,
     )
@@ -74,17 +74,20 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     )
 
     def status() -> AgentStatus:
-        published, renewed = flow.status(), grant_renewal.status()
-        return AgentStatus(
-            producer=published.producer,
-            backlog=published.backlog,
-            backlog_checkpoints=published.backlog_checkpoints,
-            committed_step=published.committed_step,
-            troubles=published.troubles,
-            launches=published.launches,
-            hard_left_s=renewed.hard_left_s,
-            hard_troubles=renewed.hard_troubles,
-            kafka=log.status(),
-        )
+        return _status(flow.status(), grant_renewal.status(), log.status())
 
     return parts.serve({"publish": flow.turn, "grant_renewal": grant_renewal.turn}, status=status, close=[log.close])
+
+
+def _status(published: PublisherStatus, renewed: GrantRenewalStatus, kafka: KafkaPathStatus) -> AgentStatus:
+    return AgentStatus(
+        producer=published.producer,
+        backlog=published.backlog,
+        backlog_checkpoints=published.backlog_checkpoints,
+        committed_step=published.committed_step,
+        troubles=published.troubles,
+        launches=published.launches,
+        hard_left_s=renewed.hard_left_s,
+        hard_troubles=renewed.hard_troubles,
+        kafka=kafka,
+    )

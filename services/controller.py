@@ -1,4 +1,4 @@
-"""The controller of a region: one reader of each region's log, one probe, and the leases of all runs on a crew."""
+"""The controller of a region: a reader of each region's log, a probe, and a scheduler for the leases of all runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LEASE_TIMEOUT_S = 2.0
 LEASE_THREADS_MAX = 64
 # Runs of a lease group wait for each other's company, which costs a thread and no request.
 GROUPED_THREADS_MAX = 256
-# Hooks, webhooks and drills' histories are on a crew of their own: what hangs there must not hold up a lease.
+# Hooks, webhooks and drills' histories have a scheduler of their own: one that hangs must not hold up a lease.
 NOTICE_THREADS_MAX = 8
 
 
@@ -103,10 +103,10 @@ class _Controller:
             timeout_s=LEASE_TIMEOUT_S,
             connections=connections,
         )
-        asked = Witness(S3LeaseStore(witness, parts.settings.witness.bucket, self._codec), parts.registry)
+        shared = Witness(S3LeaseStore(witness, parts.settings.witness.bucket, self._codec), parts.registry)
         leases = GroupedLeases(
-            asked,
-            asked,
+            shared,
+            shared,
             group_of=parts.settings.groups(),
             codec=self._codec,
             clock=parts.clock,

@@ -67,7 +67,7 @@ def flow_of(
     again: EventSource | None = None,
     wrap: Wrap = unwrapped,
 ) -> LaneReplicator:
-    """The flow of one lane of a peer, which it reads from `source`; `closing` gets what is to be closed."""
+    """The flow of one lane of a peer, which it reads from `source`; `closing` gets the clients to close at the end."""
     own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
     log = KafkaLog(parts.kafka, paths.transactional_id(parts.region, peer, lane))
     copies = wrap(f"{lane}.copies", parts.store())

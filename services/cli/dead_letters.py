@@ -52,14 +52,16 @@ def list_(
     Exit codes: 0 shown, 1 no log answers, 2 misconfigured.
     """
     with misconfigured_exits():
-        _, found = _letters(config, at, chosen)
-    shown = [one for one in found if whole or one.mark is None]
+        _, letters = _letters(config, at, chosen)
+    shown = [letter for letter in letters if whole or letter.mark is None]
     if as_json:
-        for one in shown:
-            typer.echo(json.dumps(_plain(one)))
+        for letter in shown:
+            typer.echo(json.dumps(_plain(letter)))
         return
     _table(shown)
-    typer.echo(f"{len(shown)} dead letters; {sum(one.mark is not None for one in found)} were redriven", err=True)
+    typer.echo(
+        f"{len(shown)} dead letters; {sum(letter.mark is not None for letter in letters)} were redriven", err=True
+    )
 
 
 @app.command()
@@ -71,11 +73,11 @@ def show(place: Place, config: Config = None, *, at: At = None, as_json: Json = 
     Exit codes: 0 shown, 1 there is none, or no log answers, 2 misconfigured.
     """
     with misconfigured_exits():
-        _, found = _letters(config, at, RecordFilter(), [place])
-    if not found:
+        _, letters = _letters(config, at, RecordFilter(), [place])
+    if not letters:
         typer.echo(f"farside: there is no dead letter at {place}", err=True)
         raise typer.Exit(FAILED)
-    plain = _plain(found[0])
+    plain = _plain(letters[0])
     stack = plain.pop("stack", "")
     typer.echo(json.dumps(plain | {"stack": stack}, indent=None if as_json else 2))
     if stack and not as_json:
@@ -115,8 +117,9 @@ def redrive(
     with misconfigured_exits():
         if not whole and not places and chosen == RecordFilter():
             raise MisconfiguredError("say which: PARTITION/OFFSET, a filter, or --all")
-        (settings, region), found = _letters(config, at, chosen, places or [])
-        requests = [_request_of(settings, region, one, peer) for one in found if one.mark is None and one.letter]
+        (settings, region), letters = _letters(config, at, chosen, places or [])
+        undone = [letter for letter in letters if letter.mark is None and letter.letter]
+        requests = [_request_of(settings, region, letter, peer) for letter in undone]
     if not requests:
         typer.echo(
             f"farside: {NONE_LEFT}: it is not there, or was redriven; see `farside events dead list --all`", err=True
@@ -175,10 +178,10 @@ def _letters(
 
 
 def _parsed(place: str) -> tuple[int, int]:
-    found = _PLACE.fullmatch(place)
-    if found is None:
+    match = _PLACE.fullmatch(place)
+    if match is None:
         raise MisconfiguredError(f"place {place!r}: use PARTITION/OFFSET, as `farside events dead list` shows it")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _place(letter: Letter) -> str:
@@ -203,14 +206,16 @@ def _peer_of(settings: Settings, region: str, letter: Letter, option: str) -> st
     return peer
 
 
-def _plain(one: Letter) -> dict[str, object]:
+def _plain(letter: Letter) -> dict[str, object]:
     from services.cli import events_view  # noqa: PLC0415 - `farside --help` must be quick
 
-    if one.letter is None:
-        return {"letter": _place(one), "problem": one.seen.problem or "no dead letter", **events_view.as_json(one.seen)}
-    found = {"letter": _place(one), "state": "open" if one.mark is None else one.mark.outcome}
-    found |= {"redriven": events_view.plain(one.mark), **events_view.plain(one.letter)}
-    return found | {"headers": events_view.headers(one.letter)}
+    place, mark, record = _place(letter), letter.mark, letter.letter
+    if record is None:
+        return {"letter": place, "problem": letter.seen.problem or "no dead letter", **events_view.as_json(letter.seen)}
+    body: dict[str, object] = {"letter": place, "state": "open" if mark is None else mark.outcome}
+    body["redriven"] = events_view.plain(mark)
+    body |= events_view.plain(record)
+    return body | {"headers": events_view.headers(record)}
 
 
 def _table(shown: list[Letter]) -> None:
@@ -223,11 +228,11 @@ def _table(shown: list[Letter]) -> None:
     for name, width in (("letter", 8), ("time", 8), ("run", 8), ("lane", 13), ("step", 7), ("state", 10)):
         table.add_column(name, width=width, no_wrap=True, overflow="ellipsis")
     table.add_column("reason", ratio=1, overflow="fold")
-    for one in shown:
-        facts, letter = one.facts, one.letter
-        reason = f"UNDECODABLE: {one.seen.problem}" if letter is None else f"{letter.reason}: {letter.detail}"
-        state = "open" if one.mark is None else one.mark.outcome
-        step = "?" if facts.step is None else str(facts.step)
-        cells = (_place(one), when(one.seen.fetched.time_ms), facts.run or "?", facts.lane or "?", step, state, reason)
+    for letter in shown:
+        facts, record, mark = letter.facts, letter.letter, letter.mark
+        reason = f"UNDECODABLE: {letter.seen.problem}" if record is None else f"{record.reason}: {record.detail}"
+        state = "open" if mark is None else mark.outcome
+        step, time_ms = "?" if facts.step is None else str(facts.step), letter.seen.fetched.time_ms
+        cells = (_place(letter), when(time_ms), facts.run or "?", facts.lane or "?", step, state, reason)
         table.add_row(*(Text(clean(cell)) for cell in cells))
     console().print(table)

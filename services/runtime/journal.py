@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from pipelines.ports import Clock
-from services.runtime.metrics import JournalCollector
+from services.runtime.metrics import EVENTS, CounterCollector
 
 
 class ServiceJournal:
@@ -42,7 +42,7 @@ class ServiceJournal:
         self._timeline = folder / f"{service}-{region}.jsonl"
         self._clock = clock
         self._lock = threading.Lock()
-        self._counts = JournalCollector()
+        self._counts = CounterCollector(EVENTS)
         registry.register(self._counts)
         self._log = structlog.wrap_logger(
             structlog.PrintLogger(sys.stdout),

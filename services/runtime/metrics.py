@@ -81,6 +81,14 @@ PROMISE_KEPT = Metric(
     "1 while a failover to this region would keep the run's rpo_steps and rto_s; always 1 in the holder.",
     "controller",
 )
+WITNESS_REQUESTS = Metric(
+    "farside_witness_requests_total",
+    "counter",
+    ("kind",),
+    "requests",
+    "Requests to the witness since the service started: read, write, claim, note, history, read_group, write_group.",
+    "controller",
+)
 LAG = Metric(
     "farside_lag_steps",
     "gauge",
@@ -105,32 +113,33 @@ ALARMS_OPEN = Metric(
     "Alarms that are neither healed nor acknowledged.",
     "replicator",
 )
-METRICS = (EVENTS, EPOCH, LEASE_VALID, PROMISE_KEPT, LAG, ALARMS, ALARMS_OPEN)
+METRICS = (EVENTS, EPOCH, LEASE_VALID, PROMISE_KEPT, WITNESS_REQUESTS, LAG, ALARMS, ALARMS_OPEN)
 
 
-class JournalCollector(Collector):
-    """Counts the events of a service's journal; any thread may add one."""
+class CounterCollector(Collector):
+    """Counts as somebody adds, by the values of the metric's labels; any thread may add."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._counts: Counter[tuple[str, ...]] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, event: str) -> None:
-        """One more event of this name."""
+    def add(self, *values: str) -> None:
+        """One more with these labels."""
         with self._lock:
-            self._counts[event] += 1
+            self._counts[values] += 1
 
     def describe(self) -> Iterable[Family]:
         """Implements prometheus_client's Collector."""
-        return [EVENTS.family()]
+        return [self._metric.family()]
 
     def collect(self) -> Iterable[Family]:
         """Implements prometheus_client's Collector."""
-        family = EVENTS.family()
+        family = self._metric.family()
         with self._lock:
             counts = dict(self._counts)
-        for event, count in counts.items():
-            family.add_metric((event,), count)
+        for values, count in counts.items():
+            family.add_metric(values, count)
         return [family]
 
 

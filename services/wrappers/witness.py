@@ -12,12 +12,13 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from pipelines.core.lease import Held
 from pipelines.errors import RetryableError
 from pipelines.ports import GroupStore, LeaseStore
 from schemas.records import Lease, LeaseGroup
+from services.runtime.metrics import WITNESS_REQUESTS, CounterCollector
 
 
 class WitnessStore(LeaseStore, GroupStore, Protocol):
@@ -32,7 +33,8 @@ class Witness:
         self._lock = threading.Lock()
         self._away = False
         self._tried = False  # somebody is trying whether it is back
-        self._requests = Counter("farside_witness_requests", "Asked of the witness.", ["kind"], registry=registry)
+        self._requests = CounterCollector(WITNESS_REQUESTS)
+        registry.register(self._requests)
 
     def read(self, run: str) -> Held | None:
         """Implements LeaseStore."""
@@ -76,7 +78,7 @@ class Witness:
             if tries and self._tried:
                 raise RetryableError("the witness does not answer; another request tries it")
             self._tried = tries
-        self._requests.labels(kind).inc()
+        self._requests.add(kind)
         away = True
         try:
             yield

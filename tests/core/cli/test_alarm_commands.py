@@ -36,10 +36,10 @@ KIND = "hole"
 @pytest.fixture
 def world(signer: Ed25519Signer) -> _World:
     """East published the numbers 1 and 4."""
-    found = _World(signer)
+    world = _World(signer)
     for seq in (1, 4):
-        found.send(_metric(seq, seq))
-    return found
+        world.send(_metric(seq, seq))
+    return world
 
 
 def _replicator_status(world: _World) -> ReplicatorStatus:
@@ -143,11 +143,11 @@ def test_a_person_lists_alarms_and_acknowledges_one(served: Path) -> None:
     wait_until(lambda: invoke("list").stdout, 20, "the alarm is open")
     listed = invoke("list", "--json")
     assert (listed.exit_code, listed.stderr) == (1, "farside: the replicator of east does not answer\n")
-    one = json.loads(listed.stdout)
-    assert (one["at"], one["kind"], one["ranges"], one["state"]) == ("west", KIND, [[2, 3]], "open")
-    assert one["text"] in invoke("list").stdout
+    alarm = json.loads(listed.stdout)
+    assert (alarm["at"], alarm["kind"], alarm["ranges"], alarm["state"]) == ("west", KIND, [[2, 3]], "open")
+    assert alarm["text"] in invoke("list").stdout
     refused = invoke("acknowledge", "00000000")
     assert (refused.exit_code, "no replicator" in refused.stderr) == (1, True)
-    done = invoke("acknowledge", one["id"])
-    assert (done.exit_code, done.stdout) == (0, f"west  {one['id']}  acknowledged\n")
+    done = invoke("acknowledge", alarm["id"])
+    assert (done.exit_code, done.stdout) == (0, f"west  {alarm['id']}  acknowledged\n")
     assert invoke("list").stdout == ""

@@ -22,20 +22,20 @@ VERBS += [["schemas", "export"]]
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_every_verb_tells_its_exit_codes_and_gives_json(verb: list[str]) -> None:
     """In its help."""
-    told = CliRunner().invoke(app, [*verb, "--help"], terminal_width=100)
-    assert told.exit_code == 0
-    assert "Exit codes: 0" in told.output
-    assert "--json" in told.output
+    result = CliRunner().invoke(app, [*verb, "--help"], terminal_width=100)
+    assert result.exit_code == 0
+    assert "Exit codes: 0" in result.output
+    assert "--json" in result.output
 
 
 def test_each_wrong_value_is_one_line_and_exit_2() -> None:
     """Before anything is read."""
     args = ["--steps", "9..7", "--lane", "nonsense", "--since", "yesterday"]
-    told = CliRunner().invoke(app, ["events", "list", *args])
-    assert told.exit_code == 2
-    lines = told.stderr.splitlines()
+    result = CliRunner().invoke(app, ["events", "list", *args])
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
     assert [line.split(":")[0] for line in lines] == ["farside"] * 3
-    assert "steps '9..7': the range is empty" in told.stderr
+    assert "steps '9..7': the range is empty" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,24 @@ def test_each_wrong_value_is_one_line_and_exit_2() -> None:
 )
 def test_a_verb_that_cannot_begin_says_why(tmp_path: Path, args: list[str], line: str) -> None:
     """With the option or the file that is wrong, and exit 2."""
-    told = CliRunner().invoke(app, [*args, "--config", str(tmp_path / "none.toml")])
-    assert told.exit_code == 2
-    assert line in told.stderr
-    assert len(told.stderr.splitlines()) == 1
+    result = CliRunner().invoke(app, [*args, "--config", str(tmp_path / "none.toml")])
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_the_exported_schemas_are_those_of_every_record_by_the_bytes_in_front_of_it(tmp_path: Path) -> None:
     """A reader finds the writer's schema by what stands in the value, also of records from older versions."""
-    told = CliRunner().invoke(app, ["schemas", "export", "--to", str(tmp_path / "new" / "out")])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["schemas", "export", "--to", str(tmp_path / "new" / "out")])
+    assert result.exit_code == 0, result.output
     folder = tmp_path / "new" / "out"
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    current = {one["name"]: one for one in index if one["current"]}
+    entries = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    current = {entry["name"]: entry for entry in entries if entry["current"]}
     assert set(current) == set(record_types())
-    assert len({one["fingerprint"] for one in index}) == len(index) > len(current)
-    for name, one in current.items():
-        assert (folder / one["file"]).read_text(encoding="utf-8") == schema_text(record_types()[name])
-        assert one["file"] == f"schemas/{one['fingerprint']}.avsc"
+    assert len({entry["fingerprint"] for entry in entries}) == len(entries) > len(current)
+    for name, entry in current.items():
+        assert (folder / entry["file"]).read_text(encoding="utf-8") == schema_text(record_types()[name])
+        assert entry["file"] == f"schemas/{entry['fingerprint']}.avsc"
     mark = Watermark(run="gpt", epoch=1, producer="p", lane="metrics", seq=1)
     assert Codec().encode(mark)[2:10].hex() == current["Watermark"]["fingerprint"]
     assert "c3 01" in (folder / "README.md").read_text(encoding="utf-8")
@@ -78,14 +78,14 @@ def test_the_exported_schemas_are_those_of_every_record_by_the_bytes_in_front_of
 def test_a_long_read_tells_how_far_it_is_and_a_short_one_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, every other second, and once more at its end."""
     clock = ManualClock(100.0)
-    told = progress(clock)
-    told(1, 10)
-    told(10, 10)
+    on_progress = progress(clock)
+    on_progress(1, 10)
+    on_progress(10, 10)
     assert capsys.readouterr() == ("", "")
-    told = progress(clock)
+    on_progress = progress(clock)
     for done in range(0, 101, 10):
         clock.sleep(0.5)
-        told(done, 100)
+        on_progress(done, 100)
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""

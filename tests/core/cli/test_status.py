@@ -1,4 +1,4 @@
-"""What `farside status` makes of the services' answers, also when a region gives none."""
+"""`farside status` from the services' answers, also when a region gives none."""
 
 from __future__ import annotations
 

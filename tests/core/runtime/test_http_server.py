@@ -1,4 +1,4 @@
-"""What a service serves, and how its process ends."""
+"""The paths that every service serves, and how its process ends."""
 
 from __future__ import annotations
 

@@ -18,7 +18,14 @@ from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock
 from services.http.server import HttpServer, Turns
 from services.runtime.journal import ServiceJournal
-from services.runtime.metrics import METRICS, ControllerCollector, JournalCollector, ReplicatorCollector
+from services.runtime.metrics import (
+    EVENTS,
+    METRICS,
+    WITNESS_REQUESTS,
+    ControllerCollector,
+    CounterCollector,
+    ReplicatorCollector,
+)
 from tests.core.replication.test_lane_replicator import _turn, _World
 from tests.manual_world import world_with_step_10
 
@@ -122,9 +129,10 @@ def test_the_documented_table_is_what_the_collectors_describe() -> None:
     assert rows == [
         (f"`{one.name}`", one.kind, ", ".join(one.labels), one.unit, one.meaning, one.served_by) for one in METRICS
     ]
+    counters = (CounterCollector(EVENTS), CounterCollector(WITNESS_REQUESTS))
     described = {
         (family.name, family.type, family.documentation, tuple(family._labelnames))
-        for collector in (JournalCollector(), ControllerCollector(dict), ReplicatorCollector({}))
+        for collector in (*counters, ControllerCollector(dict), ReplicatorCollector({}))
         for family in collector.describe()
     }
     assert described == {(one.name.removesuffix("_total"), one.kind, one.meaning, one.labels) for one in METRICS}
