@@ -145,7 +145,7 @@ class Stage:
         )
         self._marks = Marks(parts, journal)
         self._prefix = paths.drill_prefix(self.drill_id)
-        self._client = client_of(here.s3, here.drill_credentials_file or here.credentials_file, attempts=1)
+        self._client = client_of(here.s3, here.drill_credentials_file or here.credentials_file)
         self._kafka = cluster_of(here, here.drill_kafka_credentials_file)
         self.own = S3ObjectStore(self._client, here.bucket)
         self._store = OverlayStore(parts.store(), self.own, self._prefix)
