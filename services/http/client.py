@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.request
 from typing import Any
 
+from pipelines.errors import RetryableError
+from services.adapters.http.sending import HttpClient
 from services.settings import HOST
 
 TIMEOUT_S = 2.0
+ANSWER_BYTES_MAX = 64 << 20  # the status of a thousand runs
 
 
 def ask(port: int, path: str, body: dict[str, object] | None = None) -> dict[str, Any] | None:
     """A service's JSON answer; None if it does not answer."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        f"http://{HOST}:{port}{path}", data=data, headers={"Content-Type": "application/json"}
-    )
+    at = HttpClient(f"http://{HOST}:{port}", timeout_s=TIMEOUT_S, answer_bytes_max=ANSWER_BYTES_MAX)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except (OSError, http.client.HTTPException, ValueError):
+        if body is None:
+            answer = at.get(path)
+        else:
+            answer = at.post(json.dumps(body).encode(), {"Content-Type": "application/json"}, path)
+        if not answer.is_success:
+            return None
+        plain: dict[str, Any] = json.loads(answer.body)
+    except (RetryableError, ValueError):
         return None
+    return plain

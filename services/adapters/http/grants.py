@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.request
 
 from pipelines.errors import RetryableError
 from pipelines.ports import GrantReply
+from services.adapters.http.sending import HttpClient, NoAnswerError
+
+ANSWER_BYTES_MAX = 4 << 20
+HEADERS = {"Content-Type": "application/json"}
 
 
 class HttpGrants:
@@ -15,24 +17,27 @@ class HttpGrants:
 
     Args:
         base_url: the controller's, http only.
-        timeout_s: for connecting, and for the answer.
+        timeout_s: for connecting, and for each part of the answer.
     """
 
     def __init__(self, base_url: str, timeout_s: float = 1.0) -> None:
         if not base_url.startswith("http://"):
             raise ValueError(f"{base_url!r} is no http URL")
         self._url = f"{base_url}/v1/grant"
-        self._timeout_s = timeout_s
+        self._http = HttpClient(self._url, timeout_s=timeout_s, answer_bytes_max=ANSWER_BYTES_MAX)
 
     def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
         """The standing of a launch; RetryableError if the controller does not give a usable answer."""
         asked = {"run": run, "launch": launch, "node": node, "committed_step": committed_step}
-        body, kind = json.dumps(asked).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._url, data=body, headers=kind)  # noqa: S310 - http only, checked above
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310 - as above
-                reply = json.load(answer)
+            answer = self._http.post(json.dumps(asked).encode(), HEADERS)
+        except NoAnswerError as error:
+            raise RetryableError(f"controller at {self._url}: {error}") from error
+        if not answer.is_success:
+            raise RetryableError(f"controller at {self._url} answered {answer.status}")
+        try:
+            reply = json.loads(answer.body)
             reply["forks"] = tuple((int(e), int(p), int(s)) for e, p, s in reply.get("forks", ()))
             return GrantReply(**reply)
-        except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise RetryableError(f"controller at {self._url}: {error}") from error
