@@ -16,6 +16,7 @@ from pipelines.flows.authority.drill_history import DrillHistory
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
+from pipelines.ports import ObjectStore
 from schemas.codec import Codec
 from schemas.http_bodies import ControllerStatus
 from services.adapters.http.poster import HttpPoster
@@ -23,12 +24,13 @@ from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.http.authority_routes import AuthorityRoutes
-from services.runtime.clients import client_of
+from services.runtime.clients import client_of, repeating
 from services.runtime.metrics import ControllerCollector
 from services.runtime.scheduler import Flow, Scheduler
 from services.runtime.wiring import Wiring
 from services.settings import RunSettings, Settings
 from services.wrappers.grouped_leases import GATHERS_S_MAX, GroupedLeases
+from services.wrappers.retrying import STORE_BESIDE_LEASE
 from services.wrappers.witness import Witness
 
 LEASE_TIMEOUT_S = 2.0
@@ -88,20 +90,14 @@ class _Controller:
             for run, control in self.controls.items()
         }
 
-    def _stores(self) -> tuple[S3ObjectStore, GroupedLeases]:
+    def _stores(self) -> tuple[ObjectStore, GroupedLeases]:
         """This region's store, and the witness as all runs ask it."""
         parts, here = self.parts, self.parts.here
         connections = min(self.leases.threads, LEASE_THREADS_MAX) + self.notices.threads
-        store = client_of(
-            here.s3, here.credentials_file, attempts=2, timeout_s=LEASE_TIMEOUT_S, connections=connections
-        )
-        # One attempt a request: the SDK's own retry turns a lost reply into a false refusal (6.3).
+        store = client_of(here.s3, here.credentials_file, timeout_s=LEASE_TIMEOUT_S, connections=connections)
+        # Nothing repeats a request to the witness: a repeated one turns a lost reply into a false refusal (6.3).
         witness = client_of(
-            here.witness,
-            here.witness_credentials_file,
-            attempts=1,
-            timeout_s=LEASE_TIMEOUT_S,
-            connections=connections,
+            here.witness, here.witness_credentials_file, timeout_s=LEASE_TIMEOUT_S, connections=connections
         )
         shared = Witness(S3LeaseStore(witness, parts.settings.witness.bucket, self._codec), parts.registry)
         leases = GroupedLeases(
@@ -113,7 +109,7 @@ class _Controller:
             entropy=parts.entropy,
             gathers_s=min(GATHERS_S_MAX, parts.profile.poll_s / 10),
         )
-        return S3ObjectStore(store, here.bucket), leases
+        return repeating(S3ObjectStore(store, here.bucket), STORE_BESIDE_LEASE), leases
 
     def _nodes_at_s(self, peer: str) -> float:
         """When a node of a region was heard last, for any run."""

@@ -71,7 +71,7 @@ def flow_of(
     own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
     log = KafkaLog(parts.kafka, paths.transactional_id(parts.region, peer, lane))
     copies = wrap(f"{lane}.copies", parts.store())
-    transfers = ThreadTransfers(peers={peer: parts.peer_store(peer)}, store=copies)
+    transfers = ThreadTransfers(peers={peer: parts.peer_pieces(peer)}, store=copies)
     closing += [own.close, letters.close, log.close, transfers.close]
     return LaneReplicator(
         PeerLane(peer, lane),

@@ -1,4 +1,7 @@
-"""Settings: one TOML file, overridden by variables `FARSIDE_<KEY>__<KEY>`; frozen, read once, no secrets in it."""
+"""Settings: one TOML file, overridden by variables `FARSIDE_<KEY>__<KEY>`; frozen, read once, without secrets.
+
+Why pydantic-settings does not read them: docs/decisions/0011-settings-without-pydantic-settings.md.
+"""
 
 from __future__ import annotations
 
@@ -59,13 +62,13 @@ class RunSettings(_Part):
 
 
 class WitnessSettings(_Part):
-    """The witness's bucket; each region reaches it by its own address, as a user of its own."""
+    """The witness's bucket; each region has its own address for it, and its own user there."""
 
     bucket: str
 
 
 class Ports(_Part):
-    """Where the services' health, metrics and status are served on loopback; 0: any free port."""
+    """The loopback port of each service, where it serves health, metrics and status; 0: any free port."""
 
     agent: int = Field(default=0, ge=0, le=65_535)
     controller: int = Field(default=0, ge=0, le=65_535)
@@ -74,7 +77,7 @@ class Ports(_Part):
 
 
 class KafkaSettings(_Part):
-    """A Kafka, and who we are there."""
+    """The address of a region's Kafka, and the user and certificate authority to connect with."""
 
     kafka: str
     kafka_credentials_file: Path | None = None  # None: a cluster that knows no users
@@ -82,7 +85,7 @@ class KafkaSettings(_Part):
 
 
 class LinkSettings(KafkaSettings):
-    """How a region reads another; the credentials need no more than reading."""
+    """How a region reads another region's Kafka and store; the credentials need no more than reading."""
 
     s3: str
     bucket: str
@@ -90,7 +93,7 @@ class LinkSettings(KafkaSettings):
 
 
 class RegionSettings(KafkaSettings):
-    """One region, by the addresses that hold inside it."""
+    """One region: its Kafka, store, keys and folders, by the addresses that are valid inside it."""
 
     drill_kafka_credentials_file: Path | None = None  # None: a drill is the region's own user
     operator_kafka_credentials_file: Path | None = None  # for commands that only look; None: as above
@@ -113,7 +116,7 @@ class RegionSettings(KafkaSettings):
 
 
 class PublishSettings(_Part):
-    """How an agent publishes."""
+    """How an agent batches records, catches up after an outage, and gives up a client that hangs."""
 
     batch_rows: int = Field(default=500, ge=1)  # metrics in one record, at most; 1: every metric is a record of its own
     batch_bytes: int = Field(default=512 * 1024, ge=1)  # of the spool's records that go into one
@@ -124,7 +127,7 @@ class PublishSettings(_Part):
 
 
 class ProfileSettings(_Part):
-    """A lease profile of one's own; the same in every region."""
+    """A lease profile that the operator defines; it must be the same in every region."""
 
     lease_s: float
     renew_s: float
@@ -134,7 +137,7 @@ class ProfileSettings(_Part):
 
 
 class Settings(_Part):
-    """Everything that a service is told."""
+    """The whole settings file."""
 
     profiles: dict[str, ProfileSettings] = {}
     profile: str = "default"
@@ -148,11 +151,11 @@ class Settings(_Part):
     @classmethod
     def _profiles_are_safe(cls, profiles: dict[str, ProfileSettings]) -> dict[str, ProfileSettings]:
         """An unsafe combination is refused with the inequality that fails."""
-        for name, one in profiles.items():
+        for name, profile in profiles.items():
             if name in PROFILES:
                 raise ValueError(f"{name} is a profile that ships: choose another name")
             try:
-                LeaseProfile(name=name, **one.model_dump()).check()
+                LeaseProfile(name=name, **profile.model_dump()).check()
             except MisconfiguredError as error:
                 raise ValueError(str(error)) from error
         return profiles
@@ -167,16 +170,16 @@ class Settings(_Part):
 
     @property
     def lease_profile(self) -> LeaseProfile:
-        """The lease's times."""
+        """The lease's times, by the profile that `profile` names."""
         own = self.profiles.get(self.profile)
         return PROFILES[self.profile] if own is None else LeaseProfile(name=self.profile, **own.model_dump())
 
     @model_validator(mode="after")
     def _groups_are_alike(self) -> Settings:
         """Members of a lease group have one placement, and fit into one object."""
-        for group in {one.group for one in self.runs.values()} - {None}:
-            members = {name: one for name, one in self.runs.items() if one.group == group}
-            placements = {(one.first_region, frozenset(one.standby)) for one in members.values()}
+        for group in {run.group for run in self.runs.values()} - {None}:
+            members = {name: run for name, run in self.runs.items() if run.group == group}
+            placements = {(run.first_region, frozenset(run.standby)) for run in members.values()}
             if len(placements) > 1:
                 raise ValueError(f"group {group}: {', '.join(members)} must have the same first_region and standby")
             if len(members) > MEMBERS_MAX:
@@ -185,34 +188,43 @@ class Settings(_Part):
 
     def groups(self) -> dict[str, str]:
         """The lease group of each run that has one."""
-        return {name: one.group for name, one in self.runs.items() if one.group is not None}
+        return {name: run.group for name, run in self.runs.items() if run.group is not None}
 
     def region(self, name: str) -> RegionSettings:
-        """One region's; MisconfiguredError if there is none of that name."""
+        """The settings of one region; MisconfiguredError if there is none of that name."""
         if name not in self.regions:
             raise MisconfiguredError(f"region {name!r} is not in the settings; there are {', '.join(self.regions)}")
         return self.regions[name]
 
     def link(self, region: str, peer: str) -> LinkSettings:
-        """How a region reaches another; MisconfiguredError if it is not said."""
+        """How a region reaches another; MisconfiguredError if the settings have no such link."""
         links = self.region(region).links
         if peer not in links:
             raise MisconfiguredError(f"regions.{region}.links.{peer} is missing: {peer} cannot be reached")
         return links[peer]
 
     def service_ports(self) -> frozenset[int]:
-        """Every port that some service has or will bind."""
-        return frozenset(port for one in self.regions.values() for port in one.ports.model_dump().values())
+        """Every port that a service of any region serves on."""
+        return frozenset(port for region in self.regions.values() for port in region.ports.model_dump().values())
 
     def run(self, name: str) -> RunSettings:
-        """One run's; MisconfiguredError if there is none of that name."""
+        """The settings of one run; MisconfiguredError if there is none of that name."""
         if name not in self.runs:
             raise MisconfiguredError(f"run {name!r} is not in the settings; there are {', '.join(self.runs)}")
         return self.runs[name]
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings; MisconfiguredError with one line for each key that is wrong."""
+    """Read the settings.
+
+    Args:
+        path: the TOML file.
+        environment: `FARSIDE_WITNESS__BUCKET` in it replaces `witness.bucket`, and so on.
+
+    Raises:
+        MisconfiguredError: the file cannot be read, or a key is wrong: one line for each key, with the file or variable
+            that its value came from.
+    """
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -225,27 +237,26 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     try:
         return Settings.model_validate(plain)
     except ValidationError as error:
-        lines = []
-        for one in error.errors():
-            key = ".".join(str(part) for part in one["loc"])
-            lines.append(f"{key}: {one['msg']} (from {origins.get(key, path)})")
-        raise MisconfiguredError("\n".join(lines)) from error
+        raise MisconfiguredError("\n".join(_wrong_keys(error, origins, path))) from error
 
 
 class Credentials(NamedTuple):
-    """One store's user."""
+    """A user of an S3 store."""
 
     access_key: str
     secret_key: str
 
 
 def secrets_of(path: Path, what: str, *names: str) -> dict[str, str]:
-    """A JSON file of texts, with these names among them; MisconfiguredError, which never shows what is in it.
+    """Read a JSON object of texts from a file.
 
     Args:
         path: the file.
-        what: whose it is, for an error's text.
-        names: what must be there.
+        what: what kind of file it is, for an error's text.
+        names: the keys that must be there.
+
+    Raises:
+        MisconfiguredError: it cannot be read, or lacks a name; the text shows nothing of the file's contents.
     """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -258,21 +269,21 @@ def secrets_of(path: Path, what: str, *names: str) -> dict[str, str]:
 
 def credentials(path: Path) -> Credentials:
     """`access_key` and `secret_key` from a JSON file; errors as of `secrets_of`."""
-    found = secrets_of(path, "credentials file", "access_key", "secret_key")
-    return Credentials(found["access_key"], found["secret_key"])
+    plain = secrets_of(path, "credentials file", "access_key", "secret_key")
+    return Credentials(plain["access_key"], plain["secret_key"])
 
 
 def kafka_user(path: Path) -> KafkaUser:
     """`username`, `password` and `mechanism` (else SCRAM-SHA-512) from a JSON file; errors as of `secrets_of`."""
     plain = secrets_of(path, "Kafka credentials file", "username", "password")
-    found = KafkaUser(plain["username"], plain["password"], plain.get("mechanism", MECHANISMS[0]))
-    if found.mechanism not in MECHANISMS:
+    user = KafkaUser(plain["username"], plain["password"], plain.get("mechanism", MECHANISMS[0]))
+    if user.mechanism not in MECHANISMS:
         raise MisconfiguredError(f"Kafka credentials file {path}: mechanism is one of {', '.join(MECHANISMS)}")
-    return found
+    return user
 
 
 def _override(plain: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
-    """Put the variables' values in place; which variable each key came from."""
+    """Put the variables' values into the file's table; returns which variable each key came from."""
     origins = {}
     for name in sorted(environment):
         keys = name.removeprefix(PREFIX).lower().split("__")
@@ -287,3 +298,14 @@ def _override(plain: dict[str, Any], environment: Mapping[str, str]) -> dict[str
         place[keys[-1]] = environment[name]
         origins[".".join(keys)] = name
     return origins
+
+
+def _wrong_keys(error: ValidationError, origins: Mapping[str, str], path: Path) -> list[str]:
+    """One line for each wrong key: the key, why, and the variable or the file that it came from."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        # A table is refused as a whole: then the variables that put something into it stand below the key.
+        variables = [name for place, name in origins.items() if f"{place}.".startswith(f"{key}.")]
+        lines.append(f"{key}: {fault['msg']} (from {', '.join(variables) or path})")
+    return lines

@@ -15,7 +15,7 @@ from services.cli.prompts import Json, until
 from services.cli.serve import Config
 from services.cli.settings_file import load
 from services.http.bodies import plain
-from services.http.client import UnexpectedAnswerError, replicator_of
+from services.http.endpoints import UnexpectedAnswerError, replicator_of
 from services.settings import Settings
 
 GIVES_UP_S = 30.0

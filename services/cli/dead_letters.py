@@ -20,7 +20,7 @@ from services.cli.prompts import Json, Yes, confirm, until
 from services.cli.region_logs import At, decoding_of, log_of, progress
 from services.cli.serve import Config
 from services.cli.settings_file import load
-from services.http.client import ReplicatorClient, replicator_of
+from services.http.endpoints import ReplicatorClient, replicator_of
 
 if TYPE_CHECKING:
     from pipelines.flows.inspection.dead_letters import Letter

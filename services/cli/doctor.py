@@ -203,7 +203,7 @@ def _witness(settings: Settings) -> list[Finding]:
 
     findings = []
     for name, region in settings.regions.items():
-        client = client_of(region.witness, region.witness_credentials_file, attempts=1)
+        client = client_of(region.witness, region.witness_credentials_file)
         try:
             checks = probe(client, settings.witness.bucket, SystemEntropy())
         except FarsideError as error:

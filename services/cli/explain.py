@@ -19,7 +19,7 @@ from services.cli.prompts import Json
 from services.cli.run_views import RunViews, settings_of
 from services.cli.serve import Config
 from services.http.bodies import plain
-from services.http.client import UnexpectedAnswerError, controller_of
+from services.http.endpoints import UnexpectedAnswerError, controller_of
 from services.settings import Settings
 
 Run = Annotated[str, typer.Option(help="The run to show.")]

@@ -14,7 +14,7 @@ from services.cli.prompts import Json, Reason, Yes, confirm, until
 from services.cli.run_views import settings_of
 from services.cli.serve import Config
 from services.http.bodies import plain
-from services.http.client import ControllerClient, controller_of
+from services.http.endpoints import ControllerClient, controller_of
 
 GIVES_UP_S = 120.0
 

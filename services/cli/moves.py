@@ -22,7 +22,7 @@ from services.cli.prompts import Json, Reason, Yes, confirm, until
 from services.cli.run_views import RunViews, settings_of
 from services.cli.serve import Config
 from services.http.bodies import plain, to_json
-from services.http.client import controller_of
+from services.http.endpoints import controller_of
 from services.settings import Settings
 
 MOVE_S = 3_900.0

@@ -37,7 +37,7 @@ from services.cli.events_view import as_json, clean, console, when
 from services.cli.exits import FAILED
 from services.cli.region_logs import decoding_of, progress, reader
 from services.cli.registry import WireFormat
-from services.http.client import replicator_of
+from services.http.endpoints import replicator_of
 from services.operations.replay_targets import ConfluentWire, HandlersTarget, TopicTarget, as_it_is, check_topic
 from services.runtime.clients import cluster_of, store_of
 

@@ -10,7 +10,7 @@ import typer
 from schemas.http_bodies import RunStatus
 from services.cli.exits import misconfigured_exits
 from services.cli.settings_file import load
-from services.http.client import UnexpectedAnswerError, controller_of
+from services.http.endpoints import UnexpectedAnswerError, controller_of
 from services.settings import Settings
 
 

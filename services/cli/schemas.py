@@ -112,10 +112,12 @@ def register(
     """
     from schemas.codec import all_schemas  # noqa: PLC0415 - `farside --help` must be quick
     from schemas.confluent import subject_of  # noqa: PLC0415 - as above
+    from services.runtime.real_time import retrier_of  # noqa: PLC0415 - as above
+    from services.wrappers.retrying import REGISTRY, RetryingSchemaRegistry  # noqa: PLC0415 - as above
 
     registered = []
     with misconfigured_exits():
-        client = registry_of(registry, registry_credentials)
+        client = RetryingSchemaRegistry(registry_of(registry, registry_credentials), retrier_of(REGISTRY))
         for name, text in all_schemas().items():
             subject = subject_of(text)
             registered.append({"subject": subject, "fingerprint": name, "id": client.register(subject, text)})

@@ -19,7 +19,7 @@ from services.demo import figures, picture
 from services.demo.actors import Actors
 from services.demo.report import compared, keep
 from services.demo.story import EAST, RUN, START_S, TRAIN_S, WEST, Say, Story
-from services.http.client import controller_of
+from services.http.endpoints import controller_of
 from services.runtime.clients import store_of
 
 REJOIN_S = 180.0

@@ -43,7 +43,7 @@ from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
-from services.http.client import UnexpectedAnswerError, controller_of, warmer_of
+from services.http.endpoints import UnexpectedAnswerError, controller_of, warmer_of
 from services.runtime.child_processes import compiling_environment, kill_families, spawn, tail
 from services.runtime.clients import client_of, cluster_of
 from services.runtime.journal import ServiceJournal
@@ -149,7 +149,7 @@ class Stage:
         )
         self._marks = Marks(parts, journal)
         self._prefix = paths.drill_prefix(self.drill_id)
-        self._client = client_of(here.s3, here.drill_credentials_file or here.credentials_file, attempts=1)
+        self._client = client_of(here.s3, here.drill_credentials_file or here.credentials_file)
         self._kafka = cluster_of(here, here.drill_kafka_credentials_file)
         self.own = S3ObjectStore(self._client, here.bucket)
         self._store = OverlayStore(parts.store(), self.own, self._prefix)

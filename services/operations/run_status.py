@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pipelines.paths import EVERY_RUN
 from schemas.http_bodies import AlarmStatus, ControllerStatus, CopyStatus, ReplicatorStatus, RunStatus, WarmerStatus
-from services.http.client import UnexpectedAnswerError, controller_of, replicator_of, warmer_of
+from services.http.endpoints import UnexpectedAnswerError, controller_of, replicator_of, warmer_of
 from services.settings import Settings
 
 T = TypeVar("T")

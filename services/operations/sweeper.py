@@ -10,9 +10,8 @@ from pipelines.core.retention import SweepPolicy
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.retention.sweep import Sweep, SweepPorts
 from schemas.codec import Codec
-from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.system_clock import SystemClock, SystemEntropy
-from services.runtime.clients import client_of
+from services.runtime.clients import peer_store_of, store_of
 from services.runtime.journal import ServiceJournal
 from services.runtime.wiring import signer_of
 from services.settings import Settings
@@ -26,13 +25,11 @@ def sweep_of(settings: Settings, region: str, run: str, without: Collection[str]
         raise MisconfiguredError(f"--without {strange[0]}: the settings have no other region of that name")
     peers = {}
     for peer in settings.regions.keys() - {region, *without}:
-        link = settings.link(region, peer)
-        peers[peer] = S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
-    client = client_of(here.s3, here.sweeper_credentials_file or here.credentials_file)
+        peers[peer] = peer_store_of(settings.link(region, peer))
     return Sweep(
         run=run,
         ports=SweepPorts(
-            store=S3ObjectStore(client, here.bucket),
+            store=store_of(here, here.sweeper_credentials_file),
             peers=peers,
             signer=signer_of(settings, region),
             codec=Codec(),

@@ -1,15 +1,16 @@
-"""Where services say what they do: a JSON line on standard output, one in the timeline, and a counter, by one name."""
+"""A service's journal: each event is a JSON line on standard output, one in the timeline, and counted, by one name."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
+from structlog.typing import EventDict, WrappedLogger
 
 from pipelines.ports import Clock
 from services.runtime.metrics import EVENTS, CounterCollector
@@ -22,9 +23,9 @@ class ServiceJournal:
         service: agent, controller, replicator or warmer.
         region: whose.
         folder: gets `<service>-<region>.jsonl`, with the wall clock in milliseconds.
-        clock: tells the time.
+        clock: its wall clock stamps the timeline.
         registry: gets the counter `farside_events_total{event}`.
-        quiet: say nothing on standard output, which is a command's own.
+        quiet: write nothing on standard output, which is a command's own.
     """
 
     def __init__(
@@ -37,28 +38,43 @@ class ServiceJournal:
         registry: CollectorRegistry,
         quiet: bool = False,
     ) -> None:
-        self._quiet = quiet
         folder.mkdir(parents=True, exist_ok=True)
-        self._timeline = folder / f"{service}-{region}.jsonl"
-        self._clock = clock
-        self._lock = threading.Lock()
         self._counts = CounterCollector(EVENTS)
         registry.register(self._counts)
-        self._log = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stdout),
+        self._timeline = structlog.wrap_logger(
+            _Timeline(folder / f"{service}-{region}.jsonl"),
+            processors=[_Stamp(clock), structlog.processors.JSONRenderer(default=str)],
+        ).bind(service=service, at=region)
+        self._output = structlog.wrap_logger(
+            structlog.ReturnLogger() if quiet else structlog.PrintLogger(sys.stdout),
             processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
         ).bind(service=service, region=region)
-        self._who = {"service": service, "at": region}
 
     def say(self, event: str, **fields: object) -> None:
-        """One dotted event name with its fields."""
-        line = json.dumps({"time_ms": self._clock.wall_ms(), "event": event, **self._who, **fields}, default=str)
-        with (
-            self._lock,
-            contextlib.suppress(OSError),  # with the disk full, what is said still reaches standard output
-            self._timeline.open("a", encoding="utf-8") as stream,
-        ):
-            stream.write(line + "\n")
+        """Record one dotted event name with its fields."""
+        self._timeline.info(event, **fields)
         self._counts.add(event)
-        if not self._quiet:
-            self._log.info(event, **fields)
+        self._output.info(event, **fields)
+
+
+class _Stamp:
+    """A processor of structlog that puts the Clock port's time and the event's name first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> Mapping[str, object]:
+        return {"time_ms": self._clock.wall_ms(), "event": fields["event"], **fields}
+
+
+class _Timeline:
+    """Where structlog's lines go: appended to a file that is opened for each, so that it may be moved away."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def info(self, line: str) -> None:
+        """Append one line; nothing is raised when the disk is full, since standard output gets the event too."""
+        with self._lock, contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")

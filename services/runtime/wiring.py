@@ -21,12 +21,12 @@ from services.adapters.kafka.log import KafkaSource, ensure_topics
 from services.adapters.s3.object_store import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock, SystemEntropy
-from services.runtime.clients import client_of, cluster_of, store_of
+from services.runtime.clients import client_of, cluster_of, peer_pieces_of, peer_store_of, store_of
 from services.runtime.journal import ServiceJournal
 from services.runtime.process import Process
 from services.runtime.scheduler import Flow, Scheduler
 from services.settings import LinkSettings, RegionSettings, Settings
-from services.wrappers.retrying import retrying
+from services.wrappers.retrying import RetryingObjectStore, repeat_until_done
 
 PREPARE_S = 60.0
 PROBE_TIMEOUT_S = 2.0
@@ -60,14 +60,17 @@ class Wiring:
         """The lease's times."""
         return self.settings.lease_profile
 
-    def store(self) -> S3ObjectStore:
+    def store(self) -> RetryingObjectStore:
         """A client of this region's bucket; each flow has its own."""
         return store_of(self.here)
 
-    def peer_store(self, peer: str) -> S3ObjectStore:
+    def peer_store(self, peer: str) -> RetryingObjectStore:
         """A client of another region's bucket, through the link."""
-        link = self.link(peer)
-        return S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
+        return peer_store_of(self.link(peer))
+
+    def peer_pieces(self, peer: str) -> S3ObjectStore:
+        """A client of another region's bucket, through the link, for copies."""
+        return peer_pieces_of(self.link(peer))
 
     def peer_kafka(self, peer: str) -> KafkaCluster:
         """Another region's Kafka, through the link, as a user who may only read there."""
@@ -84,9 +87,7 @@ class Wiring:
         probes: dict[str, dict[str, Probe]] = {}
         for peer in self.peers():
             link, source = self.link(peer), KafkaSource(self.peer_kafka(peer), int(PROBE_TIMEOUT_S * 1000))
-            store = S3ObjectStore(
-                client_of(link.s3, link.credentials_file, attempts=1, timeout_s=PROBE_TIMEOUT_S), link.bucket
-            )
+            store = S3ObjectStore(client_of(link.s3, link.credentials_file, timeout_s=PROBE_TIMEOUT_S), link.bucket)
             closing.append(source.close)
             probes[peer] = {
                 KAFKA: partial(source.partitions, [paths.HEARTBEATS]),
@@ -131,7 +132,7 @@ class Wiring:
             ensure_topics(self.kafka, replication=self.here.replication)
             store_schemas(self.store())
 
-        retrying(
+        repeat_until_done(
             make, clock=self.clock, deadline_s=PREPARE_S, waits=lambda why: self.journal.say("service.waits", why=why)
         )
 

@@ -19,7 +19,7 @@ from infra.local.stack import Stack
 from infra.local.tools import Tools
 from pipelines import paths
 from services.demo.actors import Failed, read_lines
-from services.http.client import replicator_of
+from services.http.endpoints import replicator_of
 from services.runtime.child_processes import compiling_environment, spawn, tail, wait_for
 from services.settings import Settings
 from tests.benchmarks.event_load import EAST, WEST, Broker

@@ -33,7 +33,7 @@ from services.demo import figures, local_config
 from services.demo.actors import Actors, Failed, read_lines
 from services.demo.report import versions
 from services.http.bodies import plain
-from services.http.client import controller_of
+from services.http.endpoints import controller_of
 from services.settings import Settings, load
 
 RUN, EAST, WEST = "gpt", "east", "west"

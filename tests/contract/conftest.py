@@ -46,7 +46,7 @@ def settings(config: Path) -> Settings:
 def witness_client(stack: Stack, endpoint: str | None = None, timeout_s: float = 5.0) -> S3Client:
     """A client of the witness with one attempt a request, as the lease needs it."""
     keys = json.loads(stack.endpoints().credentials_file.read_text(encoding="utf-8"))["s3-witness"]
-    return connect(endpoint=endpoint or stack.endpoints().witness_endpoint, attempts=1, timeout_s=timeout_s, **keys)
+    return connect(endpoint=endpoint or stack.endpoints().witness_endpoint, timeout_s=timeout_s, **keys)
 
 
 @pytest.fixture(params=[*REAL, "aside"])

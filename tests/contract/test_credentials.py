@@ -71,7 +71,7 @@ def test_a_region_cannot_write_in_another_regions_store(settings: Settings) -> N
 def test_I2_no_region_can_delete_a_lease_record_and_each_can_still_be_a_writer_of_it(settings: Settings) -> None:
     """The record survives whoever goes mad; the doctor's probes, which are deleted, still pass."""
     for name, region in settings.regions.items():
-        client = client_of(region.witness, region.witness_credentials_file, attempts=1)
+        client = client_of(region.witness, region.witness_credentials_file)
         bucket = settings.witness.bucket
         client.put_object(Bucket=bucket, Key=LEASE, Body=name.encode())
         assert _refused(partial(client.delete_object, Bucket=bucket, Key=LEASE))
@@ -94,7 +94,7 @@ def test_I10_a_drill_can_read_what_is_real_and_write_only_beside_it(settings: Se
     assert _refused(lambda: drill.delete_object(Bucket=bucket, Key="runs/gpt/real"))
     assert store_of(west).get("runs/gpt/real") == b"real"
     assert west.drill_credentials_file is not None
-    at_witness = client_of(west.witness, west.drill_credentials_file, attempts=1)
+    at_witness = client_of(west.witness, west.drill_credentials_file)
     with pytest.raises(ClientError) as unknown:
         at_witness.put_object(Bucket=settings.witness.bucket, Key=LEASE, Body=b"")
     assert code_of(unknown.value) in {"InvalidAccessKeyId", "AccessDenied", "403"}

@@ -34,7 +34,7 @@ from services.adapters.system_clock import SystemClock
 from services.permissions.kafka_policies import ROLES, TOPIC, Grant, commands, grants
 from services.runtime.clients import cluster_of
 from services.settings import Settings
-from services.wrappers.retrying import retrying
+from services.wrappers.retrying import repeat_until_done
 from tests.test_tidy import ROOT
 
 IDS = itertools.count(1)
@@ -221,7 +221,7 @@ def test_who_is_not_let_in_is_told_so_and_does_not_try_for_ever(settings: Settin
     waits: list[str] = []
     for ask in asked:
         with pytest.raises(MisconfiguredError, match=r"user east at Kafka .*: not let in \(.+\): put") as caught:
-            retrying(ask, clock=SystemClock(), deadline_s=30, waits=waits.append)
+            repeat_until_done(ask, clock=SystemClock(), deadline_s=30, waits=waits.append)
         assert secret not in str(caught.value)
     assert waits == []
 

@@ -16,7 +16,7 @@ from infra.local.tools import Tools
 from services.demo import local_config
 from services.demo.actors import Actors
 from services.http.bodies import plain
-from services.http.client import controller_of
+from services.http.endpoints import controller_of
 from services.runtime.child_processes import tail
 from services.settings import Settings, load
 from tests.integration import light_trainer

@@ -32,7 +32,7 @@ from services.cli import app
 from services.cli.events_view import plain
 from services.demo import local_config
 from services.demo.actors import Actors
-from services.http.client import Endpoint, ask
+from services.http.endpoints import Endpoint, ask
 from services.runtime.clients import client_of, cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings, load

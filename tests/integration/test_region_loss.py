@@ -23,7 +23,7 @@ from services.demo.actors import Actors
 from services.demo.roundtrip import Roundtrip
 from services.demo.story import Story
 from services.http.bodies import plain
-from services.http.client import controller_of
+from services.http.endpoints import controller_of
 from services.runtime.clients import store_of
 from services.settings import Settings, load
 from tests.waiting import wait_until

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
-import urllib.error
-import urllib.request
-
 from pipelines.errors import MisconfiguredError, RetryableError
+from services.adapters.http.sending import REDIRECTS_MAX, Answer, HttpClient, NoAnswerError, UntrustedError
 
 TIMEOUT_S = 5.0
 OBJECTIONS = frozenset({403, 409})
@@ -14,13 +11,18 @@ REASON_BYTES = 500
 
 
 class HttpPoster:
-    """Implements Poster. The address may carry a secret, so no error shows more of it than its host."""
+    """Implements Poster. The address may carry a secret, so no error shows more of it than its host.
+
+    Args:
+        url: http or https; a redirection on the same host is followed, one to another host is a failure.
+        timeout_s: for connecting, and for each part of the answer.
+    """
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         if not url.startswith(("http://", "https://")):
             raise MisconfiguredError("a webhook's or ping's address begins with http:// or https://")
-        self._url, self._timeout_s = url, timeout_s
         self._host = url.split("/")[2].rpartition("@")[2]
+        self._http = HttpClient(url, timeout_s=timeout_s, answer_bytes_max=REASON_BYTES, redirects_max=REDIRECTS_MAX)
 
     def post(self, key: str, body: bytes) -> None:
         """Send it under an idempotency key; RetryableError unless it was answered with success."""
@@ -30,16 +32,18 @@ class HttpPoster:
 
     def judge(self, key: str, body: bytes) -> str:
         """As `post`, but 403 and 409 are an objection, whose reason is the answer's first line."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        request = urllib.request.Request(self._url, data=body, headers=headers)  # noqa: S310 - checked above
+        answer = self._send(key, body)
+        if answer.is_success:
+            return ""
+        if answer.status in OBJECTIONS:
+            lines = answer.body.decode(errors="replace").strip().splitlines()
+            return lines[0] if lines else f"{self._host} answered {answer.status}"
+        raise RetryableError(f"{self._host} answered {answer.status}")
+
+    def _send(self, key: str, body: bytes) -> Answer:
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310 - as above
-                answer.read()
-                return ""
-        except urllib.error.HTTPError as error:
-            if error.code in OBJECTIONS:
-                said = error.read(REASON_BYTES).decode(errors="replace").strip().splitlines()
-                return said[0] if said else f"{self._host} answered {error.code}"
-            raise RetryableError(f"{self._host} answered {error.code}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise RetryableError(f"{self._host} does not answer: {type(error).__name__}") from None
+            return self._http.post(body, {"Content-Type": "application/json", "Idempotency-Key": key})
+        except NoAnswerError as error:
+            raise RetryableError(f"{self._host} does not answer: {error.kind}") from None
+        except UntrustedError as error:  # it may be put right while we go on, and no webhook may end a controller
+            raise RetryableError(f"{self._host}: its certificate is not trusted: {error}") from None

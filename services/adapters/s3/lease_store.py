@@ -1,7 +1,7 @@
 """The witness: lease records in an S3 bucket, changed by conditional writes only.
 
-Nothing of ours runs at the witness. The client must be made with one attempt a request: see
-`services.adapters.s3.connect`.
+Nothing of ours runs at the witness. Each request is sent once, and nothing repeats it (6.3): see
+`services.adapters.s3.object_store.connect`.
 """
 
 from __future__ import annotations

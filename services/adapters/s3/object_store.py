@@ -33,18 +33,18 @@ def connect(
     endpoint: str,
     access_key: str,
     secret_key: str,
-    attempts: int = 3,
     timeout_s: float = 10.0,
     connections: int = 16,
 ) -> S3Client:
-    """A client of one S3 endpoint.
+    """A client of one S3 endpoint, which sends each request once.
+
+    What may be repeated is repeated by `services.wrappers.retrying`. The SDK must not do it: of a conditional write
+    whose reply was lost, its second request is answered 412, though the write has won (design 6.3).
 
     Args:
         endpoint: URL.
         access_key: of a user of that server.
         secret_key: its secret.
-        attempts: of each request in all. The lease's client must have 1: the SDK's own retry of a conditional write
-            whose reply was lost would answer 412 for a write that had won (design 6.3).
         timeout_s: for connecting, and for each read.
         connections: are kept open for the threads that share the client.
     """
@@ -52,7 +52,7 @@ def connect(
         s3={"addressing_style": "path"},
         connect_timeout=timeout_s,
         read_timeout=timeout_s,
-        retries={"total_max_attempts": attempts, "mode": "standard"},
+        retries={"total_max_attempts": 1, "mode": "standard"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         max_pool_connections=connections,
@@ -136,11 +136,7 @@ class S3ObjectStore:
         return _pieces(key, body)
 
     def create(self, key: str, body: bytes) -> bool:
-        """Put only if there is none.
-
-        After a lost reply the SDK's retry finds its own object: False then means "it is there", which is all that a
-        create-only object needs, since equal keys carry equal bytes.
-        """
+        """Put only if there is none; False if there is one already."""
         with mapped_errors(f"create {key}"):
             try:
                 self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")

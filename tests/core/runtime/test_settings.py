@@ -27,8 +27,8 @@ def _file(folder: Path, text: str) -> Path:
 
 def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
     """The environment wins over the file, key by key."""
-    found = load(_file(tmp_path, GOOD), {"FARSIDE_WITNESS__BUCKET": "other", "FARSIDE_NODE_DIR": "ignored"})
-    assert (found.profile, found.witness.bucket) == ("fast", "other")
+    settings = load(_file(tmp_path, GOOD), {"FARSIDE_WITNESS__BUCKET": "other", "FARSIDE_NODE_DIR": "ignored"})
+    assert (settings.profile, settings.witness.bucket) == ("fast", "other")
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,16 @@ def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
         (GOOD.replace("profile", "profil"), {}, "profil", "farside.toml"),
         (GOOD.replace('bucket = "w"', ""), {}, "witness.bucket", "farside.toml"),
         (GOOD, {"FARSIDE_PROFILE": "slow"}, "profile", "FARSIDE_PROFILE"),
+        (GOOD, {"FARSIDE_WITNES__BUCKET": "other"}, "witnes", "FARSIDE_WITNES__BUCKET"),
+        (GOOD, {"FARSIDE_WITNESS__BUCKETT": "other"}, "witness.buckett", "FARSIDE_WITNESS__BUCKETT"),
+        (GOOD, {"FARSIDE_PROFILE__X": "other"}, "profile.x", "FARSIDE_PROFILE__X"),
+        (GOOD, {"FARSIDE_RUNS__GPT__STANDBY": "west"}, "runs.gpt.standby", "FARSIDE_RUNS__GPT__STANDBY"),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_key_and_origin(
     tmp_path: Path, text: str, environment: dict[str, str], key: str, origin: str
 ) -> None:
-    """An unknown key, a missing value and a bad value each name their key and where it came from."""
+    """An unknown key or table, a missing value and a bad value each name their key and where it came from."""
     with pytest.raises(MisconfiguredError) as refused:
         load(_file(tmp_path, text), environment)
     line = str(refused.value)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
-import urllib.request
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote
 
-from pipelines.errors import MisconfiguredError
+from pipelines.errors import MisconfiguredError, RetryableError
 from schemas.http_bodies import (
     AcknowledgeAnswer,
     AcknowledgeBody,
@@ -27,10 +25,13 @@ from schemas.http_bodies import (
     RunStatus,
     WarmerStatus,
 )
+from services.adapters.http.sending import HttpClient
 from services.http.bodies import BodyError, from_json, to_json
 from services.settings import HOST, Settings
 
 TIMEOUT_S = 2.0
+ANSWER_BYTES_MAX = 64 << 20  # the status of a thousand runs
+HEADERS = {"Content-Type": "application/json"}
 T = TypeVar("T")
 
 
@@ -62,17 +63,15 @@ def ask(at: Endpoint, path: str, kind: type[T], body: object | None = None) -> T
     Raises:
         UnexpectedAnswerError: it answers something else; names the service and the first wrong field.
     """
-    data = None if body is None else to_json(body)
-    request = urllib.request.Request(
-        f"http://{HOST}:{at.port}{path}", data=data, headers={"Content-Type": "application/json"}
-    )
+    client = HttpClient(f"http://{HOST}:{at.port}", timeout_s=TIMEOUT_S, answer_bytes_max=ANSWER_BYTES_MAX)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - always http, on loopback
-            text = answer.read()
-    except (OSError, http.client.HTTPException):
+        answer = client.get(path) if body is None else client.post(to_json(body), HEADERS, path)
+    except RetryableError:
+        return None
+    if not answer.is_success:
         return None
     try:
-        return from_json(kind, text)
+        return from_json(kind, answer.body)
     except BodyError as error:
         raise UnexpectedAnswerError(f"{at} answers something else: {error}") from error
 
