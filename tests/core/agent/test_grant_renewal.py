@@ -1,4 +1,4 @@
-"""What the agent tells a guard: renewed while the controller says so, and not otherwise."""
+"""The agent renews a guard's validity while the controller says so, and not otherwise."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def world() -> _World:
 def test_I8_a_validity_counts_from_before_the_agent_asked(world: _World) -> None:
     """An answer that took a second has used up one."""
     world.answer_s = 1.0
-    (said,) = world.turn()
-    assert (said["state"], said["valid_until_s"], said["held"]) == ("granted", 103.0, False)
+    (validity,) = world.turn()
+    assert (validity["state"], validity["valid_until_s"], validity["held"]) == ("granted", 103.0, False)
 
 
 @pytest.mark.parametrize("reply", [None, GrantReply("wait"), GrantReply("granted", epoch=1, attempt=2, valid_s=3.0)])

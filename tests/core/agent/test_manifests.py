@@ -79,12 +79,12 @@ def test_two_agents_build_the_same_bytes_in_whatever_order_they_saw_the_receipts
     """Deterministic: a commit that is tried twice creates one manifest."""
     intent = _intent(BODY)
     receipts = _receipts(intent)
-    one = manifests.build(intent, receipts, "east", "parent", 4)
-    two = manifests.build(_intent(copy.deepcopy(BODY)), receipts[::-1], "east", "parent", 4)
-    assert Codec().encode(one) == Codec().encode(two)
-    assert json.loads(one.planner) == {"w": ["w"]}
-    assert manifests.size_bytes(one) == 2 * 8 + 2 * 2
-    assert {named.key for named in manifests.objects(one)} == {
+    manifest = manifests.build(intent, receipts, "east", "parent", 4)
+    again = manifests.build(_intent(copy.deepcopy(BODY)), receipts[::-1], "east", "parent", 4)
+    assert Codec().encode(manifest) == Codec().encode(again)
+    assert json.loads(manifest.planner) == {"w": ["w"]}
+    assert manifests.size_bytes(manifest) == 2 * 8 + 2 * 2
+    assert {named.key for named in manifests.objects(manifest)} == {
         *(ID.chunk(rank, index) for rank in range(2) for index in range(2)),
         *(ID.rank_state(rank) for rank in range(2)),
     }

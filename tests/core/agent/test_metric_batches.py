@@ -65,10 +65,10 @@ def test_batches_keep_every_metric_in_order_within_their_bounds_and_span_no_hole
 
 def test_another_attempt_or_producer_begins_another_batch() -> None:
     """An event has one identity."""
-    one = _metric(1)
+    first = _metric(1)
     for change in ({"attempt": 2}, {"producer": "r1"}, {"epoch": 2}, {"run": "other"}):
         changed: dict[str, Any] = {"seq": 2, **change}
-        assert len(list(runs_of_rows([one, dataclasses.replace(one, **changed)], [1, 1], POLICY))) == 2
+        assert len(list(runs_of_rows([first, dataclasses.replace(first, **changed)], [1, 1], POLICY))) == 2
 
 
 def test_a_lone_metric_goes_at_once_and_those_that_follow_soon_gather() -> None:

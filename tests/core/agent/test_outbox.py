@@ -83,9 +83,9 @@ class _Surroundings(ManualClock):
             self.now_s += each_s
 
     def events(self) -> list[Event]:
-        """What was published in the lanes, without heartbeats."""
-        found = [Codec().decode(one.value) for one in self.messages if one.topic != paths.DEAD_LETTERS]
-        return [one for one in found if isinstance(one, Event) and not isinstance(one, Heartbeat)]
+        """The events that were published in the lanes, without heartbeats."""
+        records = [Codec().decode(one.value) for one in self.messages if one.topic != paths.DEAD_LETTERS]
+        return [one for one in records if isinstance(one, Event) and not isinstance(one, Heartbeat)]
 
     def metrics(self) -> list[Metric]:
         return [one for event in self.events() if isinstance(event, Metric | MetricBatch) for one in metrics_of(event)]
@@ -132,7 +132,7 @@ def test_metrics_gather_and_a_lone_one_does_not_wait(world: _Surroundings) -> No
 
 
 def test_I14_the_position_waits_for_metrics_that_gather_and_a_crash_publishes_them_again(world: _Surroundings) -> None:
-    """What is only in memory is not settled; what comes twice, in other batches, is counted once."""
+    """Records that are only in memory are not settled; one that comes twice, in other batches, is counted once."""
     spool = MemorySpool("gpt")
     agent = world.agent(spool)
     _metric(spool, "r0", 1)
@@ -201,9 +201,9 @@ def test_catching_up_is_said_with_its_figures_and_so_is_its_end(world: _Surround
     assert 0 < (_backlog(agent).remaining_s or 0) < 60
     assert _backlog(agent).records_per_s > 0
     world.turn(agent, 200)
-    said = [(name, fields) for name, fields in world.said if name in {"publish.behind", "publish.caught_up"}]
-    assert [name for name, _ in said] == ["publish.behind", "publish.caught_up"]
-    (_, first), _ = said
+    reported = [(name, fields) for name, fields in world.said if name in {"publish.behind", "publish.caught_up"}]
+    assert [name for name, _ in reported] == ["publish.behind", "publish.caught_up"]
+    (_, first), _ = reported
     assert first["bytes"] > 1_000_000
     assert {"records", "bytes", "records_per_s", "bytes_per_s", "remaining_s"} == set(first)
     assert _backlog(agent).bytes == 0

@@ -29,12 +29,12 @@ def test_the_remaining_time_is_what_the_backlog_takes_at_the_rate_at_which_it_sh
     for second in range(11):
         progress.published(10, 4_000)
         progress.note(float(second), 100_000 - second * 3_000)
-    found = progress.backlog()
-    assert (found.size_bytes, found.records) == (70_000, 175)
-    assert found.records_s == 10.0
-    assert found.bytes_s == 4_000.0
-    assert found.remaining_s is not None
-    assert abs(found.remaining_s - 70_000 / 3_000) < 1e-6
+    backlog = progress.backlog()
+    assert (backlog.size_bytes, backlog.records) == (70_000, 175)
+    assert backlog.records_s == 10.0
+    assert backlog.bytes_s == 4_000.0
+    assert backlog.remaining_s is not None
+    assert abs(backlog.remaining_s - 70_000 / 3_000) < 1e-6
 
 
 def test_a_backlog_that_does_not_shrink_has_no_end_and_an_empty_one_no_time() -> None:

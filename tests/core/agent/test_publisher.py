@@ -55,8 +55,8 @@ class _World(ManualClock):
         self.messages += messages
 
     @property
-    def told(self) -> list[dict[str, Any]]:
-        """What the launch was told, in order."""
+    def standings(self) -> list[dict[str, Any]]:
+        """The standings that the launch was shown, in order."""
         return self.spool.told["launch-1"]
 
     @property
@@ -69,9 +69,9 @@ class _World(ManualClock):
         self.spool.accept("gpt-r0", lane, kind, step, body)
 
     def events(self, kind: type[Event]) -> list[Any]:
-        """What was published of one kind."""
-        found = [Codec().decode(message.value) for message in self.messages]
-        return [event for event in found if isinstance(event, kind)]
+        """The events of one kind that were published."""
+        records = [Codec().decode(message.value) for message in self.messages]
+        return [event for event in records if isinstance(event, kind)]
 
 
 @pytest.fixture
@@ -138,10 +138,10 @@ def test_the_trainer_is_told_what_is_committed_and_what_is_safe_elsewhere(signer
     """Also by an agent that has just been restarted and has committed nothing itself."""
     world, store = _World(), MemoryObjectStore()
     _turn(world, _agent(world, store, signer))
-    assert (world.told[-1]["committed_step"], world.told[-1]["recoverable_step"]) == (None, None)
+    assert (world.standings[-1]["committed_step"], world.standings[-1]["recoverable_step"]) == (None, None)
     world.reply = dataclasses.replace(world.reply, committed_step=40, recoverable_step=30)
     _turn(world, _agent(world, store, signer))
-    assert (world.told[-1]["committed_step"], world.told[-1]["recoverable_step"]) == (40, 30)
+    assert (world.standings[-1]["committed_step"], world.standings[-1]["recoverable_step"]) == (40, 30)
 
 
 def test_a_launch_elsewhere_is_told_that_it_does_not_go_on_bit_for_bit(signer: Ed25519Signer) -> None:
@@ -150,16 +150,16 @@ def test_a_launch_elsewhere_is_told_that_it_does_not_go_on_bit_for_bit(signer: E
     world.accept("checkpoints", "intent", INTENT)
     _turn(world, _agent(world, store, signer))
     assert world.spool.granted["launch-1"]["exact"] is True
-    found = {}
+    resumes = {}
     for machine in ("", "another"):
         resumed = _World()
         resumed.spool.wants("launch-1", StartRequest(fingerprint={"machine": machine} if machine else {}))
         resumed.reply = dataclasses.replace(resumed.reply, attempt=2, start_step=10, start_manifest_key=OWN.manifest)
         _turn(resumed, _agent(resumed, store, signer, locate=lambda _digest: "/arena/A"))
-        found[machine] = resumed.spool.granted["launch-1"]
+        resumes[machine] = resumed.spool.granted["launch-1"]
         store.objects = {key: body for key, body in store.objects.items() if "/starts/" not in key}
-    assert (found[""]["mode"], found[""]["exact"]) == ("exact", True)
-    assert (found["another"]["mode"], found["another"]["exact"]) == ("same_state", False)
+    assert (resumes[""]["mode"], resumes[""]["exact"]) == ("exact", True)
+    assert (resumes["another"]["mode"], resumes["another"]["exact"]) == ("same_state", False)
 
 
 def test_every_writers_schema_is_in_the_store_before_its_first_use(signer: Ed25519Signer) -> None:
@@ -184,7 +184,7 @@ def test_I8_nothing_is_committed_without_a_grant_valid_at_that_moment(signer: Ed
     assert world.events(Checkpoint) == []
     assert OWN.manifest not in store.objects
     assert OWN.receipt(0) in store.objects
-    assert world.told[-1]["state"] == "provisional"
+    assert world.standings[-1]["state"] == "provisional"
     world.reply = GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
     _turn(world, agent)
     assert [event.state for event in world.events(Checkpoint)] == ["committed"]
@@ -200,7 +200,7 @@ def test_I8_a_grant_of_another_attempt_commits_nothing(signer: Ed25519Signer) ->
     _turn(world, agent, 8)
     assert world.events(Checkpoint) == []
     assert OWN.manifest not in store.objects
-    assert world.told[-1]["state"] == "provisional"
+    assert world.standings[-1]["state"] == "provisional"
 
 
 def test_I5_what_a_superseded_region_wrote_past_the_fork_is_kept_as_a_branch(signer: Ed25519Signer) -> None:
@@ -213,7 +213,7 @@ def test_I5_what_a_superseded_region_wrote_past_the_fork_is_kept_as_a_branch(sig
     _turn(world, agent)
     assert [(event.state, event.epoch, event.step) for event in world.events(Checkpoint)] == [("branch", 1, 10)]
     assert OWN.manifest in store.objects
-    assert world.told[-1]["state"] == "superseded"
+    assert world.standings[-1]["state"] == "superseded"
 
 
 def test_a_skipped_checkpoint_takes_its_number_and_its_key(signer: Ed25519Signer) -> None:
@@ -256,8 +256,8 @@ def test_I15_a_restarted_agent_publishes_under_the_same_identity_and_moves_nothi
     _turn(world, _agent(world, store, signer))
     assert store.objects == objects
     for kind in (Metric, Checkpoint):
-        one, two = world.events(kind)
-        assert one == two
+        first, second = world.events(kind)
+        assert first == second
 
 
 def test_a_record_that_makes_no_event_becomes_a_dead_letter_and_the_next_one_goes_on(signer: Ed25519Signer) -> None:

@@ -30,10 +30,10 @@ FEW = st.sets(st.integers(1, 40), max_size=30)
 
 
 def _numbers(values: Iterable[int]) -> SequenceRanges:
-    found = SequenceRanges()
-    for one in values:
-        found.add(one)
-    return found
+    numbers = SequenceRanges()
+    for value in values:
+        numbers.add(value)
+    return numbers
 
 
 @given(FEW, FEW, st.integers(0, 45))
@@ -142,8 +142,8 @@ def test_what_is_visible_twice_or_too_early_at_a_standby_is_told() -> None:
     assert _compared(east, west)[0].unaccounted == ()
     west.doubled[STREAM] = 1
     west.early[STREAM] = _numbers([2])
-    told = _compared(east, west)[0].unaccounted
-    assert [line.rpartition(": ")[2] for line in told] == ["2", "1 visible more than once"]
+    unaccounted = _compared(east, west)[0].unaccounted
+    assert [line.rpartition(": ")[2] for line in unaccounted] == ["2", "1 visible more than once"]
 
 
 def test_a_producer_of_which_only_a_heartbeat_tells_is_in_flight() -> None:
@@ -159,8 +159,8 @@ def test_a_producer_of_which_only_a_heartbeat_tells_is_in_flight() -> None:
 def test_the_demos_figures_are_those_of_the_audit(taken: set[int], seen: set[int]) -> None:
     """Spools that can be read themselves, against a log."""
     log = Log("west", seen={STREAM: _numbers(seen)}, doubled={STREAM: 3})
-    found = settled({STREAM: _numbers(taken)}, log)
-    assert found.plain() == {
+    figures = settled({STREAM: _numbers(taken)}, log)
+    assert figures.plain() == {
         "accepted": len(taken),
         "visible": len(taken & seen),
         "duplicates": 3,
@@ -230,15 +230,15 @@ def test_a_log_is_read_by_identity_whatever_else_is_in_it() -> None:
         last_seqs=(LastSeq(producer="r0", lane="metrics", seq=7), LastSeq(producer="r0", lane="else", seq=9)),
     )
     log.publish([_message(beat)])
-    found = _read(kafka)
-    assert found.seen == {STREAM: SequenceRanges([(1, 2)])}
-    assert found.doubled == {STREAM: 1}
-    assert found.dead == {STREAM: SequenceRanges([(3, 3)])}
-    assert found.branch == {STREAM: SequenceRanges([(4, 4)])}
-    assert found.marks == {STREAM: 4}
-    assert found.promised == {("r0", "metrics"): (1, 7)}
-    assert found.nameless == {"metrics": 1}
-    assert found.sources == {STREAM: "east"}
+    log_read = _read(kafka)
+    assert log_read.seen == {STREAM: SequenceRanges([(1, 2)])}
+    assert log_read.doubled == {STREAM: 1}
+    assert log_read.dead == {STREAM: SequenceRanges([(3, 3)])}
+    assert log_read.branch == {STREAM: SequenceRanges([(4, 4)])}
+    assert log_read.marks == {STREAM: 4}
+    assert log_read.promised == {("r0", "metrics"): (1, 7)}
+    assert log_read.nameless == {"metrics": 1}
+    assert log_read.sources == {STREAM: "east"}
 
 
 def _mark(seq: int) -> Watermark:
@@ -277,9 +277,9 @@ def test_a_run_that_goes_on_while_it_is_audited_does_not_look_as_if_events_were_
             return super().partitions(topics)
 
     decoding = Decoding(Codec(), SystemClock())
-    found = audit_reader.Reading("gpt", "east", None, decoding, lambda: set(stored)).read(Busy(kafka))
-    assert found.seen
-    assert found.early == {}
+    log_read = audit_reader.Reading("gpt", "east", None, decoding, lambda: set(stored)).read(Busy(kafka))
+    assert log_read.seen
+    assert log_read.early == {}
 
 
 def test_a_log_that_does_not_answer_is_read_as_its_trouble() -> None:
@@ -290,8 +290,8 @@ def test_a_log_that_does_not_answer_is_read_as_its_trouble() -> None:
             raise RetryableError(f"no answer about {topics}")
 
     decoding = Decoding(Codec(), SystemClock())
-    found = audit_reader.Reading("gpt", "east", None, decoding).read(Away(MemoryKafka("east")))
-    assert "no answer" in found.trouble
+    log_read = audit_reader.Reading("gpt", "east", None, decoding).read(Away(MemoryKafka("east")))
+    assert "no answer" in log_read.trouble
 
 
 @pytest.mark.parametrize("trimmed", [True, False])
@@ -305,5 +305,5 @@ def test_a_log_whose_oldest_records_are_gone_says_so(trimmed: bool) -> None:
 
     kafka = MemoryKafka("east")
     MemoryLog(kafka).publish([_message(_metric(1)), _message(_metric(2))])
-    found = audit_reader.Reading("gpt", "east", None, Decoding(Codec(), SystemClock())).read(Trimmed(kafka))
-    assert (found.trimmed, found.seen[STREAM].first) == (({"metrics"}, 2) if trimmed else (set(), 1))
+    log_read = audit_reader.Reading("gpt", "east", None, Decoding(Codec(), SystemClock())).read(Trimmed(kafka))
+    assert (log_read.trimmed, log_read.seen[STREAM].first) == (({"metrics"}, 2) if trimmed else (set(), 1))

@@ -52,11 +52,11 @@ def _newer() -> tuple[str, bytes]:
 def test_only_the_header_is_exchanged_and_the_datum_stays(schema_id: int, seq: int) -> None:
     """Zero, four bytes of id, and then what fastavro reads with the writer's schema alone."""
     value = CODEC.encode(_metric(seq))
-    found = confluent.framed(value, schema_id)
-    assert struct.unpack(">BI", found[:5]) == (0, schema_id)
-    assert found[5:] == value[HEADER_BYTES:]
+    framed = confluent.framed(value, schema_id)
+    assert struct.unpack(">BI", framed[:5]) == (0, schema_id)
+    assert framed[5:] == value[HEADER_BYTES:]
     schema = fastavro.parse_schema(json.loads(schema_text(Metric)))
-    read = fastavro.schemaless_reader(io.BytesIO(found[5:]), schema, None)
+    read = fastavro.schemaless_reader(io.BytesIO(framed[5:]), schema, None)
     assert isinstance(read, dict)
     assert read["seq"] == seq
 
@@ -91,37 +91,39 @@ def _fetched(*values: bytes) -> list[Fetched]:
     return [Fetched(EAST, at, b"gpt", value, (("ce_id", b"%d" % at),)) for at, value in enumerate(values)]
 
 
-def _target(registry: MemorySchemaRegistry, kafka: MemoryKafka, said: list[str], **stored: bytes) -> TopicTarget:
+def _target(registry: MemorySchemaRegistry, kafka: MemoryKafka, reported: list[str], **stored: bytes) -> TopicTarget:
     decoding = Decoding(Codec(), SystemClock(), lambda key: stored.get(key.rpartition("/")[2]))
-    found = TopicTarget("replay.x", MemoryLog(kafka), "r-1", wire=ConfluentWire(decoding, registry), say=said.append)
-    found.look(MemorySource(kafka), SystemClock())
-    return found
+    target = TopicTarget(
+        "replay.x", MemoryLog(kafka), "r-1", wire=ConfluentWire(decoding, registry), say=reported.append
+    )
+    target.look(MemorySource(kafka), SystemClock())
+    return target
 
 
 def test_a_topic_gets_every_readable_record_and_each_other_one_is_told_with_its_place_and_reason() -> None:
     """Key, headers and marks are as ever; torn and of an unknown schema: counted, said, and not in the topic."""
-    kafka, registry, said = MemoryKafka("east", lambda: 1), MemorySchemaRegistry(), list[str]()
+    kafka, registry, reported = MemoryKafka("east", lambda: 1), MemorySchemaRegistry(), list[str]()
     good, (_, newer) = CODEC.encode(_metric(1)), _newer()
     records = _fetched(good, good[:-3], newer, CODEC.encode(_metric(2)), b"no Avro")
-    assert _target(registry, kafka, said).deliver(records) == {"published": 2, "there": 0, "left_out": 3}
+    assert _target(registry, kafka, reported).deliver(records) == {"published": 2, "there": 0, "left_out": 3}
     there = [one for one in kafka.topic("replay.x") if one is not None]
     assert [one.value for one in there] == [confluent.framed(records[at].value, 1) for at in (0, 3)]
     assert [(one.key, replay_of(one.headers), origin_of(one.headers)) for one in there] == [
         (b"gpt", "r-1", f"east/farside.metrics/0/{at}") for at in (0, 3)
     ]
-    assert [line.partition(":")[0] for line in said] == [f"farside.metrics/0/{at} is left out" for at in (1, 2, 4)]
-    assert "undecodable Metric" in said[0]
-    assert f"unknown schema fingerprint {writer_of(newer)}" in said[1]
-    assert "not Avro single-object encoding" in said[2]
+    assert [line.partition(":")[0] for line in reported] == [f"farside.metrics/0/{at} is left out" for at in (1, 2, 4)]
+    assert "undecodable Metric" in reported[0]
+    assert f"unknown schema fingerprint {writer_of(newer)}" in reported[1]
+    assert "not Avro single-object encoding" in reported[2]
 
 
 def test_a_schema_that_the_regions_store_has_is_fetched_and_registered_as_it_is() -> None:
     """A region that was upgraded earlier: its records are readable by everybody else too."""
-    kafka, registry, said = MemoryKafka("east", lambda: 1), MemorySchemaRegistry(), list[str]()
+    kafka, registry, reported = MemoryKafka("east", lambda: 1), MemorySchemaRegistry(), list[str]()
     text, newer = _newer()
-    target = _target(registry, kafka, said, **{writer_of(newer): text.encode()})
+    target = _target(registry, kafka, reported, **{writer_of(newer): text.encode()})
     assert target.deliver(_fetched(newer, CODEC.encode(_metric(1)))) == {"published": 2, "there": 0}
-    assert (registry.schemas, said) == ([text, schema_text(Metric)], [])
+    assert (registry.schemas, reported) == ([text, schema_text(Metric)], [])
     assert registry.subjects == {"dev.farside.Metric": [1, 2]}
 
 
@@ -138,15 +140,15 @@ def test_a_registry_is_asked_once_a_schema_and_one_that_is_away_publishes_nothin
                 raise RetryableError("away")
             return super().register(subject, schema)
 
-    kafka, registry, said = MemoryKafka("east", lambda: 1), _Away(), list[str]()
-    target, records = _target(registry, kafka, said), _fetched(b"no Avro", *[CODEC.encode(_metric(1))] * 3)
+    kafka, registry, reported = MemoryKafka("east", lambda: 1), _Away(), list[str]()
+    target, records = _target(registry, kafka, reported), _fetched(b"no Avro", *[CODEC.encode(_metric(1))] * 3)
     with pytest.raises(RetryableError):
         target.deliver(records)
-    assert (kafka.has("replay.x") and len(kafka.topic("replay.x")), said) == (0, [])
+    assert (kafka.has("replay.x") and len(kafka.topic("replay.x")), reported) == (0, [])
     registry.away = False
     assert target.deliver(records) == {"published": 3, "there": 0, "left_out": 1}
-    assert (registry.asked, len(said)) == (2, 1)
-    assert _target(registry, kafka, said).deliver(records) == {"published": 0, "there": 3, "left_out": 1}
+    assert (registry.asked, len(reported)) == (2, 1)
+    assert _target(registry, kafka, reported).deliver(records) == {"published": 0, "there": 3, "left_out": 1}
 
 
 # --- the client ---
@@ -311,14 +313,14 @@ def test_a_wire_format_that_cannot_be_had_is_refused_with_the_plan(
 def test_all_schemas_are_registered_and_told(answering: tuple[type[_Registry], str]) -> None:
     """The oldest release first, so that a registry's versions count upwards; errors have their exit codes."""
     server, url = answering
-    told = CliRunner().invoke(app, ["schemas", "register", "--registry", url, "--json"])
-    assert told.exit_code == 0, told.output
-    found = json.loads(told.stdout)
-    assert [(one["fingerprint"], one["id"]) for one in found] == [(name, 7) for name in all_schemas()]
-    assert {"subject": "dev.farside.Metric", "fingerprint": fingerprint(Metric), "id": 7} in found
+    answer = CliRunner().invoke(app, ["schemas", "register", "--registry", url, "--json"])
+    assert answer.exit_code == 0, answer.output
+    registered = json.loads(answer.stdout)
+    assert [(one["fingerprint"], one["id"]) for one in registered] == [(name, 7) for name in all_schemas()]
+    assert {"subject": "dev.farside.Metric", "fingerprint": fingerprint(Metric), "id": 7} in registered
     assert [one[2]["schema"] for one in server.asked] == list(all_schemas().values())
     shown = CliRunner().invoke(app, ["schemas", "register", "--registry", url]).stdout
-    assert len(shown.splitlines()) == len(found)
+    assert len(shown.splitlines()) == len(registered)
     server.answer = (401, b"", {})
     refused = CliRunner().invoke(app, ["schemas", "register", "--registry", url])
     assert (refused.exit_code, refused.stdout) == (2, "")

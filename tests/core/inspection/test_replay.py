@@ -49,10 +49,10 @@ TOPICS = tuple(map(paths.topic, LANES))
 def world(tmp_path: Path) -> _World:
     """East and west; east's records are a second apart."""
     private, public = generate_keypair(tmp_path, "east")
-    found = _World(Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public}))
+    regions = _World(Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public}))
     ticks = iter(range(1_000, 10_000_000, 1_000))
-    found.east = MemoryKafka("east", lambda: next(ticks))
-    return found
+    regions.east = MemoryKafka("east", lambda: next(ticks))
+    return regions
 
 
 def _decoding() -> Decoding:
@@ -75,13 +75,13 @@ def _filled(world: _World) -> _World:
 
 
 def _read(source: EventSource, parts: Sequence[Stretch]) -> list[str]:
-    merged, found = Merged(source, parts, SystemClock()), []
+    merged, names = Merged(source, parts, SystemClock()), []
     merged.begin()
     while not merged.done:
         if merged.peek() is not None:
             item = merged.take()
-            found.append(f"{item.partition.topic.removeprefix(paths.topic(''))} {item.offset}")
-    return found
+            names.append(f"{item.partition.topic.removeprefix(paths.topic(''))} {item.offset}")
+    return names
 
 
 def test_lanes_are_read_in_the_order_in_which_their_records_came(world: _World) -> None:
@@ -228,8 +228,8 @@ def test_I15_a_replay_is_planned_first_and_changes_nothing_of_what_is_done(world
 
 def _passed_over(world: _World) -> None:
     """A ledger that says more than was ever visible: two of three numbers are passed over as duplicates."""
-    said = Watermark(run="gpt", epoch=1, producer="r0", lane="metrics", seq=2)
-    MemoryLog(world.west).publish([Message(paths.LEDGER, b"watermark|gpt|1|r0|metrics", CODEC.encode(said))])
+    watermark = Watermark(run="gpt", epoch=1, producer="r0", lane="metrics", seq=2)
+    MemoryLog(world.west).publish([Message(paths.LEDGER, b"watermark|gpt|1|r0|metrics", CODEC.encode(watermark))])
     for seq in (1, 2, 3):
         world.send(_metric(seq))
     _turn(world, world.replicator(lane="metrics"))
@@ -354,13 +354,13 @@ def _to_end(drive: Drive) -> Counter[str]:
 
 
 def _everything(source: EventSource) -> list[Fetched]:
-    parts = [Stretch(one, *source.bounds(one)) for one in source.partitions(TOPICS)]
-    merged, found = Merged(source, parts, SystemClock()), []
+    parts = [Stretch(partition, *source.bounds(partition)) for partition in source.partitions(TOPICS)]
+    merged, records = Merged(source, parts, SystemClock()), []
     merged.begin()
     while not merged.done:
         if merged.peek() is not None:
-            found.append(merged.take())
-    return found
+            records.append(merged.take())
+    return records
 
 
 @pytest.mark.parametrize("name", ["incident.avro", "incident.jsonl"])
@@ -382,7 +382,7 @@ def test_a_file_holds_every_byte_of_what_was_recorded_and_is_read_as_the_log_was
 
 @pytest.mark.parametrize("name", ["incident.avro", "incident.jsonl"])
 def test_a_recording_that_was_killed_goes_on_behind_what_is_durable(world: _World, tmp_path: Path, name: str) -> None:
-    """What was written and not noted is cut off: every record is in the file once."""
+    """Records that were written and not noted are cut off: every record is in the file once."""
     _filled(world)
     bookmark, path = FileBookmark(tmp_path / "mark.json"), tmp_path / name
     parts = _parts(world)
@@ -398,8 +398,8 @@ def test_a_recording_that_was_killed_goes_on_behind_what_is_durable(world: _Worl
     target = RecordingTarget(path, mark.target, lambda _item: {})
     assert _to_end(_drive(MemorySource(world.east), parts, target, bookmark)) == {"recorded": 5}
     target.close()
-    found = _everything(RecordingSource(path))
-    assert sorted(map(repr, found)) == sorted(map(repr, _everything(MemorySource(world.east))))
+    recorded = _everything(RecordingSource(path))
+    assert sorted(map(repr, recorded)) == sorted(map(repr, _everything(MemorySource(world.east))))
 
 
 @pytest.mark.parametrize(
@@ -443,9 +443,9 @@ def test_a_topic_gets_the_same_bytes_marked_and_a_killed_replay_puts_none_there_
     _filled(world)
 
     def target() -> TopicTarget:
-        found = TopicTarget("replay.copy", MemoryLog(world.west), "r-1")
-        found.look(MemorySource(world.west), SystemClock())
-        return found
+        topic_target = TopicTarget("replay.copy", MemoryLog(world.west), "r-1")
+        topic_target.look(MemorySource(world.west), SystemClock())
+        return topic_target
 
     everything = _everything(MemorySource(world.east))
     assert target().deliver(everything[:3]) == {"published": 3, "there": 0}

@@ -1,4 +1,4 @@
-"""What a replay is made of: bounds, marks, pace, and what would become of an event."""
+"""The rules of a replay: bounds, marks, pace, and the fate of an event."""
 
 from __future__ import annotations
 

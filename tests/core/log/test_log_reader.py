@@ -64,19 +64,19 @@ def _decoding() -> Decoding:
 
 
 def test_a_scan_ends_at_the_ends_that_it_saw_first_and_gives_each_record_once() -> None:
-    """What is written while it reads is for the next look; commit markers are passed; the progress ends at all."""
+    """Records written meanwhile are for the next scan; commit markers are passed; the progress ends at the total."""
     kafka = MemoryKafka("east")
     log = MemoryLog(kafka, "id")
     for seq in range(1, 1_201):
         log.transaction([_message(_metric(seq))])
     MemoryLog(kafka).publish([Message(paths.CHECKPOINTS, b"gpt", b"x")])
-    told: list[tuple[int, int]] = []
-    found = []
-    for one in scan(MemorySource(kafka), paths.TOPICS, SystemClock(), lambda *at: told.append(at)):
-        found.append((one.partition.topic, one.offset))
-        MemoryLog(kafka).publish([_message(_metric(len(found) + 5_000))])
-    assert len(found) == len(set(found)) == 1_201
-    assert told[-1] == (2_401, 2_401)
+    progress: list[tuple[int, int]] = []
+    places = []
+    for fetched in scan(MemorySource(kafka), paths.TOPICS, SystemClock(), lambda *at: progress.append(at)):
+        places.append((fetched.partition.topic, fetched.offset))
+        MemoryLog(kafka).publish([_message(_metric(len(places) + 5_000))])
+    assert len(places) == len(set(places)) == 1_201
+    assert progress[-1] == (2_401, 2_401)
 
 
 def test_a_log_that_gives_nothing_before_its_end_is_said_and_not_waited_for_for_ever() -> None:
@@ -103,15 +103,15 @@ def test_what_cannot_be_decoded_is_shown_with_its_reason_and_counted() -> None:
     MemoryLog(kafka).publish([_message(_metric(1), torn), _message(_metric(2), stranger), _message(_metric(3))])
     MemoryLog(kafka).publish([Message(paths.METRICS, b"?", b"\x00", ())])
     chosen = parse(runs=["gpt"], now_ms=0)
-    found = list(select(MemorySource(kafka), chosen, _decoding()))
-    assert [one.problem.partition(":")[0] for one in found] == [
+    selected = list(select(MemorySource(kafka), chosen, _decoding()))
+    assert [one.problem.partition(":")[0] for one in selected] == [
         "undecodable Metric",
         "unknown schema fingerprint 0101010101010101",
         "",
         "not Avro single-object encoding",
     ]
     tally = RecordCounts(("run", "type"))
-    for one in found:
+    for one in selected:
         tally.add(one.record, one.fetched.headers, len(one.fetched.value), one.fetched.time_ms)
     assert [(one["run"], one["type"], one["records"], one["undecodable"]) for one in tally.plain()] == [
         ("gpt", "metric", 3, 2),
@@ -156,10 +156,10 @@ def test_a_schema_that_we_lack_is_fetched_from_the_regions_store_once() -> None:
 @given(times=st.lists(st.integers(0, 50), max_size=60), limit=st.integers(1, 20))
 def test_the_newest_are_those_that_a_full_sort_would_keep(times: list[int], limit: int) -> None:
     """In the order of the log's time, with bounded memory."""
-    found = [Seen(Fetched(PLACE, at, b"", b"", (), time_ms), None) for at, time_ms in enumerate(times)]
-    kept, count = newest(iter(found), limit)
+    read = [Seen(Fetched(PLACE, at, b"", b"", (), time_ms), None) for at, time_ms in enumerate(times)]
+    kept, count = newest(iter(read), limit)
     assert count == len(times)
-    assert kept == sorted(found, key=lambda one: (one.fetched.time_ms, one.fetched.offset))[-limit:]
+    assert kept == sorted(read, key=lambda one: (one.fetched.time_ms, one.fetched.offset))[-limit:]
 
 
 def test_a_record_is_found_by_its_place_and_an_offset_without_one_says_so() -> None:
@@ -203,7 +203,7 @@ def test_an_event_is_found_by_its_id_also_torn_and_in_a_dead_letter() -> None:
 
 
 def test_following_begins_at_the_end_and_gives_all_of_a_topic_that_is_made_later() -> None:
-    """What is there already is history; a topic that is made, or made anew, is read from its first record."""
+    """Records that are there already are history; a topic that is made, or made anew, is read from its first record."""
     kafka = MemoryKafka("east")
     MemoryLog(kafka).publish([_message(_metric(1))])
     clock = ManualClock()
@@ -242,9 +242,9 @@ def test_following_goes_on_where_it_was_when_records_were_removed_under_it() -> 
     assert [one.offset for one in following.poll()] == [2]
 
 
-def _rendered(found: list[Seen], width: int) -> list[str]:
+def _rendered(records: list[Seen], width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(events_view.table(found, header=True))
+    console.print(events_view.table(records, header=True))
     text = console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above
     return [line.rstrip() for line in text.splitlines()]
 

@@ -1,4 +1,4 @@
-"""What headers are believed of a record that cannot be decoded."""
+"""The numbers that are taken from the headers of a record that cannot be decoded."""
 
 from __future__ import annotations
 

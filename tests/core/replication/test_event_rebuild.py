@@ -98,8 +98,8 @@ def test_I15_the_original_of_a_rebuilt_event_is_a_duplicate(world: _World) -> No
     _turn(world, flow, 12)
     world.send(lost)
     _turn(world, flow)
-    for one in places(world.east, "checkpoints"):
-        flow.replay(one)
+    for chosen in places(world.east, "checkpoints"):
+        flow.replay(chosen)
     _turn(world, flow)
     world.send(lost)
     _turn(world, world.replicator())
@@ -185,10 +185,10 @@ def test_an_abandoned_checkpoint_fills_its_hole(world: _World) -> None:
     world.east_store.create(own.manifest, world.signer.sign(gone))
     world.east_store.create(own.intent, CODEC.encode(_intent(own, 2, some)))
     _turn(world, flow, 12)
-    told = world.visible()[-1]
+    rebuilt = world.visible()[-1]
     assert world.visible()[:2] == [first, last]
-    assert told.seq == 2
-    assert (told.state, told.reason, told.manifest_digest) == ("abandoned", "a node was lost", digest(gone))
+    assert rebuilt.seq == 2
+    assert (rebuilt.state, rebuilt.reason, rebuilt.manifest_digest) == ("abandoned", "a node was lost", digest(gone))
     assert _open(flow) == []
 
 
@@ -203,8 +203,8 @@ def test_without_an_intent_nobody_knows_the_number_and_that_is_said(world: _Worl
     _turn(world, flow, 12)
     assert [one.step for one in world.visible()] == [10, 30]
     assert _open(flow) == ["hole"]
-    (told,) = [fields for name, fields in world.said if name == "replicate.not_rebuilt"]
-    assert "intent" in told["why"]
+    (reported,) = [fields for name, fields in world.said if name == "replicate.not_rebuilt"]
+    assert "intent" in reported["why"]
 
 
 def test_a_manifest_that_cannot_be_trusted_is_not_rebuilt(world: _World) -> None:

@@ -51,7 +51,7 @@ def _kinds(flow: LaneReplicator) -> list[str]:
     return [one["kind"] for one in _open(flow)]
 
 
-def _said(world: _World, name: str) -> list[dict[str, Any]]:
+def _reported(world: _World, name: str) -> list[dict[str, Any]]:
     return [fields for event, fields in world.said if event == name]
 
 
@@ -79,7 +79,7 @@ def test_I14_retention_that_took_unread_records_is_an_alarm_with_their_offsets(w
     assert (hole["kind"], hole["ranges"], hole["run"], hole["producer"]) == ("hole", [[6, 7]], "gpt", "r0")
     assert "unread records are gone" in hole["cause"], "the hole says what made it"
     assert _seqs(world) == [1, 2, 3, 4, 5, 8]
-    assert len(_said(world, "replicate.alarm")) == 2, "each is told once"
+    assert len(_reported(world, "replicate.alarm")) == 2, "each is told once"
 
 
 def test_I14_a_log_that_is_shorter_than_before_is_an_alarm_and_is_read_from_its_beginning(world: _World) -> None:
@@ -91,8 +91,8 @@ def test_I14_a_log_that_is_shorter_than_before_is_an_alarm_and_is_read_from_its_
     world.send(_metric(5, 5))
     flow = world.replicator(lane="metrics")
     _turn(world, flow)
-    (one,) = _open(flow)
-    assert (one["kind"], one["ranges"]) == ("log_shorter", [[3, 3]])
+    (opened,) = _open(flow)
+    assert (opened["kind"], opened["ranges"]) == ("log_shorter", [[3, 3]])
     assert _seqs(world) == [1, 2, 3, 4, 5]
 
 
@@ -110,9 +110,14 @@ def test_I14_an_event_of_an_epoch_that_its_region_had_left_is_an_alarm(world: _W
     world.send(_of(1, 3, 25))
     world.send(_of(1, 4, 26))
     _turn(world, restarted)
-    (one,) = _open(restarted)
-    assert (one["kind"], one["epoch"], one["producer"], one["ranges"]) == ("epoch_backwards", 1, "r1", [[3, 4]])
-    assert "epoch 3" in one["cause"], "known across the restart"
+    (opened,) = _open(restarted)
+    assert (opened["kind"], opened["epoch"], opened["producer"], opened["ranges"]) == (
+        "epoch_backwards",
+        1,
+        "r1",
+        [[3, 4]],
+    )
+    assert "epoch 3" in opened["cause"], "known across the restart"
     assert [letter.reason for letter in world.dead()] == ["branch", "branch"]
 
 
@@ -142,8 +147,8 @@ def test_the_tail_of_a_region_that_was_lost_is_a_branch_and_no_alarm(world: _Wor
 )
 def test_what_the_bounds_of_a_log_say(known: int | None, first: int, end: int, others: bool, expected: Any) -> None:  # noqa: ANN401 - a table
     """One answer for each way in which a place to read from can be lost."""
-    found = of_bounds(known, first, end, others=others)
-    assert (None if found is None else (found[0], list(found[1].ranges()))) == expected
+    noticed = of_bounds(known, first, end, others=others)
+    assert (None if noticed is None else (noticed[0], list(noticed[1].ranges()))) == expected
 
 
 # --- it stays until it is healed or acknowledged ---
@@ -160,7 +165,7 @@ def test_I14_an_alarm_outlives_the_replicator_and_is_told_once(world: _World) ->
     _turn(world, later)
     assert _open(later) == before
     assert [one["ranges"] for one in before] == [[[2, 3]]]
-    assert len(_said(world, "replicate.alarm")) == 1
+    assert len(_reported(world, "replicate.alarm")) == 1
     assert later.lane_alarms.raised.total() == 0, "it was raised by the one before"
     assert later.lane_alarms.open_by_kind() == {"hole": 1}
 
@@ -208,7 +213,7 @@ def test_I14_I15_a_replay_that_brings_what_was_missing_heals_it_and_doubles_noth
     _turn(world, world.replicator(lane="metrics"))
     assert _seqs(world) == [1, 4, 3, 2]
     assert _open(flow) == []
-    assert [one["state"] for one in _said(world, "replicate.alarm_healed")] == [HEALED]
+    assert [one["state"] for one in _reported(world, "replicate.alarm_healed")] == [HEALED]
     marked = [one for one in world.west.topic(paths.METRICS) if one and ("farside_filled", b"1") in one.headers]
     assert [CODEC.decode_as(Metric, one.value).seq for one in marked] == [3, 2]
 
@@ -247,33 +252,33 @@ def test_an_alarm_that_was_acknowledged_is_open_no_longer_and_its_numbers_are_st
         world.send(_metric(seq, seq))
     flow = world.replicator(lane="metrics")
     _turn(world, flow)
-    (one,) = _open(flow)
-    assert flow.lane_alarms.acknowledge(one["id"], "ann") == AcknowledgeAnswer(state="waits")
+    (opened,) = _open(flow)
+    assert flow.lane_alarms.acknowledge(opened["id"], "ann") == AcknowledgeAnswer(state="waits")
     _turn(world, flow, 1)
-    assert flow.lane_alarms.acknowledge(one["id"], "ann") == AcknowledgeAnswer(state="done")
+    assert flow.lane_alarms.acknowledge(opened["id"], "ann") == AcknowledgeAnswer(state="done")
     flow.lane_alarms.acknowledge("nonsense", "ann")
     _turn(world, flow, 1)
     assert flow.lane_alarms.acknowledge("nonsense", "ann") == AcknowledgeAnswer(state="unknown")
     later = world.replicator(lane="metrics")
     _turn(world, later)
     assert _open(later) == []
-    assert [told["actor"] for told in _said(world, "replicate.alarm_acknowledged")] == ["ann"]
+    assert [fields["actor"] for fields in _reported(world, "replicate.alarm_acknowledged")] == ["ann"]
     world.send(_metric(2, 2))
     world.send(_metric(5, 5))
     _turn(world, later)
     assert _seqs(world) == [1, 3, 2, 5]
-    assert [told["ranges"] for told in _open(later)] == [[[4, 4]]], "a new hole is open anew"
+    assert [opened["ranges"] for opened in _open(later)] == [[[4, 4]]], "a new hole is open anew"
 
 
 # --- the values ---
 
 
 def test_a_sentence_names_run_lane_producer_range_and_cause() -> None:
-    """What a person reads is made of the same fields as what a program reads."""
-    one = of_stream(Kind.HOLE, STREAM, SequenceRanges([(2, 3), (7, 7)]), peer="east", cause="why", time_ms=1)
-    text = alarms.sentence(one)
+    """The sentence that a person reads is made of the same fields that a program reads."""
+    hole = of_stream(Kind.HOLE, STREAM, SequenceRanges([(2, 3), (7, 7)]), peer="east", cause="why", time_ms=1)
+    text = alarms.sentence(hole)
     assert text == "metrics of east, gpt: numbers were jumped over, numbers 2..3, 7 of r0, epoch 1; likely: why"
-    assert alarms.plain(one)["text"] == text
+    assert alarms.plain(hole)["text"] == text
     whole = alarm(
         Kind.SHORTER, peer="east", lane="metrics", cause="why", time_ms=1, place="t/0", numbers=SequenceRanges([(4, 9)])
     )
@@ -341,8 +346,8 @@ def test_what_ended_is_not_read_back() -> None:
     (record,) = after.changes_since(before)
     assert record.state == HEALED
     read = Alarms()
-    for one in (_hole(1, 1, 2), record):
-        read.learn(one)
+    for known in (_hole(1, 1, 2), record):
+        read.learn(known)
     assert read.kept == {}
     assert not read.acknowledge(alarms.id_of(record), "ann")
     assert ACKNOWLEDGED != OPEN

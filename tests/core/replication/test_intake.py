@@ -65,8 +65,8 @@ def _queued(flow: LaneReplicator) -> dict[str, int]:
 
 def _position(world: _World) -> int:
     ledger = read_ledger(MemorySource(world.west), Codec(), SystemClock())
-    (found,) = [one.offset for one in ledger.positions.values() if one.topic == paths.METRICS]
-    return found
+    (offset,) = [place.offset for place in ledger.positions.values() if place.topic == paths.METRICS]
+    return offset
 
 
 def test_a_run_of_which_very_much_waits_delays_no_other_run(world: _World) -> None:
@@ -151,8 +151,8 @@ def test_a_replay_while_events_are_spilled_loses_and_doubles_nothing(world: _Wor
     flow = world.replicator(lane="metrics", lineage=lineage)
     for _ in range(20):
         flow.turn()
-    for one in places(world.east, "metrics"):
-        flow.replay(one)
+    for chosen in places(world.east, "metrics"):
+        flow.replay(chosen)
     flow.turn()
     lineage.runs.clear()
     for _ in range(150):
@@ -161,7 +161,7 @@ def test_a_replay_while_events_are_spilled_loses_and_doubles_nothing(world: _Wor
 
 
 def test_a_run_with_a_long_backlog_does_not_take_the_others_place_in_a_transaction(world: _World) -> None:
-    """What can be published at once is shared among the runs that wait."""
+    """The records of one transaction are shared among the runs that wait."""
     _send(world, "busy", *range(1, 2 * BATCH_MAX))
     _send(world, "other", *range(1, 5))
     lineage = _Stuck("busy", "other")

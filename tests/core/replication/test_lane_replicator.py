@@ -108,8 +108,8 @@ class _World:
         chunk, state = f"chunk {step}".encode(), f"rng {step}".encode()
         manifest = manifest_of(own, lineage_seq=seq, shards=(shard_of(0, chunk),), rank_states=(state_of(0, state),))
         payload = CODEC.encode(manifest)
-        found = {own.chunk(0, 0): chunk, own.rank_state(0): state, own.manifest: self.signer.sign(payload)}
-        for key, body in found.items():
+        bodies = {own.chunk(0, 0): chunk, own.rank_state(0): state, own.manifest: self.signer.sign(payload)}
+        for key, body in bodies.items():
             kept = body if spoil is None else spoil(key, body)
             if kept is not None:
                 self.east_store.create(key, kept)
@@ -154,8 +154,8 @@ class _World:
             if event.state not in {"committed", "branch"}:
                 continue
             manifest = CODEC.decode_as(Manifest, self.signer.verify(self.west_store.objects[event.manifest_key]))
-            for one in objects(manifest):
-                assert digest(self.west_store.objects[one.key]) == one.sha256
+            for named in objects(manifest):
+                assert digest(self.west_store.objects[named.key]) == named.sha256
 
 
 def _turn(world: _World, replicator: LaneReplicator, turns: int = 8) -> None:
@@ -237,8 +237,13 @@ def test_I14_a_hole_in_the_numbers_is_noticed(signer: Ed25519Signer) -> None:
     world.send(_metric(4, 4))
     _turn(world, world.replicator(lane="metrics"))
     assert [event.seq for event in world.visible("metrics")] == [1, 4]
-    (told,) = [fields for name, fields in world.said if name == "replicate.alarm"]
-    assert (told["kind"], told["run"], told["producer"], told["ranges"]) == ("hole", "gpt", "r0", [[2, 3]])
+    (reported,) = [fields for name, fields in world.said if name == "replicate.alarm"]
+    assert (reported["kind"], reported["run"], reported["producer"], reported["ranges"]) == (
+        "hole",
+        "gpt",
+        "r0",
+        [[2, 3]],
+    )
 
 
 @pytest.mark.parametrize(
@@ -454,12 +459,17 @@ def test_a_topic_made_anew_is_said_and_read_from_its_beginning(signer: Ed25519Si
     event = world.commit(20, 2)
     _turn(world, world.replicator())
     assert world.visible()[-1] == event
-    (told,) = [fields for name, fields in world.said if name == "replicate.alarm"]
-    assert (told["kind"], told["state"], told["peer"], told["lane"]) == ("topic_anew", "open", "east", "checkpoints")
+    (reported,) = [fields for name, fields in world.said if name == "replicate.alarm"]
+    assert (reported["kind"], reported["state"], reported["peer"], reported["lane"]) == (
+        "topic_anew",
+        "open",
+        "east",
+        "checkpoints",
+    )
 
 
 def test_I6_another_ones_manifest_under_the_same_key_is_never_overwritten(signer: Ed25519Signer) -> None:
-    """What is here stays as it is; the event that wants other bytes there is a dead letter."""
+    """The manifest that is here stays as it is; the event that names other bytes becomes a dead letter."""
     world = _World(signer)
     key = CheckpointId("gpt", 1, 1, 10).manifest
     world.west_store.create(key, b"somebody else's")
@@ -483,8 +493,8 @@ def test_a_copy_that_comes_after_a_sweep_says_so_under_its_own_number(signer: Ed
     _turn(world, replicator)
     second = world.commit(20, 2)
     _turn(world, replicator)
-    told = dataclasses.replace(first, state="superseded", reason="it was given up and swept here")
-    assert world.visible() == [told, second]
+    superseded = dataclasses.replace(first, state="superseded", reason="it was given up and swept here")
+    assert world.visible() == [superseded, second]
     assert world.dead() == []
 
 
@@ -536,8 +546,8 @@ def test_a_long_log_is_read_to_its_end_however_long_that_takes() -> None:
     """A region must be able to restart after millions of events; what gives nothing for a minute is given up."""
     kafka, clock = MemoryKafka("east"), ManualClock()
     MemoryLog(kafka).publish([Message(paths.METRICS, b"gpt", b"%d" % at) for at in range(20)])
-    found = list(scan(_SlowSource(kafka, clock, 1), [paths.METRICS], clock))
-    assert len(found) == 20
+    read = list(scan(_SlowSource(kafka, clock, 1), [paths.METRICS], clock))
+    assert len(read) == 20
     assert clock.now_s > 2 * SILENCE_S
     with pytest.raises(RetryableError, match="gave nothing for 60 s"):
         list(scan(_SlowSource(kafka, clock, 0), [paths.METRICS], clock))

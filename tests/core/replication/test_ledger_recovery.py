@@ -25,10 +25,10 @@ from tests.tripwire import Crash, Tripwire
 @pytest.fixture
 def world(signer: Ed25519Signer) -> _World:
     """East and west, whose topics are there, as a service makes them."""
-    found = _World(signer)
+    regions = _World(signer)
     for name in paths.TOPICS:
-        found.west.topic(name)
-    return found
+        regions.west.topic(name)
+    return regions
 
 
 def _kinds(flow: LaneReplicator) -> list[str]:
@@ -50,8 +50,8 @@ def test_I15_with_the_ledger_lost_nothing_becomes_visible_twice_and_it_is_said(w
     _turn(world, flow)
     assert _seqs(world) == [1, 2, 3, 4]
     assert _kinds(flow) == ["ledger_lost"]
-    (told,) = [fields for name, fields in world.said if name == "replicate.alarm"]
-    assert "3 events that were done were found in the lanes, all of it" in told["text"]
+    (reported,) = [fields for name, fields in world.said if name == "replicate.alarm"]
+    assert "3 events that were done were found in the lanes, all of it" in reported["text"]
     later = world.replicator(lane="metrics")
     _turn(world, later)
     assert (_seqs(world), _kinds(later)) == ([1, 2, 3, 4], ["ledger_lost"]), "once, and it lasts"
@@ -72,7 +72,7 @@ def test_I15_losing_the_positions_costs_look_ups_and_no_duplicates(world: _World
 
 
 def test_I15_dead_letters_and_checkpoints_are_known_again_too(world: _World) -> None:
-    """What was set aside is not set aside again, what gave way does not come."""
+    """Events that were set aside are not set aside again, and those that gave way do not come."""
     world.view = FORKED_AT_20
     events = [world.commit(10, 1), world.commit(30, 2)]
     torn = CODEC.encode(dataclasses.replace(events[1], seq=3))[:-2]
@@ -104,8 +104,8 @@ def test_I15_a_ledger_that_is_lost_while_the_replicator_runs_is_noticed(world: _
     clock.now_s += REFRESH_S
     _turn(world, flow)
     assert _kinds(flow) == ["ledger_lost"]
-    for one in places(world.east, "metrics"):
-        flow.replay(one)
+    for chosen in places(world.east, "metrics"):
+        flow.replay(chosen)
     _turn(world, flow)
     assert _seqs(world) == [1, 2]
 
@@ -126,7 +126,7 @@ def test_I14_I15_the_holes_are_known_again_where_the_log_is_whole(world: _World)
 
 
 def test_I15_where_the_own_log_is_not_whole_no_hole_is_made_up(world: _World) -> None:
-    """What retention took of it may have been visible."""
+    """Events that retention took may have been visible."""
     for seq in (1, 2, 3, 4):
         world.send(_metric(seq, seq))
     _turn(world, world.replicator(lane="metrics"))
@@ -135,8 +135,8 @@ def test_I15_where_the_own_log_is_not_whole_no_hole_is_made_up(world: _World) ->
     flow = world.replicator(lane="metrics")
     _turn(world, flow)
     assert _seqs(world) == [3, 4], "neither of the first two came again"
-    (told,) = [fields for name, fields in world.said if name == "replicate.alarm"]
-    assert "as far back as this region's log goes" in told["text"]
+    (reported,) = [fields for name, fields in world.said if name == "replicate.alarm"]
+    assert "as far back as this region's log goes" in reported["text"]
 
 
 def test_I15_batches_and_garbage_are_known_by_their_headers(world: _World) -> None:

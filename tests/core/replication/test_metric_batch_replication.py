@@ -76,8 +76,8 @@ def test_I5_a_batch_that_reaches_past_the_fork_is_parted_there(signer: Ed25519Si
         ("branch", _batch(1, 6)),
         ("branch", _batch(7, 9)),
     ]
-    for one in places(world.east, "metrics"):
-        replicator.replay(one)
+    for chosen in places(world.east, "metrics"):
+        replicator.replay(chosen)
     _turn(world, replicator)
     assert (_rows(world), len(world.dead())) == ([1, 2, 3, 4], 2)
 
@@ -101,8 +101,8 @@ def test_I15_an_undecodable_value_is_a_dead_letter_once_however_often_it_is_read
     world.send(_batch(4, 5))
     replicator = world.replicator(lane="metrics")
     _turn(world, replicator)
-    for one in places(world.east, "metrics"):
-        replicator.replay(one)
+    for chosen in places(world.east, "metrics"):
+        replicator.replay(chosen)
     _turn(world, replicator)
     assert _rows(world) == [4, 5]
     assert [letter.value for letter in world.dead()] == [torn]
@@ -133,7 +133,9 @@ def test_metrics_that_become_visible_together_are_told_in_one_line(signer: Ed255
     world.send(_metric(7, 7))
     replicator = world.replicator(lane="metrics")
     _turn(world, replicator)
-    told = [(name, fields) for name, fields in world.said if name in {"replicate.published", "replicate.dead_letter"}]
-    assert [name for name, _ in told] == ["replicate.published", "replicate.dead_letter"]
-    assert (told[0][1]["records"], told[0][1]["seq"], told[0][1]["step"]) == (6, 7, 7)
+    reported = [
+        (name, fields) for name, fields in world.said if name in {"replicate.published", "replicate.dead_letter"}
+    ]
+    assert [name for name, _ in reported] == ["replicate.published", "replicate.dead_letter"]
+    assert (reported[0][1]["records"], reported[0][1]["seq"], reported[0][1]["step"]) == (6, 7, 7)
     assert replicator.status().counts == {"published": 6, "dead_letter": 1}

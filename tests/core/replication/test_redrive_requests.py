@@ -94,8 +94,8 @@ class _West:
     def visible(self) -> list[int]:
         """The numbers of the events in west's lane."""
         topic = self.west.topic(paths.topic(self.lane))
-        found = [CODEC.decode(item.value) for item in topic if item is not None]
-        return [event.seq for event in found if isinstance(event, Checkpoint | Metric)]
+        records = [CODEC.decode(item.value) for item in topic if item is not None]
+        return [event.seq for event in records if isinstance(event, Checkpoint | Metric)]
 
     def letters(self) -> list[Letter]:
         """West's dead letters."""
@@ -110,7 +110,7 @@ class _West:
         return self.flow.redrive(request)
 
     def audited(self) -> Log:
-        """What an audit reads in west."""
+        """The log of west as an audit reads it."""
         reading = audit_reader.Reading("gpt", "west", self.view, Decoding(Codec(), SystemClock()))
         return reading.read(MemorySource(self.west))
 
@@ -252,9 +252,9 @@ def test_an_event_that_is_visible_from_another_copy_is_refused(metrics: _West) -
         time_ms=0,
     )
     west.publish([Message(paths.DEAD_LETTERS, b"gpt", CODEC.encode(letter))])
-    (found,) = metrics.letters()
+    (copy,) = metrics.letters()
     for force in (False, True):
-        answer = metrics.ask(found, force=force)
+        answer = metrics.ask(copy, force=force)
         assert answer == RedriveAnswer(state="refused", why="number 1 of r0 is visible here already")
     ahead = dataclasses.replace(letter, value=CODEC.encode(_metric(5)), offset=8)
     west.publish([Message(paths.DEAD_LETTERS, b"gpt", CODEC.encode(ahead))])
@@ -311,8 +311,8 @@ def test_what_is_no_letter_of_the_lane_is_refused_with_the_reason(metrics: _West
     metrics.turn()
     MemoryLog(metrics.west).publish([Message(paths.DEAD_LETTERS, b"gpt", CODEC.encode(one)) for one in sent])
     MemoryLog(metrics.west).publish([Message(paths.DEAD_LETTERS, b"gpt", b"\x00")])
-    found = metrics.letters()
-    assert [str(metrics.ask(one).why) for one in found] == [
+    kept = metrics.letters()
+    assert [str(metrics.ask(one).why) for one in kept] == [
         "it came from farside.checkpoints, this is the lane metrics",
         "it is a record of c that never became an event: only its agent could make one of it",
         "it was not first published in east",
