@@ -1,1 +1,1 @@
-"""What the system decides and does; no I/O of its own."""
+"""The system's decisions and flows; no I/O of its own."""

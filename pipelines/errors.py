@@ -1,4 +1,4 @@
-"""What the caller must do, as a tree of errors.
+"""The tree of errors: each one tells its caller what to do.
 
 FarsideError
 ├── RetryableError       try again later; nothing was decided

@@ -52,7 +52,7 @@ class PromiseStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeardStatus:
-    """What a controller has heard of one region. `heard_age_s` is None if it never heard a node there."""
+    """One region as a controller has heard it. `heard_age_s` is None if it never heard a node there."""
 
     heard_age_s: float | None
     step: int | None
@@ -82,7 +82,7 @@ class DrillStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """What one region's controller believes of one run, what it would do now, and why."""
+    """One run as one region's controller believes it to be, with what it would do now, and why."""
 
     run: str
     region: str
@@ -189,7 +189,7 @@ ReplicatorStatus = dict[str, LaneStatus]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmerStatus:
-    """What the standby pool has resident, how well it is proven, and the predicted recovery time."""
+    """The checkpoint that the standby pool has resident, how well it is proven, and the predicted recovery time."""
 
     run: str
     grade: str
@@ -211,7 +211,7 @@ class WarmerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BacklogStatus:
-    """What waits in a node's spool. `remaining_s` is None while it does not shrink."""
+    """The records that wait in a node's spool. `remaining_s` is None while it does not shrink."""
 
     records: int
     bytes: int
@@ -222,7 +222,7 @@ class BacklogStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherStatus:
-    """What a node's publisher was granted, what waits and what is wrong."""
+    """A node's publisher: its grants, its backlog and its troubles."""
 
     producer: str
     backlog: BacklogStatus

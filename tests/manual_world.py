@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import paths
-from pipelines.core.failover_decision import policy_of
+from pipelines.core.failover_decision import FailoverPolicy, policy_of
 from pipelines.core.failure_detector import Rhythm
 from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
 from pipelines.core.lease import FAST, Held
@@ -34,6 +34,7 @@ from tests.manual_clock import ManualClock
 
 SHARD = b"0123456789" * 10
 REGIONS = ("east", "west")
+FAST_POLICY = policy_of(FAST)
 TURN_S = 0.1
 PATIENCE_S = 60.0
 
@@ -79,8 +80,15 @@ class CutWitness(MemoryLeaseStore):
 class ManualRegion:
     """Controllers with their region's store and log; implements EventLog, Grants and Journal."""
 
-    def __init__(self, name: str, clock: ManualClock, witness: MemoryLeaseStore, signer: Ed25519Signer) -> None:
-        self.name, self.clock = name, clock
+    def __init__(
+        self,
+        name: str,
+        clock: ManualClock,
+        witness: MemoryLeaseStore,
+        signer: Ed25519Signer,
+        policy: FailoverPolicy = FAST_POLICY,
+    ) -> None:
+        self.name, self.clock, self.policy = name, clock, policy
         self.store, self.kafka = MemoryObjectStore(), MemoryKafka(name)
         self.peer_states = {other: PeerState(region=other, run="gpt", clock=clock) for other in REGIONS}
         self.controls: list[Controller] = []
@@ -95,7 +103,7 @@ class ManualRegion:
         common: Any = {"codec": Codec(), "clock": self.clock, "entropy": SystemEntropy()}
         self.self_evidence = SelfEvidence(region=self.name, log=own, store=self.store, **common)
         control = Controller(
-            role=RunRole(run="gpt", region=self.name, first_region="east", candidate=True, policy=policy_of(FAST)),
+            role=RunRole(run="gpt", region=self.name, first_region="east", candidate=True, policy=self.policy),
             ports=ControllerPorts(leases=witness, store=self.store, signer=self._signer, journal=own, **common),
             observers=Observers(peer_states=self.peer_states, self_evidence=self.self_evidence),
         )
@@ -137,10 +145,10 @@ class ManualRegion:
 class ManualWorld:
     """East trains under the fast profile, west stands by and has everything that east committed before the cut."""
 
-    def __init__(self, signer: Ed25519Signer) -> None:
+    def __init__(self, signer: Ed25519Signer, policy: FailoverPolicy = FAST_POLICY) -> None:
         self.clock, self.spool, self.signer = ManualClock(1000.0), MemorySpool("gpt"), signer
         witness = MemoryLeaseStore()
-        self.east, self.west = (ManualRegion(name, self.clock, witness, signer) for name in REGIONS)
+        self.east, self.west = (ManualRegion(name, self.clock, witness, signer, policy) for name in REGIONS)
         self.history = witness.history
         self.link, self.step = True, 0
         self.phases = dict.fromkeys(REGIONS, "train")
@@ -218,9 +226,9 @@ class ManualWorld:
         return self.west.witness.records["gpt"].lease
 
 
-def world_with_step_10(signer: Ed25519Signer) -> ManualWorld:
+def world_with_step_10(signer: Ed25519Signer, policy: FailoverPolicy = FAST_POLICY) -> ManualWorld:
     """Step 10 is committed in east and verified in west, and the trainer knows."""
-    found = ManualWorld(signer)
+    found = ManualWorld(signer, policy)
     found.until(lambda: "launch-1" in found.spool.granted, "the launch is granted")
     found.save(10)
     found.until(lambda: found.outcomes() == {10: "committed"}, "step 10")

@@ -76,7 +76,7 @@ def failover(
 
 
 def _show(before: RunStatus, preview: PreviewAnswer, to: str) -> None:
-    """What changes, what it costs, and the gates that are closed."""
+    """Print what changes, what it costs, and the gates that are closed."""
     typer.echo(f"before: {before.primary} holds epoch {before.epoch}", err=True)
     typer.echo(f"after:  {to} holds epoch {before.epoch + 1}, from step {before.recoverable_step}", err=True)
     lost = before.promise.steps_lost

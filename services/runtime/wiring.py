@@ -1,4 +1,4 @@
-"""What the services are made of, from the settings: one region's clients, signer, lineage and journal."""
+"""The parts that services are wired from: one region's clients, signer, lineage and journal."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Wiring:
     def reachability(
         self, observer: str, log: EventLog, closing: list[Callable[[], None]], nodes_at_s: Callable[[str], float]
     ) -> Reachability:
-        """What this service can reach of the other regions, through clients of its own."""
+        """The flow that probes which of the other regions this service can reach, through clients of its own."""
         probes: dict[str, dict[str, Probe]] = {}
         for peer in self.peers():
             link, source = self.link(peer), KafkaSource(self.peer_kafka(peer), int(PROBE_TIMEOUT_S * 1000))

@@ -1,4 +1,4 @@
-"""What a service does with its ports before its flows get them: nothing, unless whoever starts it says otherwise."""
+"""A service hands its ports to its flows as they are, unless whoever starts it wraps them."""
 
 from __future__ import annotations
 

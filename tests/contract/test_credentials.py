@@ -108,7 +108,7 @@ def _sweeper(settings: Settings, region: str) -> S3Client:
 
 @pytest.mark.servers
 def test_a_sweeper_deletes_checkpoints_of_its_own_region_and_nothing_else(settings: Settings) -> None:
-    """What nobody may ever delete is refused by the store: epochs, launches, pins, health, schemas, lease records."""
+    """The store refuses to delete what nobody may delete: epochs, launches, pins, health, schemas, lease records."""
     west, own = settings.region("west"), paths.CheckpointId("gpt", 1, 1, 10)
     sweeper, store = _sweeper(settings, "west"), store_of(west)
     for key in (own.manifest, own.intent, own.receipt(0), own.chunk(0, 0), own.rank_state(0)):
@@ -224,7 +224,7 @@ def _doctor(path: Path) -> dict[str, tuple[bool, str]]:
 
 
 def _failures(config: Path, instead: Mapping[Path, Mapping[str, str]], folder: Path) -> dict[str, str]:
-    """What the doctor finds when these credentials files hold something else."""
+    """The doctor's findings when these credentials files hold something else."""
     text = config.read_text(encoding="utf-8")
     for number, (path, plain) in enumerate(instead.items()):
         other = folder / f"{number}.json"

@@ -1,4 +1,4 @@
-"""What every Grants promises: the controller's own words come through whole, and silence is retryable."""
+"""The promises of every Grants: the controller's own words come through whole, and silence is retryable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an outage leaves in a process that goes on trying: nothing."""
+"""An outage leaves nothing behind in a process that goes on trying."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest
 
 
 def test_a_broker_whose_proxy_hangs_up_is_tried_again_after_a_pause() -> None:
-    """What accepts for a dead broker and closes at once must not be connected to in a loop that takes a whole core."""
+    """A proxy that accepts for a dead broker and closes at once is not connected to in a loop that takes a core."""
     with socket.socket() as proxy:
         proxy.bind(("127.0.0.1", 0))
         proxy.listen(64)
@@ -112,7 +112,7 @@ def test_a_source_that_is_asked_again_keeps_its_client_until_that_fails(stack: S
 def test_a_producer_whose_broker_fell_silent_is_thrown_away_whole(
     stack: Stack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it could not deliver is given up, and its thread ends: it would send it later, behind our back."""
+    """Its undelivered records are given up, and its thread ends: it would send them later, behind our back."""
     caplog.set_level(logging.CRITICAL, "kafka")
     cluster = admin_of(stack, "east")
     ensure_topics(cluster, replication=1)

@@ -175,7 +175,7 @@ def test_a_region_can_do_in_its_own_kafka_what_its_services_do(east: KafkaCluste
 def test_I10_a_drill_writes_its_own_topics_and_neither_writes_nor_reads_the_real_ones(
     east: KafkaCluster, drill: KafkaCluster
 ) -> None:
-    """What it publishes beside comes back; in the real log nothing was added, and its ids are not a region's."""
+    """Its own records come back; in the real log nothing was added, and its ids are not a region's."""
     before = _end(east)
     ensure_topics(drill, replication=1, prefix=paths.DRILL_TOPICS)
     beside = paths.DRILL_TOPICS + paths.METRICS
@@ -282,7 +282,7 @@ def _until_refused(source: EventSource) -> None:
 
 @pytest.mark.servers
 def test_the_brokers_acls_are_the_roles_grants_and_nothing_else(config: Path, east: KafkaCluster) -> None:
-    """What `docs/credentials.md` shows is what the tests above ran with."""
+    """`docs/credentials.md` shows the same ACLs that the tests above ran with."""
     users = {"east": "region", "link-west": "link", "drill-east": "drill", "operator": "operator"}
     wanted = {
         (f"User:{user}", one.resource.upper().replace("-", "_"), one.prefix, operation.upper())

@@ -1,4 +1,4 @@
-"""What every LeaseStore promises: compare-and-set, and an honest "unknown"."""
+"""The promises of every LeaseStore: compare-and-set, and an honest "unknown"."""
 
 from __future__ import annotations
 

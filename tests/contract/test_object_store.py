@@ -1,4 +1,4 @@
-"""What every ObjectStore promises."""
+"""The promises of every ObjectStore."""
 
 from __future__ import annotations
 

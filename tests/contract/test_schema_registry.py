@@ -1,4 +1,4 @@
-"""What every schema registry must do, over the memory fake and a real one; and the whole set of our schemas there."""
+"""The duties of every schema registry, over the memory fake and a real one; and the whole set of our schemas there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every Spool promises its agent, whoever wrote into it: in memory, and on disk by the client's own writer."""
+"""The promises of every Spool, whoever wrote into it: in memory, and on disk by the client's own writer."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_what_nobody_wrote_is_empty_and_no_error(trainer: _Trainer) -> None:
 
 
 def test_the_newest_beat_counts_and_only_while_its_process_lives(trainer: _Trainer) -> None:
-    """What a process that is gone accepted is still read."""
+    """The records that a process accepted are read also after it is gone."""
     trainer.accept("metrics", 1)
     agent = trainer.agent()
     assert agent.beats("gpt") == ()

@@ -1,4 +1,4 @@
-"""What every StandbyPool promises: what is staged has been proven, and the one before stays until then."""
+"""The promises of every StandbyPool: a staged checkpoint has been proven, and the one before stays until then."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ def test_a_cancelled_copy_gives_its_worker_back_at_its_next_piece(transfers: Thr
 def test_the_bytes_that_have_crossed_of_an_object_count_before_all_of_it_has(
     transfers: ThreadTransfers, link: _Link
 ) -> None:
-    """What newest-wins compares; a cancelled copy counts no more."""
+    """Newest-wins compares these bytes; a cancelled copy counts no more."""
     link.piece_bytes = 200
     link.piece_gate.clear()
     transfers.start(JOB)

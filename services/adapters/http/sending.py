@@ -45,7 +45,7 @@ class UntrustedError(MisconfiguredError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered; `headers` by their names in lower case, `body` as far as the limit goes."""
+    """A server's answer; `headers` by their names in lower case, `body` as far as the limit goes."""
 
     status: int
     reason: str

@@ -1,4 +1,4 @@
-"""What a Kafka lets a user do: refusals in plain words, ACLs given, and what would be allowed tried out."""
+"""A user's rights in a Kafka: refusals in plain words, ACLs given, and rights tried out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAMES |= {"Read": ACLOperation.READ, "Write": ACLOperation.WRITE}
 def told(
     cluster: KafkaCluster, error: errors.KafkaError, need: str, kind: type[FarsideError] = RetryableError
 ) -> FarsideError:
-    """What the caller must do about an error of the client library.
+    """The error of ours that an error of the client library means for the caller.
 
     Args:
         cluster: who was refused, and where.
@@ -89,7 +89,7 @@ def give(cluster: KafkaCluster, wanted: Mapping[str, Iterable[Grant]]) -> None:
 
 
 def allowed(cluster: KafkaCluster, topic: str, transactional_id: str, *, there: bool) -> str:
-    """What of a writer's work this user could do there, tried out; "" if nothing.
+    """The part of a writer's work that this user could do there, tried out; "" if none.
 
     Args:
         cluster: where, and who.

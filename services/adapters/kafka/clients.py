@@ -32,7 +32,7 @@ class _Patient(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
 
 
 def network(**configs: Any) -> Any:  # noqa: ANN401 - kafka-python has no types
-    """What a client of kafka-python talks through."""
+    """The network object through which a client of kafka-python talks."""
     selector = NetworkSelector(**configs)
     return KafkaNetClient(net=selector, manager=_Patient(selector, **configs))
 

@@ -35,7 +35,7 @@ class KafkaCluster:
         return f"user {self.user.username if self.user else '(none)'} at Kafka {self.bootstrap}"
 
     def options(self) -> dict[str, Any]:
-        """What every client of kafka-python is given."""
+        """The options that every client of kafka-python is given."""
         found: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
         if self.user is not None:
             found |= {

@@ -51,12 +51,12 @@ class MemoryKafka:
         return self._firsts.get(name, 0)
 
     def trim(self, name: str, first: int) -> None:
-        """What retention does: the records before an offset are gone."""
+        """Drop the records before an offset, as retention does."""
         self._firsts[name] = first
         self._topics[name][:first] = [None] * first
 
     def cut(self, name: str, end: int) -> None:
-        """What an unclean election does: the records from an offset on are gone."""
+        """Drop the records from an offset on, as an unclean election does."""
         del self._topics[name][end:]
 
     def has(self, name: str) -> bool:

@@ -121,7 +121,7 @@ class MemorySpool:
         return tuple(waiting) if run == self.run else ()
 
     def request(self, run: str, launch: str) -> StartRequest:
-        """What a launch asked for; RetryableError while its request cannot be read."""
+        """A launch's request; RetryableError while it cannot be read."""
         if run != self.run or launch not in self._requests:
             raise RetryableError(f"the request of {launch} is not readable")
         return self._requests[launch]
@@ -159,7 +159,7 @@ class MemorySpool:
         return self._states.get((checkpoint, rank))
 
     def damage_state(self, checkpoint: CheckpointId, rank: int) -> None:
-        """What a bad disk does to a rank's state."""
+        """Change a rank's state behind its digest, as a bad disk does."""
         self._damaged.add((checkpoint, rank))
 
     def release(self, checkpoint: CheckpointId) -> None:

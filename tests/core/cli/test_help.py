@@ -108,6 +108,6 @@ def test_the_help_prints_the_example_on_one_line_of_its_own_in_80_columns(name: 
     ids=["no such command", "no such option", "a required option is missing", "a value of another type"],
 )
 def test_a_wrong_example_is_found(words: list[str]) -> None:
-    """What the tests above rest on."""
+    """The tests above rest on this."""
     with pytest.raises(Exception, match=r"(?i)no such|missing|valid integer"):
         _parsed(words)

@@ -158,7 +158,7 @@ def test_I5_past_the_fork_nothing_is_rebuilt(world: _World) -> None:
 
 
 def test_an_epoch_that_is_not_known_here_yet_keeps_the_alarm_open(world: _World) -> None:
-    """What cannot be judged is not given up."""
+    """An event that cannot be judged yet is not given up."""
     _commit(world, 10, 1)
     _turn(world, world.replicator())
     _commit(world, 20, 1, epoch=2)

@@ -59,8 +59,7 @@ def _served(registry: CollectorRegistry) -> Iterator[Callable[[], Samples]]:
 
 def test_a_scrape_alone_shows_epoch_lease_and_promise_of_the_moment(signer: Ed25519Signer) -> None:
     """East's lease runs down between two scrapes; when west has taken over, both regions' next scrape says so."""
-    world = world_with_step_10(signer)
-    world.west.control._policy = policy_of(FAST, rto_s=10.0)
+    world = world_with_step_10(signer, policy_of(FAST, rto_s=10.0))
     controls = {"east": world.east.control, "west": world.west.control}
     registry = CollectorRegistry()
     registry.register(ControllerCollector(lambda: {name: one.status() for name, one in controls.items()}))
