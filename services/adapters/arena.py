@@ -39,8 +39,8 @@ class Arena:
 
     def resident(self) -> dict[str, int]:
         """The step of each whole slot."""
-        found = {slot: self._index(slot) for slot in SLOTS}
-        return {slot: int(index["step"]) for slot, index in found.items() if index is not None}
+        indexes = {slot: self._index(slot) for slot in SLOTS}
+        return {slot: int(index["step"]) for slot, index in indexes.items() if index is not None}
 
     def stage(self, store: ObjectStore, manifest: Manifest, manifest_digest: str) -> Path:
         """Write a checkpoint into the slot that does not hold the newest one; CorruptError if a byte is wrong."""
@@ -67,7 +67,7 @@ class Arena:
 
 
 def fetch_index_folder(store: ObjectStore, signer: Signer, codec: Codec, manifest_key: str, target: Path) -> Path:
-    """The cold way (grade W0): a checkpoint from the region's store into a folder that the reader can load."""
+    """Fetch a checkpoint from the region's store into a folder that the reader can load: the cold way, grade W0."""
     envelope = store.get(manifest_key)
     if envelope is None:
         raise CorruptError(f"manifest {manifest_key} is not in the store")

@@ -56,9 +56,12 @@ def format_of(path: Path) -> str:
 
 
 class RecordingTarget:
-    """Implements ReplayTarget: appends to a file. `length` is what of the file is durable; what lies beyond it goes.
+    """Implements ReplayTarget: appends to a file.
 
-    `meaning` says what a record means, in words; it goes into a `.jsonl`.
+    Args:
+        path: its name says the format.
+        length: so much of the file is durable; what lies beyond is cut off.
+        meaning: puts a record's meaning into words; they go into a `.jsonl`.
     """
 
     def __init__(self, path: Path, length: int, meaning: Meaning) -> None:
@@ -77,7 +80,7 @@ class RecordingTarget:
             self._writer = fastavro.write.Writer(self._file, _SCHEMA, codec="deflate", metadata=metadata)
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
-        """Append these."""
+        """Append records."""
         try:
             for item in records:
                 if self._writer is not None:
@@ -105,7 +108,7 @@ class RecordingTarget:
         return ""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         self._file.close()
 
 
@@ -125,7 +128,7 @@ class RecordingSource:
 
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of these topics that the file holds something of."""
-        return tuple(one for one in self._bounds if one.topic in topics)
+        return tuple(partition for partition in self._bounds if partition.topic in topics)
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """(first offset, the one after the last)."""
@@ -135,7 +138,7 @@ class RecordingSource:
 
     def offset_at(self, partition: Partition, time_ms: int) -> int:
         """The first offset whose record was put there at a time or later; the end if there is none."""
-        later = (one.offset for one in self._records() if one.partition == partition and one.time_ms >= time_ms)
+        later = (item.offset for item in self._records() if item.partition == partition and item.time_ms >= time_ms)
         return next(later, self.bounds(partition)[1])
 
     def seek(self, partition: Partition, offset: int) -> None:
@@ -155,23 +158,23 @@ class RecordingSource:
         del timeout_s
         if self._open is None:
             self._open = self._records()
-        found: list[Fetched] = []
-        while len(found) < most:
+        records: list[Fetched] = []
+        while len(records) < most:
             item = self._ahead or next(self._open, None)
             self._ahead = None
             if item is None:
-                for one in self._positions:
-                    if one not in self._paused:
-                        self._positions[one] = self._bounds[one][1]
+                for partition in self._positions:
+                    if partition not in self._paused:
+                        self._positions[partition] = self._bounds[partition][1]
                 break
             if item.offset < self._positions.get(item.partition, item.offset + 1):
                 continue
             if item.partition in self._paused:
                 self._ahead = item
                 break
-            found.append(item)
+            records.append(item)
             self._positions[item.partition] = item.offset + 1
-        return tuple(found)
+        return tuple(records)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Deliver nothing of these until `resume`."""
@@ -217,12 +220,12 @@ def _lines(path: Path, stream: IO[bytes]) -> Iterator[Fetched]:
 
 
 def _plain(item: Fetched) -> dict[str, object]:
-    one = item.partition
+    place = item.partition
     return {
-        "cluster": one.cluster,
-        "topic_id": one.topic_id,
-        "topic": one.topic,
-        "partition": one.number,
+        "cluster": place.cluster,
+        "topic_id": place.topic_id,
+        "topic": place.topic,
+        "partition": place.number,
         "offset": item.offset,
         "time_ms": item.time_ms,
         "key": item.key,
@@ -233,7 +236,7 @@ def _plain(item: Fetched) -> dict[str, object]:
 
 def _fetched(plain: Mapping[str, Any]) -> Fetched:
     partition = Partition(plain["cluster"], plain["topic_id"], plain["topic"], plain["partition"])
-    headers = tuple((one["key"], one["value"]) for one in plain["headers"])
+    headers = tuple((header["key"], header["value"]) for header in plain["headers"])
     return Fetched(partition, plain["offset"], plain["key"], plain["value"], headers, plain["time_ms"])
 
 

@@ -127,7 +127,7 @@ class NodeSpool:
         )
 
     def request(self, run: str, launch: str) -> StartRequest:
-        """A launch's request; RetryableError while it cannot be read."""
+        """The start that a launch asked for; RetryableError while its request cannot be read."""
         path = _spool.request_path(_spool.launch_folder(self._node_dir, run, launch))
         found = _spool.read_json(path)
         if found is None:
@@ -296,7 +296,7 @@ def _record(run: str, producer: str, entry: dict[str, Any], end: int) -> SpoolRe
 
 
 def _unlike_ours(run: str, entry: dict[str, Any]) -> str:
-    """The first fault of a record's fields, "" if there is none; numbers have to fit the events' 64 bits."""
+    """Why a record's fields are unlike ours, "" if they are not; numbers have to fit the events' 64 bits."""
     odd = set(entry) ^ {*_TEXTS, *_NUMBERS, "body"}
     if odd:
         return f"fields that are missing or unknown: {', '.join(sorted(ascii(one) for one in odd))}"

@@ -150,6 +150,6 @@ def verify(job: CopyJob, body: bytes, whose: str) -> None:
     """CorruptError unless the bytes are those that the job names."""
     if len(body) != job.size:
         raise CorruptError(f"{whose} {job.key} has {len(body)} bytes, its manifest names {job.size}")
-    found = hashlib.sha256(body).hexdigest()
-    if found != job.sha256:
-        raise CorruptError(f"{whose} {job.key} has SHA-256 {found}, its manifest names {job.sha256}")
+    digest = hashlib.sha256(body).hexdigest()
+    if digest != job.sha256:
+        raise CorruptError(f"{whose} {job.key} has SHA-256 {digest}, its manifest names {job.sha256}")

@@ -72,15 +72,15 @@ def own_id() -> ProcessId:
 
 def family(pid: int) -> list[int]:
     """A process and its descendants, as they are now."""
-    found = [pid]
-    for at in found:
+    pids = [pid]
+    for at in pids:
         try:
             tasks = list(Path(f"/proc/{at}/task").iterdir())
             children = [(task / "children").read_text(encoding="utf-8").split() for task in tasks]
         except OSError:
             continue  # it ended meanwhile
-        found += [int(child) for of_task in children for child in of_task]
-    return found
+        pids += [int(child) for of_task in children for child in of_task]
+    return pids
 
 
 def kill_families(children: Sequence["subprocess.Popen[bytes]"]) -> None:

@@ -1,4 +1,4 @@
-"""A service process: flows on threads of their own or on crews, the ops server, and an end: clean, fenced or failed.
+"""A service process: flows on threads of their own or of schedulers, the HTTP server, and the exit code.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 a flow failed, 2 misconfigured, 3 fenced by a newer one.
 """
@@ -24,7 +24,16 @@ JOIN_S = 15.0
 
 
 class Process:
-    """Turns flows until it is told to stop or one of them ends it."""
+    """Turns flows until a signal stops it or one of them ends it.
+
+    Args:
+        clock: measures how long each flow has not turned.
+        journal: records the start, the end, and why a flow ended the process.
+        registry: of the metrics that are served.
+        port: on loopback.
+        status: the body of `/status`, made at each request.
+        routes: more HTTP routes of this service.
+    """
 
     def __init__(
         self,
@@ -46,11 +55,11 @@ class Process:
     def run(
         self, flows: Mapping[str, Flow], close: Sequence[Callable[[], None]] = (), schedulers: Sequence[Scheduler] = ()
     ) -> int:
-        """Serve, turn every flow on its own thread and the crews' on theirs, and wait for the end; the exit code."""
+        """Serve, turn every flow on its own thread or its scheduler's, and wait for the end; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ended.set())
         self._ops.start()
-        threads = [threading.Thread(target=self._turn, args=one, name=one[0], daemon=True) for one in flows.items()]
+        threads = [threading.Thread(target=self._turn, args=flow, name=flow[0], daemon=True) for flow in flows.items()]
         threads += [
             threading.Thread(target=self._work, args=(scheduler,), name=f"scheduler-{number}", daemon=True)
             for scheduler in schedulers
@@ -64,9 +73,9 @@ class Process:
             scheduler.end()
         for thread in threads:
             thread.join(JOIN_S)
-        for one in close:
+        for close_part in close:
             with contextlib.suppress(Exception):  # it ends anyway, and its state is durable
-                one()
+                close_part()
         self._ops.close()
         self._journal.say("service.ended", exit_code=self._exit)
         return self._exit

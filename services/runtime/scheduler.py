@@ -1,6 +1,6 @@
 """A few threads that turn many flows: each flow when it is due or woken, and never by two threads at once.
 
-One thread waits for the flow that is due next, the others for work: an idle crew of sixty wakes one thread at a time.
+One thread waits for the flow that is due next, the others for work: of sixty idle threads one wakes at a time.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Scheduler:
             self._due(name, min(due_s, self._clock.boottime_s() + wait_s))
 
     def end(self) -> None:
-        """Everybody may go home."""
+        """Make every `take` answer None, so that the threads end."""
         with self._lock:
             self._ended = True
             self._sooner.notify_all()

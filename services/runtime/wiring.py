@@ -1,4 +1,4 @@
-"""The parts that services are wired from: one region's clients, signer, lineage and journal."""
+"""A service's parts, made from the settings: its region's clients, signer, lineage and journal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,16 @@ PROBE_TIMEOUT_S = 2.0
 
 
 class Wiring:
-    """One service's surroundings in one region."""
+    """One service's surroundings in one region.
+
+    Args:
+        settings: of every region.
+        region: where the service runs.
+        service: agent, controller, replicator or warmer.
+
+    Raises:
+        MisconfiguredError: there is no such region, a key file cannot be read, or a run's name is not allowed.
+    """
 
     def __init__(self, settings: Settings, region: str, service: str) -> None:
         self.settings = settings
@@ -83,7 +92,7 @@ class Wiring:
     def reachability(
         self, observer: str, log: EventLog, closing: list[Callable[[], None]], nodes_at_s: Callable[[str], float]
     ) -> Reachability:
-        """The flow that probes which of the other regions this service can reach, through clients of its own."""
+        """The flow that measures whether this service reaches the other regions, through clients of its own."""
         probes: dict[str, dict[str, Probe]] = {}
         for peer in self.peers():
             link, source = self.link(peer), KafkaSource(self.peer_kafka(peer), int(PROBE_TIMEOUT_S * 1000))
@@ -162,5 +171,5 @@ def signer_of(settings: Settings, region: str) -> Ed25519Signer:
     return Ed25519Signer(
         key_id=region,
         private_key_path=settings.region(region).signing_key_file,
-        trusted={name: one.public_key_file for name, one in settings.regions.items()},
+        trusted={name: peer.public_key_file for name, peer in settings.regions.items()},
     )

@@ -1,4 +1,4 @@
-"""A log that ends where somebody saw its end, and is read no faster than allowed."""
+"""A log that is read up to an end that was noted before, and no faster than allowed: for replays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from pipelines.ports import Clock, EventSource, Fetched, Partition
 
 
 class BoundedSource:
-    """Implements EventSource: another one's, up to and without `ends`; partitions that have no end there are none."""
+    """Implements EventSource: another one's, up to and without its ends.
+
+    Args:
+        source: the log.
+        ends: the offset before which each partition ends; partitions that are not named are left out.
+        tempo: how fast records are given on.
+        clock: waits for the tempo.
+    """
 
     def __init__(self, source: EventSource, ends: Mapping[Partition, int], tempo: Tempo, clock: Clock) -> None:
         self._source, self._ends, self._tempo, self._clock = source, ends, tempo, clock
@@ -18,11 +25,11 @@ class BoundedSource:
 
     def at_ends(self) -> bool:
         """Whether everything before the ends was read."""
-        return all(one in self._sought and self.position(one) >= end for one, end in self._ends.items())
+        return all(place in self._sought and self.position(place) >= end for place, end in self._ends.items())
 
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """Those that have an end."""
-        return tuple(one for one in self._source.partitions(topics) if one in self._ends)
+        return tuple(partition for partition in self._source.partitions(topics) if partition in self._ends)
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """(first offset, the end that was seen)."""
@@ -45,12 +52,12 @@ class BoundedSource:
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records before the ends; as many as the tempo lets through, and at least one of what was read."""
         limited = self._tempo.rate > 0
-        found = self._source.poll(timeout_s, min(most, max(1, int(self._tempo.rate / 5))) if limited else most)
-        wanted = tuple(one for one in found if one.offset < self._ends[one.partition])
-        for one in wanted:
+        records = self._source.poll(timeout_s, min(most, max(1, int(self._tempo.rate / 5))) if limited else most)
+        wanted = tuple(record for record in records if record.offset < self._ends[record.partition])
+        for record in wanted:
             now_s = self._clock.boottime_s()
-            self._clock.sleep(max(0.0, self._tempo.due_s(one.time_ms, now_s) - now_s))
-            self._tempo.went(one.time_ms, self._clock.boottime_s())
+            self._clock.sleep(max(0.0, self._tempo.due_s(record.time_ms, now_s) - now_s))
+            self._tempo.went(record.time_ms, self._clock.boottime_s())
         self.given += len(wanted)
         return wanted
 

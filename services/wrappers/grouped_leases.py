@@ -92,7 +92,15 @@ class _Write:
 
 
 class _Group:
-    """One group's object. Whoever finds no request under way makes one, for all who wait."""
+    """One group's object. Whoever finds no request under way makes one, for all who wait.
+
+    Args:
+        name: the group's.
+        groups: keeps its object.
+        clock: waits for company.
+        entropy: gives each write of the object its id.
+        gathers_s: how long a request waits for company.
+    """
 
     def __init__(self, name: str, groups: GroupStore, clock: Clock, entropy: Entropy, gathers_s: float) -> None:
         self._name, self._groups, self._clock, self._entropy = name, groups, clock, entropy
@@ -100,7 +108,7 @@ class _Group:
         self._turn = threading.Condition()
         self._reading = self._writing = False
         self._begun = self._ended = 0  # reads
-        self._found: tuple[LeaseGroup, str] | None = None
+        self._stored: tuple[LeaseGroup, str] | None = None
         self._trouble: Exception | None = None
         self._queue: list[_Write] = []
         self._known: tuple[LeaseGroup, str] | None = None  # what our last write made; another region may have moved it
@@ -119,11 +127,11 @@ class _Group:
             self._clock.sleep(self._gathers_s)
             with self._turn:
                 self._begun += 1
-            found, trouble = self._groups.read_group(self._name), None
+            stored, trouble = self._groups.read_group(self._name), None
         except Exception as error:  # noqa: BLE001 - raised in each thread that waits for it
-            found, trouble = None, error
+            stored, trouble = None, error
         with self._turn:
-            self._found, self._trouble = found, trouble
+            self._stored, self._trouble = stored, trouble
             self._reading, self._ended = False, self._begun
             self._turn.notify_all()
             return self._answer()
@@ -131,7 +139,7 @@ class _Group:
     def _answer(self) -> LeaseGroup | None:
         if self._trouble is not None:
             raise self._trouble
-        return None if self._found is None else self._found[0]
+        return None if self._stored is None else self._stored[0]
 
     def write(self, change: Change) -> bool:
         """One member's conditional write; whether it won."""
@@ -149,8 +157,8 @@ class _Group:
         try:
             self._send(batch)
         except Exception as error:  # noqa: BLE001 - raised in each thread that waits for it
-            for one in batch:
-                one.answer = error if one.answer is None else one.answer
+            for write in batch:
+                write.answer = error if write.answer is None else write.answer
         with self._turn:
             self._writing = False
             self._turn.notify_all()
@@ -164,22 +172,22 @@ class _Group:
             if known is None:
                 known, fresh = self._groups.read_group(self._name), True
             before, etag = (None, None) if known is None else known
-            changes = [one.change for one in batch if one.answer is None]
+            changes = [write.change for write in batch if write.answer is None]
             after, allowed = applied(before, changes, self._name, self._entropy.new_id())
             if len(allowed) < len(changes) and not fresh:
                 known = None
                 continue  # what we remember may be old: only a read may refuse
-            for one in batch:
-                if one.answer is None and one.change not in allowed:
-                    one.answer = False
+            for write in batch:
+                if write.answer is None and write.change not in allowed:
+                    write.answer = False
             if not allowed:
                 self._known = known
                 return
             moved_to = self._groups.write_group(after, etag)
             if moved_to is not None:
                 self._known = (after, moved_to)
-                for one in batch:
-                    one.answer = True if one.answer is None else one.answer
+                for write in batch:
+                    write.answer = True if write.answer is None else write.answer
                 return
             known, fresh = None, False
         raise RetryableError(f"lease group {self._name}: others wrote it {TRIES} times in between; nothing was written")

@@ -1,4 +1,4 @@
-"""The real thing underneath, all writing beside it: what a rehearsal does can be seen by nobody else (I10).
+"""A region's objects and topics for a drill: read as they are, written under a prefix that nobody else reads (I10).
 
 Keys are written under a prefix of their own and read from there first, then from the region's real objects; topics have
 a prefix in their names. The flows on top are the ones that ship, and do not know.
@@ -27,8 +27,8 @@ class OverlayStore:
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, ours before the real ones."""
-        found = self._own.get(self._prefix + key)
-        return self._base.get(key) if found is None else found
+        body = self._own.get(self._prefix + key)
+        return self._base.get(key) if body is None else body
 
     def create(self, key: str, body: bytes) -> bool:
         """Put beside, unless there is one already, ours or real."""
@@ -45,16 +45,16 @@ class OverlayStore:
 
     def size(self, key: str) -> int | None:
         """The object's length in bytes."""
-        found = self._own.size(self._prefix + key)
-        return self._base.size(key) if found is None else found
+        size = self._own.size(self._prefix + key)
+        return self._base.size(key) if size is None else size
 
     def entries(self, prefix: str) -> tuple[Listed, ...]:
         """As `list`, with each object's size and when it was last written, ours before the real ones."""
-        found = {one.key: one for one in self._base.entries(prefix)}
-        for one in self._own.entries(self._prefix + prefix):
-            plain = dataclasses.replace(one, key=one.key.removeprefix(self._prefix))
-            found[plain.key] = plain
-        return tuple(found[key] for key in sorted(found))
+        entries = {entry.key: entry for entry in self._base.entries(prefix)}
+        for entry in self._own.entries(self._prefix + prefix):
+            plain = dataclasses.replace(entry, key=entry.key.removeprefix(self._prefix))
+            entries[plain.key] = plain
+        return tuple(entries[key] for key in sorted(entries))
 
     def delete(self, key: str) -> None:
         """Remove what lies beside; a real object stays."""
@@ -76,7 +76,7 @@ class OverlayLog:
         self._log.transaction(self._beside(messages))
 
     def _beside(self, messages: Sequence[Message]) -> list[Message]:
-        return [dataclasses.replace(one, topic=self._prefix + one.topic) for one in messages]
+        return [dataclasses.replace(message, topic=self._prefix + message.topic) for message in messages]
 
 
 class OverlaySource:
@@ -87,7 +87,7 @@ class OverlaySource:
 
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of the topics beside."""
-        return tuple(self._plain(one) for one in self._source.partitions([self._prefix + name for name in topics]))
+        return tuple(map(self._plain, self._source.partitions([self._prefix + name for name in topics])))
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """(first offset still there, end offset)."""
@@ -107,19 +107,19 @@ class OverlaySource:
 
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records."""
-        found = self._source.poll(timeout_s, most)
-        return tuple(dataclasses.replace(one, partition=self._plain(one.partition)) for one in found)
+        records = self._source.poll(timeout_s, most)
+        return tuple(dataclasses.replace(record, partition=self._plain(record.partition)) for record in records)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Deliver nothing of these until `resume`."""
-        self._source.pause([self._beside(one) for one in partitions])
+        self._source.pause([self._beside(partition) for partition in partitions])
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Undo `pause`."""
-        self._source.resume([self._beside(one) for one in partitions])
+        self._source.resume([self._beside(partition) for partition in partitions])
 
-    def _plain(self, one: Partition) -> Partition:
-        return dataclasses.replace(one, topic=one.topic.removeprefix(self._prefix))
+    def _plain(self, partition: Partition) -> Partition:
+        return dataclasses.replace(partition, topic=partition.topic.removeprefix(self._prefix))
 
-    def _beside(self, one: Partition) -> Partition:
-        return dataclasses.replace(one, topic=self._prefix + one.topic)
+    def _beside(self, partition: Partition) -> Partition:
+        return dataclasses.replace(partition, topic=self._prefix + partition.topic)

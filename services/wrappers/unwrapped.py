@@ -1,4 +1,4 @@
-"""A service hands its ports to its flows as they are, unless whoever starts it wraps them."""
+"""The hook around a service's ports that does nothing; tests pass another, which puts faults or counters there."""
 
 from __future__ import annotations
 

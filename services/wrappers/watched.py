@@ -42,12 +42,12 @@ class ClosableLog(Protocol):
 
 def endpoints(addresses: str) -> tuple[str, ...]:
     """The paths to one cluster that a setting names, with commas between."""
-    found = tuple(one.strip() for one in addresses.split(",") if one.strip())
-    if not found:
+    paths = tuple(address.strip() for address in addresses.split(",") if address.strip())
+    if not paths:
         raise MisconfiguredError(
             "the address of a region's Kafka is empty: give host:port, several with commas between"
         )
-    return found
+    return paths
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class WatchedLog:
     Args:
         makers: one for each path to the same cluster.
         unanswered_s: how long a call may take.
-        journal: is told of each client that is given up, and of each change of the path.
+        journal: records each client that is given up, and each change of the path.
     """
 
     def __init__(self, makers: Sequence[Callable[[], ClosableLog]], unanswered_s: float, journal: Journal) -> None:
@@ -126,7 +126,7 @@ class WatchedLog:
 
     def status(self) -> KafkaPathStatus:
         """Which path is used, and how often a client hung."""
-        hanging = sum(one.is_alive() for one in self._hanging)
+        hanging = sum(thread.is_alive() for thread in self._hanging)
         return KafkaPathStatus(path=self._path, paths=len(self._makers), rebuilt=self._rebuilt, hanging=hanging)
 
     def _call(self, run: Callable[[ClosableLog], None], unknown: type[RetryableError]) -> None:
@@ -153,7 +153,7 @@ class WatchedLog:
         client.end()
         self._client = None
         self._rebuilt += 1
-        self._hanging = [one for one in (*self._hanging, client.thread) if one.is_alive()]
+        self._hanging = [thread for thread in (*self._hanging, client.thread) if thread.is_alive()]
         self._journal.say("kafka.rebuilt", unanswered_s=self._unanswered_s, hanging=len(self._hanging))
         self._path = (self._path + 1) % len(self._makers)
         if len(self._hanging) > HANGING_MAX:  # each holds a thread and a socket: better a fresh process

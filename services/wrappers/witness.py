@@ -1,8 +1,8 @@
 """The witness as many runs of one process ask it: each request counted, and one at a time while it does not answer.
 
-Without that, a witness that swallows requests would hold every thread of the crew for the whole timeout, and the runs
-would stand still until it is back. A request that is held back was never sent: to its caller that is a RetryableError,
-for a write too, and not an unknown outcome.
+Without that, a witness that swallows requests would hold every thread of the scheduler for the whole timeout, and the
+runs would stand still until it is back. A request that is held back was never sent: to its caller that is a
+RetryableError, for a write too, and not an unknown outcome.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def test_I2_no_region_can_delete_a_lease_record_and_each_can_still_be_a_writer_o
         client.put_object(Bucket=bucket, Key=LEASE, Body=name.encode())
         assert _refused(partial(client.delete_object, Bucket=bucket, Key=LEASE))
         assert client.get_object(Bucket=bucket, Key=LEASE)["Body"].read() == name.encode()
-        assert all(one.passed for one in probe(client, bucket, SystemEntropy()))
+        assert all(check.passed for check in probe(client, bucket, SystemEntropy()))
 
 
 @pytest.mark.servers
@@ -108,7 +108,7 @@ def _sweeper(settings: Settings, region: str) -> S3Client:
 
 @pytest.mark.servers
 def test_a_sweeper_deletes_checkpoints_of_its_own_region_and_nothing_else(settings: Settings) -> None:
-    """The store refuses to delete what nobody may delete: epochs, launches, pins, health, schemas, lease records."""
+    """Nobody may ever delete epochs, launches, pins, health, schemas and lease records: the store refuses it."""
     west, own = settings.region("west"), paths.CheckpointId("gpt", 1, 1, 10)
     sweeper, store = _sweeper(settings, "west"), store_of(west)
     for key in (own.manifest, own.intent, own.receipt(0), own.chunk(0, 0), own.rank_state(0)):
@@ -185,12 +185,12 @@ def test_a_sweep_on_real_stores_takes_the_older_generations_after_the_grace(conf
     def farside(*words: str) -> dict[str, Any]:
         done = CliRunner().invoke(app, [*words, "--run", "swept", "--json", "--config", str(path)])
         assert done.exit_code == 0, done.output
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
 
     assert farside("pin", "--checkpoint", "20")["pinned"] == [ids[1].prefix]
     planned = farside("sweep", "--region", "west")
-    assert [one["step"] for one in planned["candidates"]] == [10, 30]
+    assert [candidate["step"] for candidate in planned["candidates"]] == [10, 30]
     assert planned["gone"] == []
     assert farside("sweep", "--region", "west", "--execute", "--yes")["gone"] == []
 
@@ -203,7 +203,7 @@ def test_a_sweep_on_real_stores_takes_the_older_generations_after_the_grace(conf
     assert all(store_of(settings.region("east")).size(own.chunk(0, 0)) for own in ids)
     assert store.get(paths.epoch_seen("swept", 1)) == seen
     assert farside("unpin", "--checkpoint", "1:20")["unpinned"] == [ids[1].prefix]
-    assert 20 in [one["step"] for one in farside("sweep", "--region", "west")["candidates"]]
+    assert 20 in [candidate["step"] for candidate in farside("sweep", "--region", "west")["candidates"]]
 
 
 @pytest.mark.servers
@@ -218,13 +218,13 @@ def test_a_user_who_may_not_make_buckets_needs_none_that_is_there(settings: Sett
 
 def _doctor(path: Path) -> dict[str, tuple[bool, str]]:
     done = CliRunner().invoke(app, ["doctor", "--json", "--config", str(path)])
-    found = {one["what"]: (one["passed"], one["detail"]) for one in json.loads(done.stdout)}
-    assert (done.exit_code == 0) == all(passed for passed, _ in found.values())
-    return found
+    checks = {check["what"]: (check["passed"], check["detail"]) for check in json.loads(done.stdout)}
+    assert (done.exit_code == 0) == all(passed for passed, _ in checks.values())
+    return checks
 
 
 def _failures(config: Path, instead: Mapping[Path, Mapping[str, str]], folder: Path) -> dict[str, str]:
-    """The doctor's findings when these credentials files hold something else."""
+    """The doctor's failures when these credentials files hold something else."""
     text = config.read_text(encoding="utf-8")
     for number, (path, plain) in enumerate(instead.items()):
         other = folder / f"{number}.json"
@@ -258,10 +258,14 @@ def test_the_doctor_finds_each_user_that_may_write_where_it_must_not(config: Pat
         link.kafka_credentials_file: roots["kafka-east"],
         west.drill_kafka_credentials_file: json.loads(west.kafka_credentials_file.read_text(encoding="utf-8")),
     }
-    found = _failures(config, instead, tmp_path)
-    assert set(found) == {"west only pulls from east", "west only reads east's Kafka", "west drills beside its topics"}
-    assert "user admin at Kafka" in found["west only reads east's Kafka"]
-    assert "user west at Kafka" in found["west drills beside its topics"]
+    failures = _failures(config, instead, tmp_path)
+    assert set(failures) == {
+        "west only pulls from east",
+        "west only reads east's Kafka",
+        "west drills beside its topics",
+    }
+    assert "user admin at Kafka" in failures["west only reads east's Kafka"]
+    assert "user west at Kafka" in failures["west drills beside its topics"]
 
 
 @pytest.mark.servers
@@ -272,11 +276,11 @@ def test_the_doctor_does_not_take_a_user_who_is_not_let_in_for_one_who_only_read
     instead = {}
     for path, secret in ((link.credentials_file, "secret_key"), (link.kafka_credentials_file, "password")):
         instead[path] = json.loads(path.read_text(encoding="utf-8")) | {secret: "wrong"}
-    found = _failures(config, instead, tmp_path)
-    assert set(found) == {"west only pulls from east", "west only reads east's Kafka"}
-    assert "denies it" in found["west only pulls from east"]
-    assert "user link-west" in found["west only reads east's Kafka"]
-    assert "not let in" in found["west only reads east's Kafka"]
+    failures = _failures(config, instead, tmp_path)
+    assert set(failures) == {"west only pulls from east", "west only reads east's Kafka"}
+    assert "denies it" in failures["west only pulls from east"]
+    assert "user link-west" in failures["west only reads east's Kafka"]
+    assert "not let in" in failures["west only reads east's Kafka"]
 
 
 def test_the_policies_in_the_docs_are_the_ones_that_are_tested() -> None:

@@ -56,11 +56,11 @@ def cluster(request: pytest.FixtureRequest) -> _Cluster:
 
 def _read(source: EventSource, count: int) -> list[Fetched]:
     """Poll until so many records came, or the deadline."""
-    found: list[Fetched] = []
+    records: list[Fetched] = []
     deadline = time.monotonic() + 20
-    while len(found) < count and time.monotonic() < deadline:
-        found.extend(source.poll(0.5))
-    return found
+    while len(records) < count and time.monotonic() < deadline:
+        records.extend(source.poll(0.5))
+    return records
 
 
 def _at_end(source: EventSource) -> tuple[Partition, int]:
@@ -80,8 +80,8 @@ def test_what_is_published_is_read_back_from_its_offset(cluster: _Cluster) -> No
     assert source.partitions(["no.such.topic"]) == ()
     partition, end = _at_end(source)
     cluster.log(None).publish([_message(b"v")])
-    (found,) = _read(source, 1)
-    assert (found.key, found.value, found.headers, found.offset) == (b"k", b"v", (("h", b"1"),), end)
+    (record,) = _read(source, 1)
+    assert (record.key, record.value, record.headers, record.offset) == (b"k", b"v", (("h", b"1"),), end)
     assert source.position(partition) == end + 1
 
 
@@ -193,10 +193,10 @@ def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknow
         except Exception as error:  # noqa: BLE001 - the broker is on its way up
             last = error
     assert sent, last
-    found: list[bytes] = []
-    while b"after" not in found and time.monotonic() < deadline:
-        found += [item.value for item in source.poll(0.5)]
-    assert found[0] == b"before"
-    assert set(found) == {b"before", b"after"}
+    values: list[bytes] = []
+    while b"after" not in values and time.monotonic() < deadline:
+        values += [item.value for item in source.poll(0.5)]
+    assert values[0] == b"before"
+    assert set(values) == {b"before", b"after"}
     log.close()
     source.close()

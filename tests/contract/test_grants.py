@@ -1,4 +1,4 @@
-"""The promises of every Grants: the controller's own words come through whole, and silence is retryable."""
+"""The contract of Grants: a controller's reply comes through whole, and silence is retryable."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class _Control:
     """Answers by the launch's name, and remembers what was told."""
 
     def __init__(self) -> None:
-        self.told: list[int] = []
+        self.committed_steps: list[int] = []
 
     def grant(self, launch: str, committed_step: int) -> GrantReply:
-        self.told.append(committed_step)
+        self.committed_steps.append(committed_step)
         return REPLIES[launch]
 
 
@@ -81,7 +81,7 @@ def grants(request: pytest.FixtureRequest, control: _Control) -> Iterator[Grants
 def test_a_reply_comes_through_whole(grants: Grants, control: _Control, launch: str) -> None:
     """Every field, and the newest committed step reaches the controller."""
     assert grants.ask("gpt", launch, "n0", 40) == REPLIES[launch]
-    assert control.told == [40]
+    assert control.committed_steps == [40]
 
 
 def test_a_run_that_is_not_served_is_retryable(grants: Grants) -> None:

@@ -1,4 +1,4 @@
-"""An outage leaves nothing behind in a process that goes on trying."""
+"""An outage leaves nothing behind in a process that goes on trying: no thread, no socket, no busy loop."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest
 
 
 def test_a_broker_whose_proxy_hangs_up_is_tried_again_after_a_pause() -> None:
-    """A proxy that accepts for a dead broker and closes at once is not connected to in a loop that takes a core."""
+    """A proxy that accepts for a dead broker and closes at once is not connected to in a loop without a pause."""
     with socket.socket() as proxy:
         proxy.bind(("127.0.0.1", 0))
         proxy.listen(64)
@@ -91,9 +91,9 @@ def test_a_source_that_is_asked_again_keeps_its_client_until_that_fails(stack: S
     before = threading.active_count()
     source = KafkaSource(cluster, answer_ms=2_000)
     try:
-        found = source.partitions([paths.HEARTBEATS])
+        partitions = source.partitions([paths.HEARTBEATS])
         threads, client = threading.active_count(), source._admin
-        assert source.partitions([paths.HEARTBEATS]) == found
+        assert source.partitions([paths.HEARTBEATS]) == partitions
         assert (threading.active_count(), source._admin) == (threads, client)
         stack.freeze("kafka-east")
         try:
@@ -101,7 +101,7 @@ def test_a_source_that_is_asked_again_keeps_its_client_until_that_fails(stack: S
                 source.partitions([paths.HEARTBEATS])
         finally:
             stack.thaw("kafka-east")
-        assert source.partitions([paths.HEARTBEATS]) == found
+        assert source.partitions([paths.HEARTBEATS]) == partitions
         assert threading.active_count() <= threads
     finally:
         source.close()

@@ -44,9 +44,9 @@ LANE = "metrics"
 @pytest.fixture
 def east(settings: Settings) -> KafkaCluster:
     """East's own Kafka, as east; with its topics."""
-    found = cluster_of(settings.region("east"))
-    ensure_topics(found, replication=1)
-    return found
+    cluster = cluster_of(settings.region("east"))
+    ensure_topics(cluster, replication=1)
+    return cluster
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def _transaction(cluster: KafkaCluster, transactional_id: str) -> None:
 
 
 def _partition(source: EventSource, topic: str = paths.METRICS) -> Partition:
-    (found,) = source.partitions([topic])
-    return found
+    (partition,) = source.partitions([topic])
+    return partition
 
 
 def _end(cluster: KafkaCluster, topic: str = paths.METRICS) -> int:
@@ -98,8 +98,8 @@ def _last(cluster: KafkaCluster, topic: str = paths.METRICS) -> bytes:
         source.seek(partition, max(0, source.bounds(partition)[1] - 1))
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            if found := source.poll(0.5):
-                return found[-1].value
+            if records := source.poll(0.5):
+                return records[-1].value
     return b""
 
 
@@ -175,7 +175,7 @@ def test_a_region_can_do_in_its_own_kafka_what_its_services_do(east: KafkaCluste
 def test_I10_a_drill_writes_its_own_topics_and_neither_writes_nor_reads_the_real_ones(
     east: KafkaCluster, drill: KafkaCluster
 ) -> None:
-    """Its own records come back; in the real log nothing was added, and its ids are not a region's."""
+    """Its records come back under its own topics; the real log has no more, and its ids are not a region's."""
     before = _end(east)
     ensure_topics(drill, replication=1, prefix=paths.DRILL_TOPICS)
     beside = paths.DRILL_TOPICS + paths.METRICS
@@ -282,13 +282,13 @@ def _until_refused(source: EventSource) -> None:
 
 @pytest.mark.servers
 def test_the_brokers_acls_are_the_roles_grants_and_nothing_else(config: Path, east: KafkaCluster) -> None:
-    """`docs/credentials.md` shows the same ACLs that the tests above ran with."""
+    """The ACLs that `docs/credentials.md` shows are those that the tests above ran with."""
     users = {"east": "region", "link-west": "link", "drill-east": "drill", "operator": "operator"}
     wanted = {
-        (f"User:{user}", one.resource.upper().replace("-", "_"), one.prefix, operation.upper())
+        (f"User:{user}", grant.resource.upper().replace("-", "_"), grant.prefix, operation.upper())
         for user, role in users.items()
-        for one in grants(role, "east")
-        for operation in one.operations
+        for grant in grants(role, "east")
+        for operation in grant.operations
     }
     everything = ACLFilter(
         principal=None,
@@ -299,13 +299,13 @@ def test_the_brokers_acls_are_the_roles_grants_and_nothing_else(config: Path, ea
     )
     with contextlib.closing(KafkaAdminClient(**_admin(config, east).options())) as client:
         acls, _ = client.describe_acls(everything)
-    found = {
-        (one.principal, one.resource_pattern.resource_type.name, one.resource_pattern.resource_name, one.operation.name)
-        for one in acls
-        if one.principal != "User:looker"
+    given = {
+        (acl.principal, acl.resource_pattern.resource_type.name, acl.resource_pattern.resource_name, acl.operation.name)
+        for acl in acls
+        if acl.principal != "User:looker"
     }
-    assert found == wanted
-    assert all(one.resource_pattern.pattern_type is ACLResourcePatternType.PREFIXED for one in acls)
+    assert given == wanted
+    assert all(acl.resource_pattern.pattern_type is ACLResourcePatternType.PREFIXED for acl in acls)
 
 
 @pytest.mark.servers

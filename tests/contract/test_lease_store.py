@@ -1,4 +1,4 @@
-"""The promises of every LeaseStore: compare-and-set, and an honest "unknown"."""
+"""The contract of LeaseStore: compare-and-set, and an unknown outcome that is reported as one."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def test_a_launch_that_died_while_it_waited_is_not_asked_for(tmp_path: Path) -> 
     launches = [
         Session(Identity("gpt", tmp_path, name, rank=0, local_rank=0, world_size=1)) for name in ("first", "second")
     ]
-    for one in launches:
-        one.request("exact")
+    for launch in launches:
+        launch.request("exact")
     assert NodeSpool(tmp_path).launches("gpt") == ("first", "second")
     launches[0].close()
     assert NodeSpool(tmp_path).launches("gpt") == ("second",)

@@ -1,4 +1,4 @@
-"""The promises of every ObjectStore."""
+"""The contract of ObjectStore, over every implementation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_what_was_put_is_read_back_and_what_was_not_is_none(object_store: Object
 
 
 def test_create_never_overwrites(object_store: ObjectStore) -> None:
-    """The second creator is told, whatever its bytes, and the first one's bytes stay."""
+    """The second creator gets False, whatever its bytes, and the first one's bytes stay."""
     assert object_store.create("key", b"first") is True
     assert object_store.create("key", b"second") is False
     assert object_store.create("key", b"first") is False
@@ -54,7 +54,7 @@ def test_entries_tell_size_and_time_by_one_clock_of_the_stores_own(object_store:
     object_store.put("a/1", b"1")
     object_store.put("b", b"")
     first = object_store.entries("a/")
-    assert [(one.key, one.size) for one in first] == [("a/1", 1), ("a/2", 2)]
+    assert [(entry.key, entry.size) for entry in first] == [("a/1", 1), ("a/2", 2)]
     assert first[0].modified_ms >= first[1].modified_ms > 1_600_000_000_000
     object_store.put("a/2", b"333")
     again = object_store.entries("a/")

@@ -1,4 +1,4 @@
-"""The duties of every schema registry, over the memory fake and a real one; and the whole set of our schemas there."""
+"""The contract of SchemaRegistry, over the memory fake and a real one; and the whole set of our schemas there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def any_registry(request: pytest.FixtureRequest) -> SchemaRegistry:
 def _schema(*fields: str) -> tuple[str, str]:
     """A subject that nobody has yet, and a schema of its name."""
     name = f"Record{next(NAMES)}"
-    plain = [{"name": one, "type": "int", "default": 0} for one in fields]
+    plain = [{"name": name, "type": "int", "default": 0} for name in fields]
     return f"test.{name}", json.dumps({"type": "record", "name": name, "namespace": "test", "fields": plain})
 
 
@@ -60,7 +60,7 @@ def test_a_schema_keeps_its_id_and_another_one_has_another(any_registry: SchemaR
     first = any_registry.register(subject, schema)
     second = any_registry.register(subject, newer)
     assert first != second
-    assert [any_registry.register(subject, one) for one in (newer, schema)] == [second, first]
+    assert [any_registry.register(subject, text) for text in (newer, schema)] == [second, first]
     assert any_registry.register(*_schema("a")) not in {first, second}
 
 
@@ -75,16 +75,16 @@ def test_every_schema_of_ours_passes_the_strictest_rule_and_is_read_back_as_it_i
     """`farside schemas register` under FULL_TRANSITIVE, twice: same ids, and each id gives the very schema back."""
     _ask(f"{real}/config", {"compatibility": "FULL_TRANSITIVE"})
     try:
-        told = [CliRunner().invoke(app, ["schemas", "register", "--registry", real, "--json"]) for _ in range(2)]
-        assert [one.exit_code for one in told] == [0, 0], told[0].output
-        found = json.loads(told[0].stdout)
-        assert found == json.loads(told[1].stdout)
-        assert {one["fingerprint"] for one in found} == set(all_schemas())
-        for one in found:
-            kept = _ask(f"{real}/schemas/ids/{one['id']}")
+        runs = [CliRunner().invoke(app, ["schemas", "register", "--registry", real, "--json"]) for _ in range(2)]
+        assert [run.exit_code for run in runs] == [0, 0], runs[0].output
+        registered = json.loads(runs[0].stdout)
+        assert registered == json.loads(runs[1].stdout)
+        assert {entry["fingerprint"] for entry in registered} == set(all_schemas())
+        for entry in registered:
+            kept = _ask(f"{real}/schemas/ids/{entry['id']}")
             assert isinstance(kept, dict)
-            text = all_schemas()[one["fingerprint"]]
-            assert (json.loads(kept["schema"]), one["subject"]) == (json.loads(text), subject_of(text))
+            text = all_schemas()[entry["fingerprint"]]
+            assert (json.loads(kept["schema"]), entry["subject"]) == (json.loads(text), subject_of(text))
         subject, schema = _schema("a")
         HttpSchemaRegistry(real).register(subject, schema)
         with pytest.raises(MisconfiguredError, match=f"{subject} holds other schemas"):

@@ -1,4 +1,4 @@
-"""The promises of every StandbyPool: a staged checkpoint has been proven, and the one before stays until then."""
+"""The contract of StandbyPool: a staged checkpoint has been proven, and the one before stays until then."""
 
 from __future__ import annotations
 
@@ -171,12 +171,12 @@ def test_the_last_one_staged_is_the_one_that_counts_and_the_one_before_stays(
     manifest = _checkpoint(store)
     chunk = store.get(CheckpointId("gpt", 1, 1, 10).chunk(0, 0))
     newer = _newer(store, manifest, chunk)
-    found = []
+    resident = []
     for number in (1, 2, 2, 1):
         pool.stage(newer if number == 2 else manifest, f"digest-{number}")
-        found.append((pool.health().staged_digest, pool.health().staged_step, pool.folder("digest-1") is not None))
+        resident.append((pool.health().staged_digest, pool.health().staged_step, pool.folder("digest-1") is not None))
     first, second = ("digest-1", 10, True), ("digest-2", 20, True)
-    assert found == [first, second, second, first]
+    assert resident == [first, second, second, first]
     assert pool.folder("digest-2") is not None
 
 

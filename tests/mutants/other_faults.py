@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.mutants.places import CHECKPOINT_STORIES, RETENTION, SWEEP, SWEEPS, Mutant
 
+RETRIES = ("tests/core/runtime/test_retrying.py",)
+
 OTHER_FAULTS = (
     Mutant(
         "a drill writes over the real objects",
@@ -11,6 +13,28 @@ OTHER_FAULTS = (
         "self._own.put(self._prefix + key, body)",
         "self._base.put(key, body)",
         ("tests/core/authority/test_drill.py",),
+    ),
+    Mutant(
+        "a write whose outcome is unknown is sent again",
+        "services/wrappers/retrying.py",
+        "and not isinstance(error, UnknownOutcomeError)",
+        "and True",
+        RETRIES,
+    ),
+    Mutant("a call is repeated without end", "services/wrappers/retrying.py", ">= policy.attempts_max", "< 0", RETRIES),
+    Mutant(
+        "slow attempts are not counted by the clock",
+        "services/wrappers/retrying.py",
+        ">= policy.repeat_s",
+        "< 0",
+        RETRIES,
+    ),
+    Mutant(
+        "a redirection takes a request to another host",
+        "services/adapters/http/sending.py",
+        "at.host == onward.host and",
+        "at.host != '' and",
+        ("tests/core/runtime/test_http_sending.py",),
     ),
     Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
     Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),

@@ -73,7 +73,7 @@ class HttpSchemaRegistry:
         return headers
 
     def _refusal(self, answer: Answer, subject: str) -> MisconfiguredError | RetryableError:
-        """The error that a status other than success means for the caller."""
+        """The error for a status that is no success: which of ours it is, and what a person can do."""
         who = "without a user" if self._user is None else f"user {self._user.username!r}"
         status, reason = f"schema registry {self._url} answered {answer.status}", _reason(answer)
         if answer.status in _LATER or answer.status >= _SERVER_FAILED:

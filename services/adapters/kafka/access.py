@@ -1,4 +1,4 @@
-"""A user's rights in a Kafka: refusals in plain words, ACLs given, and rights tried out."""
+"""A Kafka user's rights: refusals in plain words, ACLs that are granted, and rights that are tried out."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from services.permissions.kafka_policies import TOPIC, Grant
 GUIDE = "docs/credentials.md"
 CONNECT_MS, KNOCK_MS, PROBE_MS = 2_000, 1_000, 10_000
 COMMON: dict[str, Any] = {"bootstrap_timeout_ms": CONNECT_MS, "reconnect_backoff_max_ms": 1_000}
-# Who is told one of these has passed the authorizer.
+# Whoever gets one of these has passed the authorizer.
 _MAY_MAKE = (errors.TopicAlreadyExistsError, errors.PolicyViolationError, errors.InvalidReplicationFactorError)
 _NAMES = {"Create": ACLOperation.CREATE, "Describe": ACLOperation.DESCRIBE}
 _NAMES |= {"Read": ACLOperation.READ, "Write": ACLOperation.WRITE}
 
 
-def told(
+def translated(
     cluster: KafkaCluster, error: errors.KafkaError, need: str, kind: type[FarsideError] = RetryableError
 ) -> FarsideError:
-    """The error of ours that an error of the client library means for the caller.
+    """The error of our tree for one of the client library's: it says what the caller must do.
 
     Args:
         cluster: who was refused, and where.
         error: the library's.
         need: what must be granted if it is a refusal.
-        kind: what it is if it is none.
+        kind: the error if it is no refusal.
     """
     if refused(error):
-        said = error.message if isinstance(error, errors.AuthorizationError) else str(error)
-        return MisconfiguredError(f"{cluster.who}: refused ({said}): grant it {need} ({GUIDE})")
+        reason = error.message if isinstance(error, errors.AuthorizationError) else str(error)
+        return MisconfiguredError(f"{cluster.who}: refused ({reason}): grant it {need} ({GUIDE})")
     if isinstance(error, errors.KafkaTimeoutError) and (why := why_not_let_in(cluster, KNOCK_MS / 1000)):
         return MisconfiguredError(
             f"{cluster.who}: not let in ({why}): put its kafka_credentials_file right, or make the user ({GUIDE})"
@@ -62,7 +62,7 @@ def refused(error: errors.KafkaError) -> bool:
 
 
 def give(cluster: KafkaCluster, wanted: Mapping[str, Iterable[Grant]]) -> None:
-    """Let each user do these things, as an administrator; what is there already stays."""
+    """Grant each user its ACLs, as an administrator; ACLs that are there already stay."""
     acls = [
         ACL(
             principal=f"User:{user}",
@@ -70,26 +70,26 @@ def give(cluster: KafkaCluster, wanted: Mapping[str, Iterable[Grant]]) -> None:
             operation=_NAMES[operation],
             permission_type=ACLPermissionType.ALLOW,
             resource_pattern=ResourcePattern(
-                ResourceType.TOPIC if one.resource == TOPIC else ResourceType.TRANSACTIONAL_ID,
-                one.prefix,
+                ResourceType.TOPIC if grant.resource == TOPIC else ResourceType.TRANSACTIONAL_ID,
+                grant.prefix,
                 ACLResourcePatternType.PREFIXED,
             ),
         )
         for user, grants in wanted.items()
-        for one in grants
-        for operation in one.operations
+        for grant in grants
+        for operation in grant.operations
     ]
     try:
         with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
             failed = admin.create_acls(acls)["failed"]
     except errors.KafkaError as error:
-        raise told(cluster, error, "Alter on the cluster") from error
+        raise translated(cluster, error, "Alter on the cluster") from error
     if failed:
         raise RetryableError(f"Kafka {cluster.bootstrap}: ACLs: {failed[0].__name__}")
 
 
 def allowed(cluster: KafkaCluster, topic: str, transactional_id: str, *, there: bool) -> str:
-    """The part of a writer's work that this user could do there, tried out; "" if none.
+    """Try out a writer's work as a user; the first thing that is allowed, or "" if nothing is.
 
     Args:
         cluster: where, and who.
@@ -99,7 +99,7 @@ def allowed(cluster: KafkaCluster, topic: str, transactional_id: str, *, there: 
         there: whether the topic has been made.
 
     Raises:
-        RetryableError: that cannot be told now.
+        RetryableError: Kafka does not answer, so it is not known.
         MisconfiguredError: it does not even let the user in.
     """
     tries: dict[str, Callable[[], None]] = {
@@ -114,7 +114,7 @@ def allowed(cluster: KafkaCluster, topic: str, transactional_id: str, *, there: 
         except errors.KafkaError as error:
             if refused(error):
                 continue
-            raise told(cluster, error, "") from error
+            raise translated(cluster, error, "") from error
         return what
     return ""
 

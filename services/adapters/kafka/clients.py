@@ -32,7 +32,7 @@ class _Patient(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ha
 
 
 def network(**configs: Any) -> Any:  # noqa: ANN401 - kafka-python has no types
-    """The network object through which a client of kafka-python talks."""
+    """The network part of a client of kafka-python, with our pause between connections."""
     selector = NetworkSelector(**configs)
     return KafkaNetClient(net=selector, manager=_Patient(selector, **configs))
 
@@ -48,8 +48,8 @@ def made(kind: Any, **configs: Any) -> Any:  # noqa: ANN401 - kafka-python has n
     try:
         return kind(kafka_client=noted, **configs)
     except BaseException:
-        for one in started:
-            one.close()
+        for network_client in started:
+            network_client.close()
         raise
 
 

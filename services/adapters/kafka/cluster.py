@@ -1,4 +1,4 @@
-"""How one Kafka is reached: its address, and whom we are there. Light: no client library is imported for it."""
+"""The address of a Kafka and the user to log in as. Light: no client library is imported for it."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class KafkaCluster:
         return f"user {self.user.username if self.user else '(none)'} at Kafka {self.bootstrap}"
 
     def options(self) -> dict[str, Any]:
-        """The options that every client of kafka-python is given."""
-        found: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
+        """The options of every client of kafka-python."""
+        options: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
         if self.user is not None:
-            found |= {
+            options |= {
                 "sasl_mechanism": self.user.mechanism,
                 "sasl_plain_username": self.user.username,
                 "sasl_plain_password": self.user.password,
             }
         if self.tls_ca_file is not None:
-            found["ssl_cafile"] = str(self.tls_ca_file)
+            options["ssl_cafile"] = str(self.tls_ca_file)
         transport = "PLAINTEXT" if self.tls_ca_file is None else "SSL"
-        return found | {"security_protocol": transport if self.user is None else f"SASL_{transport}"}
+        return options | {"security_protocol": transport if self.user is None else f"SASL_{transport}"}

@@ -13,7 +13,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from pipelines import paths
 from pipelines.errors import CorruptError, FarsideError, FencedError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Fetched, Message, Partition
-from services.adapters.kafka.access import COMMON, told
+from services.adapters.kafka.access import COMMON, translated
 from services.adapters.kafka.clients import made, thrown_away
 from services.adapters.kafka.cluster import KafkaCluster
 
@@ -41,7 +41,7 @@ class KafkaLog:
             self._send(messages)
         except errors.KafkaError as error:
             self.close()
-            raise self._told(error, messages) from error
+            raise self._translated(error, messages) from error
 
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
@@ -59,7 +59,7 @@ class KafkaLog:
                 self._fenced = f"transactional id {self._transactional_id}: {error!r}"
                 raise FencedError(self._fenced) from error
             kind = UnknownOutcomeError if committing else RetryableError
-            raise self._told(error, messages, kind) from error
+            raise self._translated(error, messages, kind) from error
 
     def close(self) -> None:
         """Drop the producer; the next call makes another."""
@@ -67,14 +67,14 @@ class KafkaLog:
         if producer is not None:
             thrown_away(producer)
 
-    def _told(
+    def _translated(
         self, error: errors.KafkaError, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
     ) -> FarsideError:
         """Of an idempotent producer that may write no topic at all, the broker says that the cluster refuses it."""
         what = f"topic {', '.join(sorted({item.topic for item in messages}))}"
         if not messages or isinstance(error, errors.TransactionalIdAuthorizationFailedError):
             what = f"transactional id {self._transactional_id}"
-        return told(self._cluster, error, f"Describe and Write on {what}", kind)
+        return translated(self._cluster, error, f"Describe and Write on {what}", kind)
 
     def _send(self, messages: Sequence[Message]) -> None:
         producer = self._ready()
@@ -120,7 +120,7 @@ class KafkaSource:
         self._cluster = cluster
         self._answer_ms = answer_ms
         self._consumer: Any = None
-        self._looking: Any = None  # asks for bounds only
+        self._bounds_consumer: Any = None  # asks for bounds only
         self._admin: Any = None
         self._assigned: dict[Any, Partition] = {}
         self._positions: dict[Any, int] = {}
@@ -134,16 +134,16 @@ class KafkaSource:
                 KafkaAdminClient, request_timeout_ms=self._answer_ms, **self._cluster.options(), **COMMON
             )
             cluster = str(admin.describe_cluster()["cluster_id"])
-            found = admin.describe_topics(list(topics))
+            described = admin.describe_topics(list(topics))
         except errors.KafkaError as error:
             self._drop_admin()
-            raise told(self._cluster, error, _reading(topics)) from error
-        refused = [topic["name"] for topic in found if topic["error_code"] == _REFUSED.errno]
+            raise translated(self._cluster, error, _reading(topics)) from error
+        refused = [topic["name"] for topic in described if topic["error_code"] == _REFUSED.errno]
         if refused:  # it must not look like a topic that is not there yet
-            raise told(self._cluster, _REFUSED(), _reading(refused))
+            raise translated(self._cluster, _REFUSED(), _reading(refused))
         return tuple(
             Partition(cluster, str(topic["topic_id"]), topic["name"], part["partition_index"])
-            for topic in found
+            for topic in described
             if not topic["error_code"]
             for part in sorted(topic["partitions"], key=lambda item: item["partition_index"])
         )
@@ -156,7 +156,7 @@ class KafkaSource:
         """
         place = _place(partition)
         try:
-            consumer = self._looking = self._looking or self._consumer_of("read_uncommitted")
+            consumer = self._bounds_consumer = self._bounds_consumer or self._consumer_of("read_uncommitted")
             first = consumer.beginning_offsets([place], timeout_ms=DELIVERY_MS)[place]
             return first, consumer.end_offsets([place], timeout_ms=DELIVERY_MS)[place]
         except errors.KafkaError as error:
@@ -167,10 +167,10 @@ class KafkaSource:
         _, end = self.bounds(partition)
         place = _place(partition)
         try:
-            found = self._looking.offsets_for_times({place: time_ms}, timeout_ms=DELIVERY_MS)[place]
+            later = self._bounds_consumer.offsets_for_times({place: time_ms}, timeout_ms=DELIVERY_MS)[place]
         except errors.KafkaError as error:
             raise self._lost(error, partition) from error
-        return end if found is None else int(found.offset)
+        return end if later is None else int(later.offset)
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
@@ -195,13 +195,13 @@ class KafkaSource:
         if not self._assigned:
             return ()
         try:
-            found = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
+            batches = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
         except errors.OffsetOutOfRangeError as error:
             raise CorruptError(f"Kafka {self._cluster.bootstrap}: {error!r}") from error
         except errors.KafkaError as error:
             raise self._lost(error, *self._assigned.values()) from error
         fetched: list[Fetched] = []
-        for place, batch in found.items():
+        for place, batch in batches.items():
             self._positions[place] = batch[-1].offset + 1
             fetched.extend(_fetched(self._assigned[place], item) for item in batch)
         return tuple(fetched)
@@ -223,9 +223,9 @@ class KafkaSource:
     def close(self) -> None:
         """Drop the clients; the next call makes others, and reads on at the same positions."""
         self._drop_admin()
-        open_ones = [one for one in (self._consumer, self._looking) if one is not None]
-        self._consumer = self._looking = None
-        for consumer in open_ones:
+        consumers = [consumer for consumer in (self._consumer, self._bounds_consumer) if consumer is not None]
+        self._consumer = self._bounds_consumer = None
+        for consumer in consumers:
             with contextlib.suppress(errors.KafkaError):  # it is being thrown away
                 consumer.close(autocommit=False)
 
@@ -236,7 +236,7 @@ class KafkaSource:
 
     def _lost(self, error: errors.KafkaError, *partitions: Partition) -> FarsideError:
         self.close()
-        return told(self._cluster, error, _reading(one.topic for one in partitions))
+        return translated(self._cluster, error, _reading(partition.topic for partition in partitions))
 
     def _restore(self) -> None:
         consumer = self._consumer
@@ -277,20 +277,20 @@ def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, 
                         admin.create_topics([topic])
     except errors.KafkaError as error:
         need = f"Create, Describe, Read and Write on topics {prefix}{paths.TOPIC_PREFIX}*"
-        raise told(cluster, error, need) from error
+        raise translated(cluster, error, need) from error
 
 
 def ensure_topic(cluster: KafkaCluster, name: str, replication: int) -> None:
     """Create one topic if it is missing."""
     try:
         with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
-            found = admin.describe_topics([name])
-            if any(not topic["error_code"] for topic in found):
+            described = admin.describe_topics([name])
+            if any(not topic["error_code"] for topic in described):
                 return
             with contextlib.suppress(errors.TopicAlreadyExistsError):  # another one was quicker
                 admin.create_topics([NewTopic(name, 1, replication)])
     except errors.KafkaError as error:
-        raise told(cluster, error, f"Create, Describe, Read and Write on topic {name}") from error
+        raise translated(cluster, error, f"Create, Describe, Read and Write on topic {name}") from error
 
 
 def _reading(topics: Iterable[str]) -> str:

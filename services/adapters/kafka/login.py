@@ -1,6 +1,6 @@
 """Why a Kafka does not let a user in, asked on a connection of its own.
 
-The client library tries a refused login again until its time is over, and then tells of the time only: the broker
+The client library tries a refused login again until its time is over, and then reports the time only: the broker
 closes right behind its answer, and the library takes the end of the connection for the error.
 """
 
@@ -67,13 +67,13 @@ def _ask(connection: socket.socket, request: tuple[int, int], body: bytes) -> by
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
-    found = b""
-    while len(found) < count:
-        piece = connection.recv(count - len(found))
+    read = b""
+    while len(read) < count:
+        piece = connection.recv(count - len(read))
         if not piece:
             raise ConnectionResetError("closed before its answer was whole")
-        found += piece
-    return found
+        read += piece
+    return read
 
 
 def _text(word: str) -> bytes:

@@ -51,12 +51,12 @@ class MemoryKafka:
         return self._firsts.get(name, 0)
 
     def trim(self, name: str, first: int) -> None:
-        """Drop the records before an offset, as retention does."""
+        """Remove the records before an offset, as retention does."""
         self._firsts[name] = first
         self._topics[name][:first] = [None] * first
 
     def cut(self, name: str, end: int) -> None:
-        """Drop the records from an offset on, as an unclean election does."""
+        """Remove the records from an offset on, as an unclean election does."""
         del self._topics[name][end:]
 
     def has(self, name: str) -> bool:
@@ -115,8 +115,8 @@ class MemorySource:
         records = self._kafka.topic(partition.topic)
         later = (
             at
-            for at, one in enumerate(records)
-            if one is not None and self._kafka.time_ms(partition.topic, at) >= time_ms
+            for at, record in enumerate(records)
+            if record is not None and self._kafka.time_ms(partition.topic, at) >= time_ms
         )
         return next(later, len(records))
 
@@ -134,7 +134,7 @@ class MemorySource:
 
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:  # noqa: ARG002 - never waits
         """The next records of the assigned partitions that are not paused."""
-        found: list[Fetched] = []
+        fetched: list[Fetched] = []
         for partition, offset in self._positions.items():
             if partition in self._paused:
                 continue
@@ -144,14 +144,14 @@ class MemorySource:
             if offset == len(records):
                 continue
             for item in records[offset:]:
-                if len(found) == most:
+                if len(fetched) == most:
                     break
                 if item is not None:
                     put_ms = self._kafka.time_ms(partition.topic, at)
-                    found.append(Fetched(partition, at, item.key, item.value, item.headers, put_ms))
+                    fetched.append(Fetched(partition, at, item.key, item.value, item.headers, put_ms))
                 at += 1
             self._positions[partition] = at
-        return tuple(found)
+        return tuple(fetched)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Deliver nothing of these until `resume`."""

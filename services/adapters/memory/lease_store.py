@@ -30,12 +30,12 @@ class MemoryLeaseStore:
     def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
         """Implements GroupStore; `history` has what it changed."""
         with self.lock:
-            found = self.groups.get(group.group)
-            if (None if found is None else found[1]) != expected_etag:
+            stored = self.groups.get(group.group)
+            if (None if stored is None else stored[1]) != expected_etag:
                 return None
-            known = set() if found is None else {one.write_id for one in found[0].members}
-            changed = [one for one in group.members if one.write_id not in known]
-            self.history += [_CODEC.decode_as(Lease, one.lease) for one in changed]
+            known = set() if stored is None else {member.write_id for member in stored[0].members}
+            changed = [member for member in group.members if member.write_id not in known]
+            self.history += [_CODEC.decode_as(Lease, member.lease) for member in changed]
             etag = f'"{group.write_id}"'
             self.groups[group.group] = (group, etag)
             return etag
@@ -47,8 +47,8 @@ class MemoryLeaseStore:
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Replace one version; the new ETag, or None if the record had moved on."""
         with self.lock:
-            found = self.records.get(lease.run)
-            if (None if found is None else found.etag) != expected_etag:
+            held = self.records.get(lease.run)
+            if (None if held is None else held.etag) != expected_etag:
                 return None
             etag = f'"{lease.write_id}"'
             self.records[lease.run] = Held(lease, etag)

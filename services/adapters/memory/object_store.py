@@ -52,8 +52,8 @@ class MemoryObjectStore:
 
     def entries(self, prefix: str) -> tuple[Listed, ...]:
         """As `list`, with each object's size and when it was last written."""
-        found = ((key, self.objects.get(key)) for key in self.list(prefix))
-        return tuple(Listed(key, len(body), self._modified_ms.get(key, 0)) for key, body in found if body is not None)
+        stored = ((key, self.objects.get(key)) for key in self.list(prefix))
+        return tuple(Listed(key, len(body), self._modified_ms.get(key, 0)) for key, body in stored if body is not None)
 
     def delete(self, key: str) -> None:
         """Remove the object; fine if there is none."""

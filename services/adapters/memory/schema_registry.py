@@ -21,8 +21,8 @@ class MemorySchemaRegistry:
             raise MisconfiguredError(f"{subject}: no Avro schema: {error}") from error
         if schema not in self.schemas:
             self.schemas.append(schema)
-        found = self.schemas.index(schema) + 1
+        number = self.schemas.index(schema) + 1
         versions = self.subjects.setdefault(subject, [])
-        if found not in versions:
-            versions.append(found)
-        return found
+        if number not in versions:
+            versions.append(number)
+        return number

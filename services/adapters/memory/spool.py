@@ -121,7 +121,7 @@ class MemorySpool:
         return tuple(waiting) if run == self.run else ()
 
     def request(self, run: str, launch: str) -> StartRequest:
-        """A launch's request; RetryableError while it cannot be read."""
+        """The start that a launch asked for; RetryableError while its request cannot be read."""
         if run != self.run or launch not in self._requests:
             raise RetryableError(f"the request of {launch} is not readable")
         return self._requests[launch]

@@ -32,7 +32,7 @@ class MemoryStandbyPool:
                 raise CorruptError(f"{named.key} is not in the store")
             if digest(body) != named.sha256:
                 raise CorruptError(f"{named.key} is not what its manifest names")
-        others = [one for one in self._resident.items() if one[0] != manifest_digest]
+        others = [(other, staged) for other, staged in self._resident.items() if other != manifest_digest]
         self._resident = {**dict(others[-1:]), manifest_digest: manifest}
         self.staged.append(manifest.step)
         return self.load_s

@@ -25,7 +25,7 @@ ROUNDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise, whether it held, and what was seen."""
+    """One promise of the probe: whether it held, and what was seen."""
 
     name: str
     passed: bool
@@ -51,10 +51,10 @@ def probe(client: S3Client, bucket: str, entropy: Entropy) -> tuple[Check, ...]:
     }
     with mapped_errors("conformance probe"):
         try:
-            found = [(name, check(store)) for name, check in checks.items()]
+            faults = [(name, check(store)) for name, check in checks.items()]
         finally:
             store.clean()
-    return tuple(Check(name, passed=not wrong, detail=wrong or "as it must be") for name, wrong in found)
+    return tuple(Check(name, passed=not wrong, detail=wrong or "as it must be") for name, wrong in faults)
 
 
 class _Store:
@@ -158,7 +158,7 @@ def _read_back(store: _Store) -> str:
     etag = None
     for number in range(ROUNDS):
         etag = store.put("read-back", str(number), replaces=etag)
-        found = store.get("read-back")
-        if found != str(number):
-            return f"wrote {number}, read {found!r}: a lost reply could not be settled by a read"
+        body = store.get("read-back")
+        if body != str(number):
+            return f"wrote {number}, read {body!r}: a lost reply could not be settled by a read"
     return ""

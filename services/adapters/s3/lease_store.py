@@ -30,10 +30,16 @@ SERVER_ERROR_LEAST = 500
 
 
 class S3LeaseStore:
-    """Implements LeaseStore and GroupStore."""
+    """Implements LeaseStore and GroupStore.
+
+    Args:
+        client: of the witness; it must send each request once.
+        bucket: the witness's.
+        codec: of the records.
+        prefix: stands before every key: a drill's records lie apart from the real ones.
+    """
 
     def __init__(self, client: S3Client, bucket: str, codec: Codec, prefix: str = "") -> None:
-        # `prefix` stands before every key: a drill's records lie apart from the real ones.
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -41,8 +47,8 @@ class S3LeaseStore:
 
     def read(self, run: str) -> Held | None:
         """The record now; None if it does not exist."""
-        found = self._get(paths.lease(run))
-        return None if found is None else Held(self._codec.decode_as(Lease, found[0]), found[1])
+        stored = self._get(paths.lease(run))
+        return None if stored is None else Held(self._codec.decode_as(Lease, stored[0]), stored[1])
 
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Replace one version; the new ETag, or None if the record had moved on; UnknownOutcomeError if unanswered."""
@@ -68,8 +74,8 @@ class S3LeaseStore:
 
     def read_group(self, group: str) -> tuple[LeaseGroup, str] | None:
         """Implements GroupStore: the object now with its ETag; None if it does not exist."""
-        found = self._get(paths.lease_group(group))
-        return None if found is None else (self._codec.decode_as(LeaseGroup, found[0]), found[1])
+        stored = self._get(paths.lease_group(group))
+        return None if stored is None else (self._codec.decode_as(LeaseGroup, stored[0]), stored[1])
 
     def write_group(self, group: LeaseGroup, expected_etag: str | None) -> str | None:
         """Implements GroupStore: replace one version; UnknownOutcomeError if unanswered."""

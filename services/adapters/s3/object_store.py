@@ -171,12 +171,12 @@ class S3ObjectStore:
         """As `list`, with each object's size and when it was last written."""
         with mapped_errors(f"list {prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
-            found = [
+            listed = [
                 Listed(entry["Key"], entry["Size"], round(entry["LastModified"].timestamp() * 1000))
                 for page in pages
                 for entry in page.get("Contents", [])
             ]
-        return tuple(sorted(found, key=lambda one: one.key))
+        return tuple(sorted(listed, key=lambda entry: entry.key))
 
     def delete(self, key: str) -> None:
         """Remove the object; fine if there is none."""

@@ -44,17 +44,19 @@ def test_a_cluster_is_reached_as_its_settings_say(user: bool, tls: bool, protoco
     path = tmp_path / "user.json"
     path.write_text(json.dumps({"username": "west", "password": SECRET}))
     ca = tmp_path / "ca.pem" if tls else None
-    found = cluster_of(KafkaSettings(kafka="k:1", kafka_credentials_file=path if user else None, kafka_tls_ca_file=ca))
-    options = found.options()
+    cluster = cluster_of(
+        KafkaSettings(kafka="k:1", kafka_credentials_file=path if user else None, kafka_tls_ca_file=ca)
+    )
+    options = cluster.options()
     assert (options["bootstrap_servers"], options["security_protocol"]) == ("k:1", protocol)
     assert options.get("ssl_cafile") == (str(ca) if tls else None)
     assert options.get("sasl_mechanism") == ("SCRAM-SHA-512" if user else None)
     assert options.get("sasl_plain_password") == (SECRET if user else None)
-    assert SECRET not in f"{found!r} {found} {found.who}"
+    assert SECRET not in f"{cluster!r} {cluster} {cluster.who}"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         (f'{{"username": "west", "passwort": "{SECRET}"}}', "no JSON object with username and password"),
         (f'["{SECRET}"]', "no JSON object"),
@@ -63,12 +65,12 @@ def test_a_cluster_is_reached_as_its_settings_say(user: bool, tls: bool, protoco
         (None, "No such file"),
     ],
 )
-def test_a_bad_credentials_file_is_named_and_never_shown(text: str | None, said: str, tmp_path: Path) -> None:
+def test_a_bad_credentials_file_is_named_and_never_shown(text: str | None, reason: str, tmp_path: Path) -> None:
     """One line says which file and what should be in it."""
     path = tmp_path / "user.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(MisconfiguredError, match=said) as caught:
+    with pytest.raises(MisconfiguredError, match=reason) as caught:
         kafka_user(path)
     assert str(path) in str(caught.value)
     assert SECRET not in str(caught.value)
