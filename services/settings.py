@@ -24,10 +24,10 @@ from pydantic import (
 )
 
 from pipelines.core.failover_decision import SETTLE_S
-from pipelines.core.lease import PROFILES, LeaseProfile
 from pipelines.core.lease_groups import MEMBERS_MAX
+from pipelines.core.lease_profiles import PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
-from services.adapters.kafka.cluster import MECHANISMS, KafkaUser
+from services.adapters.kafka.connection import MECHANISMS, KafkaUser
 
 PREFIX = "FARSIDE_"
 HOST = "127.0.0.1"  # where the services serve, and are asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from infra.local.stack import Stack
-from services.adapters.kafka.cluster import KafkaCluster, KafkaUser
+from services.adapters.kafka.connection import KafkaCluster, KafkaUser
 
 
 def admin_of(stack: Stack, region: str, client: str | None = None) -> KafkaCluster:

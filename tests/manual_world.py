@@ -11,7 +11,8 @@ from pipelines import paths
 from pipelines.core.failover_decision import FailoverPolicy, policy_of
 from pipelines.core.failure_detector import Rhythm
 from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
-from pipelines.core.lease import FAST, Held
+from pipelines.core.lease import Held
+from pipelines.core.lease_profiles import FAST
 from pipelines.core.resume_mode import StartRequest
 from pipelines.errors import RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, StartFolders

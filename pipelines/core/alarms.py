@@ -11,12 +11,12 @@ and a region keeps `ALARMS_MAX`: past that an acknowledged one, or else the olde
 from __future__ import annotations
 
 import dataclasses
-import enum
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
+from pipelines.core.alarm_texts import TEXTS, Kind
 from pipelines.core.sequence_ranges import SequenceRanges
 from schemas.http_bodies import AlarmStatus
 from schemas.records import Alarm, AlarmRange
@@ -25,29 +25,6 @@ Stream = tuple[str, int, str, str]
 OPEN, ACKNOWLEDGED, HEALED, FORGOTTEN = "open", "acknowledged", "healed", "forgotten"
 RANGES_MAX = 100
 ALARMS_MAX = 1_000
-
-
-class Kind(enum.Enum):
-    """The kinds of gap and reset that are noticed."""
-
-    RETENTION = "records_gone"  # retention took records that were not read
-    ANEW = "topic_anew"  # the topic was deleted and made anew
-    SHORTER = "log_shorter"
-    HOLE = "hole"  # numbers of a stream were jumped over
-    EPOCH = "epoch_backwards"  # written under an epoch that its own region had left
-    LEDGER = "ledger_lost"  # of this region's own: what was done is read from the lanes
-
-
-TEXTS = {
-    Kind.RETENTION: "unread records are gone",
-    Kind.ANEW: "the topic was deleted and made anew",
-    Kind.SHORTER: "the log is shorter than before",
-    Kind.HOLE: "numbers were jumped over",
-    Kind.EPOCH: "the epoch went backwards",
-    Kind.LEDGER: "the ledger was lost",
-}
-OF_LOG = frozenset({Kind.RETENTION.value, Kind.ANEW.value, Kind.SHORTER.value})
-"""The kinds of which only the log's offsets are known, and not whose records these were."""
 
 
 def alarm(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.core.failure_detector import PHI_LIMIT, PHI_MOST
-from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, Held, LeaseProfile, released_to
+from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, Held, released_to
+from pipelines.core.lease_profiles import LeaseProfile
 from schemas.http_bodies import GateStatus
 from schemas.records import Lease
 

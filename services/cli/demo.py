@@ -102,7 +102,7 @@ def _story_named(tale: str) -> tuple[Any, type[Story]]:
 
 
 def _introduce(console: Console, seed: int, steps: int) -> None:
-    from pipelines.core.lease import DEFAULT, FAST  # noqa: PLC0415 - as above
+    from pipelines.core.lease_profiles import DEFAULT, FAST  # noqa: PLC0415 - as above
 
     console.print(
         f"seed {seed}, {steps} steps. The demo uses the lease profile {FAST.name}: {FAST.lease_s:.0f} s. In production "

@@ -19,7 +19,7 @@ from services.cli.serve import Config
 from services.cli.settings_file import load
 
 if TYPE_CHECKING:
-    from services.adapters.kafka.cluster import KafkaCluster
+    from services.adapters.kafka.connection import KafkaCluster
     from services.settings import KafkaSettings, LinkSettings, RegionSettings, Settings
 
 SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durations only
@@ -161,7 +161,7 @@ def _refused(cluster: KafkaCluster, transactional_prefix: str, *, reads: bool = 
     """MisconfiguredError if this user may write to farside's topics; with `reads`, also if it may not read them."""
     from pipelines import paths  # noqa: PLC0415 - as above
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
-    from services.adapters.kafka.access import GUIDE, allowed  # noqa: PLC0415 - as above
+    from services.adapters.kafka.acls import GUIDE, allowed  # noqa: PLC0415 - as above
     from services.adapters.kafka.log import KafkaSource  # noqa: PLC0415 - as above
 
     with contextlib.closing(KafkaSource(cluster)) as source:

@@ -98,7 +98,7 @@ def _show_past(drills: list[Drill], *, as_json: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    from services.cli.explain import when  # noqa: PLC0415 - as above
+    from services.cli.history import when  # noqa: PLC0415 - as above
 
     table = Table("when", "lost", "by", "predicted", "measured", "from step", "verdict", box=SIMPLE_HEAD)
     for past in drills:

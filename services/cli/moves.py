@@ -17,7 +17,7 @@ import typer
 from schemas.http_bodies import MoveBody, RunStatus
 from services.cli.branches import Branch, Discarded, readable_branches
 from services.cli.exits import FAILED, MISCONFIGURED, misconfigured_exits
-from services.cli.explain import when
+from services.cli.history import when
 from services.cli.prompts import Json, Reason, Yes, confirm, until
 from services.cli.run_views import RunViews, settings_of
 from services.cli.serve import Config

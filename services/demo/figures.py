@@ -17,7 +17,7 @@ from pipelines.flows.log.log_reader import Decoding
 from pipelines.ports import Clock
 from schemas.codec import Codec
 from schemas.records import Event
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaSource
 from services.adapters.spool import NodeSpool
 from services.demo.actors import read_lines

@@ -9,8 +9,8 @@ from pathlib import Path
 from infra.local.layout import WITNESS, Layout
 from infra.local.ports import PortClaims
 from schemas.codec import digest
-from services.adapters.kafka.access import give
-from services.adapters.kafka.cluster import KafkaCluster, KafkaUser
+from services.adapters.kafka.acls import give
+from services.adapters.kafka.connection import KafkaCluster, KafkaUser
 from services.adapters.s3.object_store import connect, ensure_bucket, mapped_errors
 from services.adapters.signer import generate_keypair
 from services.permissions.kafka_policies import grants

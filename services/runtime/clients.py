@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.ports import ObjectStore
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.s3.object_store import S3ObjectStore, connect
 from services.runtime.real_time import retrier_of
 from services.settings import KafkaSettings, LinkSettings, RegionSettings, credentials, kafka_user

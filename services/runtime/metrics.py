@@ -15,7 +15,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipelines.core.alarms import Kind
+from pipelines.core.alarm_texts import Kind
 from pipelines.flows.replication.lane_alarms import LaneAlarms
 from schemas.http_bodies import RunStatus
 

@@ -9,14 +9,14 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
 from pipelines import paths
-from pipelines.core.lease import LeaseProfile
+from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.errors import MisconfiguredError
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.reachability import KAFKA, STORE, Probe, Reachability
 from pipelines.flows.log.writer_schemas import store_schemas
 from pipelines.ports import EventLog
 from schemas.codec import Codec
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaSource, ensure_topics
 from services.adapters.s3.object_store import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer

@@ -27,7 +27,7 @@ from pipelines import paths
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Heartbeat
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaLog
 from services.demo import local_config
 from services.demo.actors import Actors

@@ -17,7 +17,7 @@ from pipelines.flows.log.envelope import METRIC, wrap
 from pipelines.ports import Fetched, Message, Partition
 from schemas.codec import Codec
 from schemas.records import DataShard, DataVersion, Event, Metric
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.demo.actors import Failed
 

@@ -20,7 +20,7 @@ from pipelines.flows.log.envelope import METRIC, METRIC_BATCH, wrap
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Metric, MetricBatch
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaLog, ensure_topics
 from tests.brokers import admin_of
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from infra.local.layout import WITNESS, LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
-from pipelines.core.lease import DEFAULT, FAST, LeaseProfile
+from pipelines.core.lease_profiles import DEFAULT, FAST, LeaseProfile
 from pipelines.flows.authority.controller import RETRY_S
 from services.adapters.system_clock import SystemClock
 from services.demo import figures, local_config

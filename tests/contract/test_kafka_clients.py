@@ -17,7 +17,7 @@ from pipelines import paths
 from pipelines.errors import RetryableError
 from pipelines.ports import Message, Partition
 from services.adapters.kafka.clients import made, network, thrown_away
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from tests.brokers import admin_of
 from tests.waiting import wait_until

@@ -27,8 +27,8 @@ from kafka.admin import (
 from pipelines import paths
 from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
 from pipelines.ports import EventSource, Message, Partition
-from services.adapters.kafka.access import give
-from services.adapters.kafka.cluster import KafkaCluster, KafkaUser
+from services.adapters.kafka.acls import give
+from services.adapters.kafka.connection import KafkaCluster, KafkaUser
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.system_clock import SystemClock
 from services.permissions.kafka_policies import ROLES, TOPIC, Grant, commands, grants

@@ -21,7 +21,7 @@ from pipelines.flows.agent.publisher import Publisher
 from pipelines.ports import GrantReply, Message
 from schemas.codec import Codec
 from schemas.records import Metric, MetricBatch
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair

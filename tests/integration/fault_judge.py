@@ -19,7 +19,7 @@ from pipelines.paths import CheckpointId
 from pipelines.ports import Partition
 from schemas.codec import Codec, DecodeError, digest
 from schemas.records import Checkpoint, Event, Lease, Manifest
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaSource
 from services.adapters.s3.object_store import S3ObjectStore
 from services.adapters.spool import NodeSpool

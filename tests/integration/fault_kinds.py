@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from farside import _spool
 from infra.local.layout import WITNESS
-from pipelines.core.lease import FAST
+from pipelines.core.lease_profiles import FAST
 from tests.integration.fault_pair import ACTORS, REGIONS, RUN, TRAINER, Pair
 
 HOLDER_SHARE = 0.6  # faults of the holder are the ones that move a run

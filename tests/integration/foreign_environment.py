@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local import tools
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 
 READER = Path(__file__).parent / "foreign_reader.py"
 REQUIREMENTS = Path(__file__).parents[2] / "infra" / "local" / "requirements" / "reader.txt"

@@ -12,7 +12,7 @@ from farside.guard import FENCED_EXIT_CODE
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
-from pipelines.core.lease import FAST
+from pipelines.core.lease_profiles import FAST
 from services.adapters.system_clock import SystemClock
 from services.demo import local_config
 from services.demo.actors import Actors, read_lines

@@ -46,4 +46,11 @@ AGENT_FAULTS = (
         ":",
         ("tests/contract/test_spool.py",),
     ),
+    Mutant(
+        "a rank state is digested as it is read",
+        "services/adapters/spool.py",
+        "if (len(body), digest(body)) != (size, sha256):",
+        "if not body:",
+        ("tests/contract/test_spool.py",),
+    ),
 )

@@ -13,6 +13,7 @@ from tests.mutants.places import (
     HANDOVER,
     LAUNCHES,
     LEASE,
+    LEASE_PROFILES,
     LINEAGE,
     MOVES,
     PROMOTIONS,
@@ -111,14 +112,14 @@ AUTHORITY_FAULTS = (
     ),
     Mutant(
         "no margin in the holder's validity",
-        LEASE,
+        LEASE_PROFILES,
         "(1 - self.rho) - self.margin_s\n\n    def challenger",
         "(1 + self.rho)\n\n    def challenger",
         CORE_LEASE,
     ),
     Mutant(
         "challenger at 0.9 L",
-        LEASE,
+        LEASE_PROFILES,
         "seen_at_s + lease_s * (1 + self.rho) + self.margin_s",
         "seen_at_s + lease_s * 0.9",
         CORE_LEASE,
@@ -303,7 +304,7 @@ AUTHORITY_FAULTS = (
         "pipelines/flows/authority/heartbeat_reader.py",
         "except MisconfiguredError as error:",
         "except ZeroDivisionError as error:",
-        ("tests/core/runtime/test_kafka_access.py",),
+        ("tests/core/runtime/test_kafka_acls.py",),
     ),
     Mutant(
         "a restarted promoter chooses the fork anew",

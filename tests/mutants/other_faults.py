@@ -66,7 +66,7 @@ OTHER_FAULTS = (
         "services/permissions/kafka_policies.py",
         '"link": (Grant(_LOOK,',
         '"link": (Grant(_WORK,',
-        ("tests/core/runtime/test_kafka_access.py",),
+        ("tests/core/runtime/test_kafka_acls.py",),
     ),
     Mutant("attempts share a folder", "pipelines/paths.py", "/a{self.attempt:04d}/s", "/a0001/s", CHECKPOINT_STORIES),
     Mutant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEASE_PROFILES = "pipelines/core/lease_profiles.py"
 LEASE, DECIDE, HANDOVER = "pipelines/core/lease.py", "pipelines/core/failover_decision.py", "pipelines/core/handover.py"
 SUSPICION, PULSE = "pipelines/core/failure_detector.py", "pipelines/core/heartbeats.py"
 LINEAGE, LEDGER = "pipelines/core/lineage.py", "pipelines/core/ledger.py"

@@ -107,4 +107,32 @@ REPLICATION_FAULTS = (
         "if arrival is not Arrival.DUPLICATE else None",
         ("tests/core/log/test_sequence_numbers.py",),
     ),
+    Mutant(
+        "a copy that has begun gives way again and again",
+        "pipelines/core/newest_wins.py",
+        "(has_given_way or not rate_bytes_s)",
+        "not rate_bytes_s",
+        ("tests/core/replication/test_newest_wins.py",),
+    ),
+    Mutant(
+        "a copy that has begun counts as one that has not",
+        "pipelines/flows/replication/checkpoint_copies.py",
+        "has_begun=copy is not None",
+        "has_begun=False",
+        ("tests/core/replication/test_newest_wins.py",),
+    ),
+    Mutant(
+        "a cancelled copy keeps its worker",
+        "services/adapters/transfers.py",
+        "raise RetryableError(_CANCELLED)",
+        "continue",
+        ("tests/contract/test_transfers.py",),
+    ),
+    Mutant(
+        "a peer's object is read to its end, however long",
+        "services/adapters/transfers.py",
+        "if len(body) > job.size:",
+        "if len(body) < 0:",
+        ("tests/contract/test_transfers.py",),
+    ),
 )

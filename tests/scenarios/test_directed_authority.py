@@ -10,7 +10,7 @@ from typing import Any
 import greenlet
 import pytest
 
-from pipelines.core.lease import FAST
+from pipelines.core.lease_profiles import FAST
 from pipelines.errors import UnknownOutcomeError
 from pipelines.flows.authority.planned_moves import PAUSE, MoveRequest
 from schemas.records import Lease

@@ -19,7 +19,8 @@ import greenlet
 from pipelines.core.failover_decision import policy_of
 from pipelines.core.failure_detector import Rhythm
 from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
-from pipelines.core.lease import NEVER_S, Held, LeaseProfile
+from pipelines.core.lease import NEVER_S, Held
+from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.controller import TURN_S, Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole

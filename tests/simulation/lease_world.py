@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from pipelines.core import lease as core
-from pipelines.core.lease import Belief, Fork, LeaseProfile
+from pipelines.core.lease import Belief, Fork
+from pipelines.core.lease_profiles import LeaseProfile
 from schemas.records import Lease
 from services.adapters.memory.lease_store import MemoryLeaseStore
 from tests.simulation.claims import Claim

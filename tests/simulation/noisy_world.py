@@ -22,7 +22,8 @@ import greenlet
 from pipelines.core.failover_decision import policy_of
 from pipelines.core.failure_detector import Rhythm
 from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
-from pipelines.core.lease import DEFAULT, Held
+from pipelines.core.lease import Held
+from pipelines.core.lease_profiles import DEFAULT
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from pipelines.core.lease import Belief, LeaseProfile
+from pipelines.core.lease import Belief
+from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.ports import Message
 from schemas.records import Lease
 from tests.simulation.authority_checker import AuthorityChecker, Standing

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines import paths
 from pipelines.core.failover_decision import policy_of
-from pipelines.core.lease import LeaseProfile
+from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.publisher import Publisher

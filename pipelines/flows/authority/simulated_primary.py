@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pipelines import paths
 from pipelines.core import lease as core
-from pipelines.core.lease import NEVER_S, Author, Held, LeaseProfile
+from pipelines.core.lease import NEVER_S, Author, Held
+from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.core.lineage import LineageView
 from pipelines.errors import CorruptError, UnknownOutcomeError
 from pipelines.ports import Clock, Entropy, EventLog, LeaseStore, Message

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
-from pipelines.core.alarms import OF_LOG, Kind
+from pipelines.core.alarm_texts import OF_LOG, Kind
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.errors import CorruptError

@@ -11,20 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from pipelines import paths
-from pipelines.core.alarms import (
-    HEALED,
-    OF_LOG,
-    OPEN,
-    TEXTS,
-    Kind,
-    alarm,
-    id_of,
-    key_of,
-    of_bounds,
-    of_stream,
-    plain,
-    status_of,
-)
+from pipelines.core.alarm_texts import LOST, OF_LOG, TEXTS, ZOMBIE, Kind
+from pipelines.core.alarms import HEALED, OPEN, alarm, id_of, key_of, of_bounds, of_stream, plain, status_of
 from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.ledger import key_of as ledger_key_of
 from pipelines.core.sequence_numbers import Numbered
@@ -38,11 +26,6 @@ from schemas.records import Alarm
 LISTED_MAX = 50  # in a status
 KEPT_MAX = 1_000  # answers that are remembered for whoever asked
 WAITS, DONE, UNKNOWN = "waits", "done", "unknown"
-_LOST = (
-    "the peer's log lost them, or its node's disk did before they were published; or they lie among the dead letters, "
-    "without a number that can be read"
-)
-_ZOMBIE = "a trainer or agent that was not told of the newer epoch goes on, or an old spool or log was restored"
 
 
 def changed(after: Ledger, before: Ledger, codec: Codec) -> list[Message]:
@@ -103,17 +86,17 @@ class LaneAlarms:
         skipped = after.take(taken.stream, taken.first_seq, taken.seq)
         if skipped:
             gone = [one for one in after.alarms.open_of(self._peer, lane) if one.kind in OF_LOG]
-            cause = f"{TEXTS[Kind(gone[-1].kind)]}: {gone[-1].cause}" if gone else _LOST
+            cause = f"{TEXTS[Kind(gone[-1].kind)]}: {gone[-1].cause}" if gone else LOST
             self._of_stream(after, Kind.HOLE, taken.stream, skipped, cause)
         if not after.saw_epoch(run, self._peer, lane, epoch) and is_aside:
             newest = after.epochs[run, self._peer, lane]
-            cause = f"{self._peer} had written epoch {newest} before: {_ZOMBIE}"
+            cause = f"{self._peer} had written epoch {newest} before: {ZOMBIE}"
             self._of_stream(after, Kind.EPOCH, taken.stream, SequenceRanges([(taken.first_seq, taken.seq)]), cause)
 
     def absent(self, after: Ledger, stream: Stream, numbers: SequenceRanges) -> None:
         """Raise an alarm for numbers that are in no log of this region, although later ones are."""
         if numbers:
-            self._of_stream(after, Kind.HOLE, stream, numbers, _LOST)
+            self._of_stream(after, Kind.HOLE, stream, numbers, LOST)
 
     def ledger_lost(self, after: Ledger, place: str, cause: str) -> None:
         """Raise an alarm: this region's own ledger is not the one that it was."""

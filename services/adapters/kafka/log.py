@@ -13,9 +13,9 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from pipelines import paths
 from pipelines.errors import CorruptError, FarsideError, FencedError, RetryableError, UnknownOutcomeError
 from pipelines.ports import Fetched, Message, Partition
-from services.adapters.kafka.access import COMMON, translated
+from services.adapters.kafka.acls import COMMON, translated
 from services.adapters.kafka.clients import made, thrown_away
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 
 DELIVERY_MS = 10_000
 # Without a linger the sender takes each record as it comes, wakes for it, and makes a request of it. So all that is

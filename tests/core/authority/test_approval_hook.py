@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.core import lease as core
 from pipelines.core.failover_decision import Action, Decision, Reason
-from pipelines.core.lease import FAST, Author, Belief, Held
+from pipelines.core.lease import Author, Belief, Held
+from pipelines.core.lease_profiles import FAST
 from pipelines.errors import RetryableError
 from pipelines.flows.authority.approval_hook import HOLDS_S, ApprovalHook
 from pipelines.ports import Poster

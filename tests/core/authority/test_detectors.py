@@ -14,7 +14,8 @@ from pipelines.core.diagnosis import Trouble
 from pipelines.core.failover_decision import RunView, policy_of
 from pipelines.core.failure_detector import Rhythm
 from pipelines.core.heartbeats import NodeHeartbeats, RegionHeartbeats
-from pipelines.core.lease import FAST, NEVER_S, Author, Belief, Held
+from pipelines.core.lease import NEVER_S, Author, Belief, Held
+from pipelines.core.lease_profiles import FAST
 from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from pipelines import paths
-from pipelines.core.lease import FAST, Held
+from pipelines.core.lease import Held
+from pipelines.core.lease_profiles import FAST
 from pipelines.core.lineage import view_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.authority.drill_history import DAY_S, Drill, DrillHistory, history, keep

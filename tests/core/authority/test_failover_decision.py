@@ -14,7 +14,8 @@ from pipelines.core import heartbeats as beats
 from pipelines.core import lease as core
 from pipelines.core.failover_decision import Action, Gate, Reason, RunView, decide, policy_of
 from pipelines.core.failure_detector import PHI_LIMIT, PHI_MOST
-from pipelines.core.lease import FAST, Author, Belief, Fork, Held
+from pipelines.core.lease import Author, Belief, Fork, Held
+from pipelines.core.lease_profiles import FAST
 from schemas.records import Heartbeat
 
 POLICY = policy_of(FAST)

@@ -10,7 +10,8 @@ import pytest
 from pipelines.core import lease as core
 from pipelines.core.failover_decision import Action, Decision, Reason, RunView, decide, policy_of
 from pipelines.core.handover import HandoverView, combined, hand_over
-from pipelines.core.lease import FAST, Author, Belief, Fork, Held
+from pipelines.core.lease import Author, Belief, Fork, Held
+from pipelines.core.lease_profiles import FAST
 from pipelines.flows.authority.planned_moves import PlannedMoves
 from schemas.records import Lease
 

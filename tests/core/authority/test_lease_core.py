@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core import lease as core
-from pipelines.core.lease import DEFAULT, FAST, NEVER_S, Author, Belief, Fork, Held
+from pipelines.core.lease import NEVER_S, Author, Belief, Fork, Held
+from pipelines.core.lease_profiles import DEFAULT, FAST, PROFILES, LeaseProfile
 from pipelines.errors import MisconfiguredError
 
 EAST, WEST = Belief(region="east", incarnation="e1"), Belief(region="west", incarnation="w1")
@@ -27,7 +28,7 @@ def test_the_default_profile_outlives_a_cut_of_43_seconds() -> None:
     """The design's numbers: valid to +54.4 s, challenged after 65.6 s."""
     assert DEFAULT.holder_validity_s == pytest.approx(54.4)
     assert DEFAULT.challenger_wait_s == pytest.approx(65.6)
-    for profile in core.PROFILES.values():
+    for profile in PROFILES.values():
         profile.check()
 
 
@@ -53,7 +54,7 @@ def test_an_unsafe_profile_is_refused_with_the_inequality_that_fails(change: dic
     profile=st.sampled_from([FAST, DEFAULT]),
 )
 def test_I1_for_all_rates_within_rho_the_holder_stops_before_the_challenger_tries(
-    holder_rate: float, challenger_rate: float, transit_s: float, profile: core.LeaseProfile
+    holder_rate: float, challenger_rate: float, transit_s: float, profile: LeaseProfile
 ) -> None:
     """In true time, from the holder's send: its end lies before the challenger's first try, however long the way."""
     holder_ends_s = profile.holder_validity_s / holder_rate

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core.failover_decision import policy_of
-from pipelines.core.lease import DEFAULT, FAST, Author, first, renewal
+from pipelines.core.lease import Author, first, renewal
 from pipelines.core.lease_groups import Change, applied, etag_of, member_of
+from pipelines.core.lease_profiles import DEFAULT, FAST
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from schemas.codec import Codec
 from schemas.records import Lease, LeaseGroup, LeaseMember

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.failover_decision import Action
-from pipelines.core.lease import FAST
+from pipelines.core.lease_profiles import FAST
 from tests.manual_world import TURN_S, ManualWorld, signer_in, world_with_step_10
 
 

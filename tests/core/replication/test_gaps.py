@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipelines import paths
 from pipelines.core import alarms
-from pipelines.core.alarms import ACKNOWLEDGED, HEALED, OPEN, Alarms, Kind, alarm, of_bounds, of_stream
+from pipelines.core.alarm_texts import Kind
+from pipelines.core.alarms import ACKNOWLEDGED, HEALED, OPEN, Alarms, alarm, of_bounds, of_stream
 from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.lineage import LineageView
 from pipelines.core.sequence_ranges import SequenceRanges

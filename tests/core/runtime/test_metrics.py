@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infra.local.ports import PortClaims
 from pipelines.core.failover_decision import policy_of
-from pipelines.core.lease import FAST
+from pipelines.core.lease_profiles import FAST
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock
 from services.http.server import HttpServer, Turns

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.lease import FAST
+from pipelines.core.lease_profiles import FAST
 from pipelines.errors import MisconfiguredError
 from services.demo.local_config import arena_of, clean
 from services.settings import load

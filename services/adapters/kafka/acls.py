@@ -21,8 +21,8 @@ from kafka.admin import (
 
 from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
 from services.adapters.kafka.clients import made, thrown_away
-from services.adapters.kafka.cluster import KafkaCluster
-from services.adapters.kafka.login import why_not_let_in
+from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.kafka.login_refusal import why_not_let_in
 from services.permissions.kafka_policies import TOPIC, Grant
 
 GUIDE = "docs/credentials.md"

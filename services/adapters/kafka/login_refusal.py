@@ -12,7 +12,7 @@ import struct
 
 from kafka.net.sasl import get_sasl_mechanism
 
-from services.adapters.kafka.cluster import KafkaCluster
+from services.adapters.kafka.connection import KafkaCluster
 
 _HANDSHAKE, _AUTHENTICATE = (17, 1), (36, 0)  # api key and version: both are as old as SASL over Kafka's own protocol
 _ANSWER_MOST = 1 << 20

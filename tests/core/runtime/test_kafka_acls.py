@@ -13,7 +13,7 @@ from pipelines.errors import MisconfiguredError
 from pipelines.flows.authority.heartbeat_reader import LOOK_S, HeartbeatReader, PeerState
 from pipelines.ports import Partition
 from schemas.codec import Codec
-from services.adapters.kafka.cluster import KafkaUser
+from services.adapters.kafka.connection import KafkaUser
 from services.adapters.memory.kafka import MemoryKafka, MemorySource
 from services.permissions.kafka_policies import ROLES, grants
 from services.runtime.clients import cluster_of
