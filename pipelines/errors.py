@@ -5,7 +5,7 @@ FarsideError
 │   └── UnknownOutcomeError   it may or may not have happened: read before believing (I4)
 ├── FencedError          another writer superseded this one: stop, do not retry
 ├── CorruptError         the bytes are not what they should be: dead letter, go on with the next
-└── MisconfiguredError   a person must change something; says what, where and how
+└── MisconfiguredError   a person must change something; the text says what, where and how
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a replay is, in a small file that is replaced as a whole."""
+"""A replay's position, in a small file that is replaced as a whole."""
 
 from __future__ import annotations
 

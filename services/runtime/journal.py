@@ -68,7 +68,7 @@ class _Stamp:
 
 
 class _Timeline:
-    """Where structlog's lines go: appended to a file that is opened for each, so that it may be moved away."""
+    """A logger that structlog hands its lines to: each is appended to a file, which may be moved away between two."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

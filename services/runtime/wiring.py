@@ -86,7 +86,7 @@ class Wiring:
         return cluster_of(self.link(peer))
 
     def link(self, peer: str) -> LinkSettings:
-        """How this region reaches another; MisconfiguredError if it is not said."""
+        """The settings of the link to another region; MisconfiguredError if there are none."""
         return self.settings.link(self.region, peer)
 
     def reachability(

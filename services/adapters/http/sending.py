@@ -102,7 +102,7 @@ class HttpClient:
         return self._ask("POST", path, body, headers)
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        import httpx  # noqa: PLC0415 - it takes a tenth of a second, and `farside --help` must be quick
+        import httpx  # noqa: PLC0415 - it takes a quarter of a second, and `farside --help` must be quick
 
         deadline_s = time.monotonic() + WAITS_MAX * self._timeout_s
         redirects_left = self._redirects_max

@@ -144,7 +144,7 @@ def _replace_races(store: _Store) -> str:
 
 
 def _race(store: _Store, key: str, replaces: str | None) -> int:
-    """How many racers were told that they had won, or RACERS + 1 if the object is not the winner's."""
+    """The number of racers whose write succeeded, or RACERS + 1 if the object is not the winner's."""
     bodies = [f"{key} racer {racer}" for racer in range(RACERS)]
     with ThreadPoolExecutor(RACERS) as pool:
         etags = list(pool.map(lambda body: store.put(key, body, replaces=replaces), bodies))
