@@ -44,7 +44,7 @@ OTHER_FAULTS = (
     Mutant(
         "a sweep ignores what other regions have", RETENTION, "(Keep.SHARED, roots.shared)", "(Keep.SHARED, ())", SWEEPS
     ),
-    Mutant("a sweep goes on out of reachability", RETENTION, "Hold.UNSEEN if roots.unseen else None", "None", SWEEPS),
+    Mutant("a sweep goes on out of sight", RETENTION, "Hold.UNSEEN if roots.unseen else None", "None", SWEEPS),
     Mutant("a sweep's lineage may be behind", RETENTION, "> roots.view.epoch:", "> roots.view.epoch + 9:", SWEEPS),
     Mutant(
         "a sweep deletes chunks before the manifest's key is taken",

@@ -165,10 +165,20 @@ class _Link:
         MemoryLog(self._east).publish([message])
         self.committed.append((self.clock.now_s, event))
 
-    def visible_step(self) -> int:
-        """The newest committed checkpoint in west's log; 0 if there is none."""
+    def visible_steps(self) -> list[int]:
+        """The committed checkpoints in west's log."""
         records = [CODEC.decode_as(Checkpoint, item.value) for item in self._topic() if item is not None]
-        return max((record.step for record in records if record.state == "committed"), default=0)
+        return [record.step for record in records if record.state == "committed"]
+
+    def visible_step(self) -> int:
+        """The newest of them; 0 if there is none."""
+        return max(self.visible_steps(), default=0)
+
+    def turns(self, count: int) -> None:
+        """So many turns of the flow, each of its usual length."""
+        for _ in range(count):
+            self.flow.turn()
+            self.clock.now_s += TURN_S
 
     def _topic(self) -> list[Message | None]:
         return self._west.topic(paths.topic("checkpoints"))
@@ -223,11 +233,18 @@ def test_I21_a_large_checkpoint_gives_way_to_a_small_newer_one_once(signer: Ed25
     """The large one has hardly begun; the small one is visible after its own time, and the next one is not skipped."""
     link = _Link(signer, rate_bytes_s=10_000)
     link.commit(1_000_000, 4)
-    for _ in range(20):
-        link.flow.turn()
-        link.clock.now_s += TURN_S
+    link.turns(20)
     link.commit(5_000, 2)
-    for _ in range(20):
-        link.flow.turn()
-        link.clock.now_s += TURN_S
+    link.turns(20)
     assert link.visible_step() == 2
+
+
+def test_I21_a_copy_that_has_begun_is_not_given_up_before_its_first_byte(signer: Ed25519Signer) -> None:
+    """Where the first byte takes longer than the next commit, giving way would begin anew for ever."""
+    link = _Link(signer, rate_bytes_s=0.0)
+    for _ in range(3):
+        link.commit(5_000, 2)
+        link.turns(3)
+    link.transfers.rate_bytes_s = 1_000_000.0
+    link.turns(10)
+    assert link.visible_steps() == [1, 3]
