@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
+SMOKE := $(patsubst %,tests/simulation/test_%_simulation.py,lease failover regions)
 
 .PHONY: demo bootstrap test-tools test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults event-faults fuzz clean
 
@@ -23,7 +24,7 @@ lint: bootstrap
 	$(RUN)/lint-imports --no-cache
 
 check: lint
-	$(RUN)/pytest tests/core tests/test_tidy.py tests/simulation -m "not full and not servers and not torch" -n 2
+	$(RUN)/pytest tests/core tests/test_tidy.py $(SMOKE) -m "not full and not servers and not torch" -n 2
 
 test: lint test-tools
 	$(RUN)/pytest tests -m "not servers and not torch and not alone" -n 2

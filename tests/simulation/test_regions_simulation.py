@@ -134,6 +134,7 @@ def _planted(seed: int, faults: Sequence[Fault] | None, length_s: float | None) 
     return World(seed, faults=faults, planted=planted, length_s=50.0 if length_s is None else length_s)
 
 
+@pytest.mark.full
 def test_a_failing_seed_is_told_with_the_faults_that_it_needs() -> None:
     """Of the many faults of a seed in which a replicator forgets its ledger, the one that restarts it is left."""
     build = partial(_planted, 1)

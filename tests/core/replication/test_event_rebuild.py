@@ -120,6 +120,7 @@ def test_I15_what_is_in_the_log_is_not_rebuilt_however_slow_it_is(world: _World)
     assert world.visible()[-1] == again[-1]
 
 
+@pytest.mark.full
 def test_I15_a_crash_at_any_port_call_rebuilds_each_event_once(signer: Ed25519Signer) -> None:
     """The process dies before and after every single call of the rebuilding."""
     at, crashes = 1, 0

@@ -128,6 +128,7 @@ def test_a_restart_with_spilled_events_loses_and_doubles_nothing(world: _World) 
     assert _position(world) > MANY
 
 
+@pytest.mark.full
 def test_the_position_never_passes_an_event_that_was_passed_over(world: _World) -> None:
     """The run's queue is empty, and the rest of it is not read again yet: what a restart finds is before that."""
     _send(world, "stuck", *range(1, MANY + 1))
