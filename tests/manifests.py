@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.paths import CheckpointId
-from schemas.codec import digest
-from schemas.records import Chunk, Item, Manifest, RankState, Shard
+from pipelines.ports import ObjectStore, Signer
+from schemas.codec import Codec, digest
+from schemas.records import Checkpoint, Chunk, Item, Manifest, RankState, Shard
 
 SHARD = b"0123456789" * 10
 OWN = CheckpointId("gpt", 1, 1, 10)
@@ -72,4 +74,34 @@ def manifest_of(
         rank_states=rank_states,
         items=items,
         planner=planner,
+    )
+
+
+def put_checkpoint(
+    store: ObjectStore, signer: Signer, own: CheckpointId, *, seq: int, chunks: Sequence[bytes], time_ms: int = 0
+) -> Checkpoint:
+    """A whole checkpoint of one rank in east's store, as its agent leaves it; its event, still to be published."""
+    codec, state = Codec(), f"rng {seq}".encode()
+    manifest = manifest_of(own, lineage_seq=seq, shards=(shard_of(0, *chunks),), rank_states=(state_of(0, state),))
+    payload = codec.encode(manifest)
+    for number, body in enumerate(chunks):
+        store.create(own.chunk(0, number), body)
+    store.create(own.rank_state(0), state)
+    store.create(own.manifest, signer.sign(payload))
+    return Checkpoint(
+        event_id=f"{own.run}/{own.epoch}/r0/checkpoints/{seq}",
+        run=own.run,
+        region="east",
+        epoch=own.epoch,
+        attempt=own.attempt,
+        producer="r0",
+        seq=seq,
+        step=own.step,
+        time_ms=time_ms,
+        state="committed",
+        manifest_key=own.manifest,
+        manifest_digest=digest(payload),
+        lineage_seq=seq,
+        size_bytes=sum(map(len, chunks)) + len(state),
+        reason="",
     )

@@ -16,7 +16,7 @@ from pipelines.flows.log.envelope import headers_of
 from pipelines.flows.log.log_reader import scan
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
-from schemas.codec import Codec, digest
+from schemas.codec import Codec
 from schemas.records import Checkpoint
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.system_clock import SystemClock
@@ -24,7 +24,7 @@ from services.runtime.clients import cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings
 from tests.integration.test_events import two_regions
-from tests.manifests import manifest_of, shard_of, state_of
+from tests.manifests import put_checkpoint
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.servers
@@ -50,30 +50,8 @@ class _Primary:
         seq = len(self.committed_at_s) + 1
         own = CheckpointId("gpt", 1, 1, seq * 10)
         chunks = [seq.to_bytes(4, "big") + bytes([number]) * (CHUNK_BYTES - 4) for number in range(CHUNKS)]
-        state = f"rng {seq}".encode()
-        manifest = manifest_of(own, lineage_seq=seq, shards=(shard_of(0, *chunks),), rank_states=(state_of(0, state),))
-        payload = CODEC.encode(manifest)
-        for number, body in enumerate(chunks):
-            self._store.create(own.chunk(0, number), body)
-        self._store.create(own.rank_state(0), state)
-        self._store.create(own.manifest, self._signer.sign(payload))
-        event = Checkpoint(
-            event_id=f"gpt/1/r0/checkpoints/{seq}",
-            run="gpt",
-            region="east",
-            epoch=1,
-            attempt=1,
-            producer="r0",
-            seq=seq,
-            step=own.step,
-            time_ms=self._clock.wall_ms(),
-            state="committed",
-            manifest_key=own.manifest,
-            manifest_digest=digest(payload),
-            lineage_seq=seq,
-            size_bytes=CHUNK_BYTES * CHUNKS + len(state),
-            reason="",
-        )
+        now_ms = self._clock.wall_ms()
+        event = put_checkpoint(self._store, self._signer, own, seq=seq, chunks=chunks, time_ms=now_ms)
         self._log.publish([Message(paths.CHECKPOINTS, b"gpt", CODEC.encode(event), headers_of(event, "test"))])
         self.committed_at_s.append(self._clock.boottime_s())
 

@@ -20,12 +20,12 @@ from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
-from schemas.codec import Codec, digest
+from schemas.codec import Codec
 from schemas.records import Checkpoint
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
-from tests.manifests import manifest_of, shard_of, state_of
+from tests.manifests import put_checkpoint
 from tests.manual_clock import ManualClock
 from tests.paced_transfers import PacedTransfers
 
@@ -136,31 +136,7 @@ class _Link:
         own = CheckpointId("gpt", 1, 1, seq)
         each = max(1, size_bytes // chunks)
         bodies = [seq.to_bytes(4, "big") + bytes([number % 256]) * each for number in range(chunks)]
-        state = f"rng {seq}".encode()
-        shard = shard_of(0, *bodies)
-        manifest = manifest_of(own, lineage_seq=seq, shards=(shard,), rank_states=(state_of(0, state),))
-        payload = CODEC.encode(manifest)
-        for number, body in enumerate(bodies):
-            self._east_store.create(own.chunk(0, number), body)
-        self._east_store.create(own.rank_state(0), state)
-        self._east_store.create(own.manifest, self._signer.sign(payload))
-        event = Checkpoint(
-            event_id=f"gpt/1/r0/checkpoints/{seq}",
-            run="gpt",
-            region="east",
-            epoch=1,
-            attempt=1,
-            producer="r0",
-            seq=seq,
-            step=seq,
-            time_ms=0,
-            state="committed",
-            manifest_key=own.manifest,
-            manifest_digest=digest(payload),
-            lineage_seq=seq,
-            size_bytes=sum(map(len, bodies)) + len(state),
-            reason="",
-        )
+        event = put_checkpoint(self._east_store, self._signer, own, seq=seq, chunks=bodies)
         message = Message(paths.topic("checkpoints"), b"gpt", CODEC.encode(event), headers_of(event, "test"))
         MemoryLog(self._east).publish([message])
         self.committed.append((self.clock.now_s, event))
