@@ -162,6 +162,35 @@ def launches_prefix(run: str) -> str:
     return f"runs/{run}/launches/"
 
 
+DAMAGE = "damage/"
+"""The folder of the notes about objects whose bytes went bad in a region's store."""
+
+REPAIRED = "-over"
+"""What the key of the object that closes a note ends with."""
+
+
+def damage_prefix(run: str) -> str:
+    """The folder of the notes about a run's damaged objects."""
+    return f"{DAMAGE}{run}/"
+
+
+def damages_of(own: CheckpointId) -> str:
+    """The folder of the notes about one checkpoint's objects."""
+    return f"{damage_prefix(own.run)}e{own.epoch:06d}-a{own.attempt:04d}-s{own.step:010d}/"
+
+
+def damage_of(key: str) -> str:
+    """The folder of the notes about one object of a checkpoint; CorruptError if the key is none."""
+    own = parse_checkpoint(key)
+    name = key.removeprefix(f"{own.prefix}/").replace("/", "-")
+    return f"{damages_of(own)}{name}/"
+
+
+def damaged(key: str, time_ms: int) -> str:
+    """The create-only object which says that the object at `key` was found damaged then."""
+    return f"{damage_of(key)}{time_ms:015d}"
+
+
 SWEEPS = "sweeps/"
 """The folder of the sweeps' notes."""
 

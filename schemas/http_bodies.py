@@ -81,6 +81,15 @@ class DrillStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DamageStatus:
+    """One object of a checkpoint that is not what its manifest names, as read back in this region."""
+
+    key: str
+    why: str
+    seen_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
     """One run as one region's controller believes it to be, with what it would do now, and why."""
 
@@ -115,6 +124,8 @@ class RunStatus:
     forks: tuple[tuple[int, int, int], ...]  # epoch, parent epoch, fork step
     troubles: dict[str, str]
     drill: DrillStatus = DrillStatus()
+    fork_verified_age_s: float | None = None  # of what a takeover would begin from; None: never read back here
+    damages: tuple[DamageStatus, ...] = ()
 
 
 ControllerStatus = dict[str, RunStatus]

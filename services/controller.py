@@ -16,6 +16,7 @@ from pipelines.flows.authority.drill_history import DrillHistory
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
+from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.ports import ObjectStore
 from schemas.codec import Codec
 from schemas.http_bodies import ControllerStatus
@@ -24,7 +25,7 @@ from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.http.authority_routes import AuthorityRoutes
-from services.runtime.clients import client_of, repeating
+from services.runtime.clients import client_of, own_pieces_of, repeating
 from services.runtime.metrics import ControllerCollector
 from services.runtime.scheduler import Flow, Scheduler
 from services.runtime.wiring import Wiring
@@ -39,6 +40,8 @@ LEASE_TIMEOUT_S = 2.0
 LEASE_THREADS_MAX = 64
 # Runs of a lease group wait for each other's company, which costs a thread and no request.
 GROUPED_THREADS_MAX = 256
+# Checkpoints are read back by so many threads, so that of many runs no large one holds up the others.
+VERIFY_THREADS_MAX = 4
 # Hooks, webhooks and drills' histories have a scheduler of their own: one that hangs must not hold up a lease.
 NOTICE_THREADS_MAX = 8
 
@@ -54,7 +57,7 @@ def run(settings: Settings, region: str) -> int:
         status=controller.status,
         close=controller.closing,
         routes=AuthorityRoutes(controller.controls).routes(),
-        schedulers=(controller.leases, controller.notices),
+        schedulers=(controller.leases, controller.notices, controller.verifying),
     )
 
 
@@ -68,6 +71,7 @@ class _Controller:
         threads = min(len(runs) - grouped, LEASE_THREADS_MAX) + min(grouped, GROUPED_THREADS_MAX)
         self.leases = Scheduler(parts.clock, threads)
         self.notices = Scheduler(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
+        self.verifying = Scheduler(parts.clock, min(len(runs), VERIFY_THREADS_MAX))
         self.closing: list[Callable[[], None]] = []
         self.flows: dict[str, Flow] = {}
         self._codec = Codec()  # shared: nobody here makes it learn
@@ -178,6 +182,7 @@ class _Controller:
             observers=Observers(
                 peer_states=self._peer_states[name],
                 self_evidence=self._self_evidence,
+                verifier=self._verifier(name),
                 reachability=self._reachability,
             ),
             hook=self._hook(name, run_settings),
@@ -187,6 +192,24 @@ class _Controller:
         if run_settings.webhook_url is not None or run_settings.ping_url is not None:
             self.notices.add(f"{name}/notify", self._notify(name, run_settings, control).turn)
         return control
+
+    def _verifier(self, name: str) -> CheckpointVerifier:
+        parts, flow = self.parts, f"{name}/verify"
+        verifier = CheckpointVerifier(
+            run=name,
+            ports=VerifierPorts(
+                store=parts.store(),
+                pieces=own_pieces_of(parts.here),
+                signer=parts.signer,
+                codec=Codec(),
+                clock=parts.clock,
+                journal=parts.journal,
+            ),
+            wake=lambda: self.verifying.wake(flow),
+            tell=self._waking(name),
+        )
+        self.verifying.add(flow, verifier.turn)
+        return verifier
 
     def _hook(self, name: str, run_settings: RunSettings) -> ApprovalHook | None:
         """Who may object to a move; None if nobody may."""

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from pipelines import paths
 from pipelines.core.lease import NEVER_S
 from pipelines.errors import CorruptError, MisconfiguredError
+from pipelines.flows.replication.damage_repair import DamageRepair, RepairPorts
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.flows.replication.redrive_requests import parse_request
@@ -46,6 +47,8 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     closing.append(log.close)
     reachability = parts.reachability("replicator", log, closing, lambda _peer: NEVER_S)
 
+    repair = repair_of(parts)
+
     def status() -> ReplicatorStatus:
         trouble = reachability.trouble
         return {name: dataclasses.replace(flow.status(), reachability_trouble=trouble) for name, flow in flows.items()}
@@ -54,8 +57,27 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     routes.append(Route("/v1/redrive", redriving(flows), methods=["POST"]))
     routes.append(Route("/v1/alarm", acknowledging(flows), methods=["POST"]))
     parts.registry.register(ReplicatorCollector(flows))
-    turned = {name: flow.turn for name, flow in flows.items()} | {"reachability": reachability.turn}
+    turned = {name: flow.turn for name, flow in flows.items()} | {
+        "reachability": reachability.turn,
+        "repair": repair.turn,
+    }
     return parts.serve(turned, status=status, close=closing, routes=routes)
+
+
+def repair_of(parts: Wiring) -> DamageRepair:
+    """The flow that repairs this region's damaged objects from the other regions."""
+    return DamageRepair(
+        parts.region,
+        RepairPorts(
+            store=parts.store(),
+            peers={peer: parts.peer_store(peer) for peer in parts.peers()},
+            peer_pieces={peer: parts.peer_pieces(peer) for peer in parts.peers()},
+            signer=parts.signer,
+            codec=Codec(),
+            clock=parts.clock,
+            journal=parts.journal,
+        ),
+    )
 
 
 def flow_of(

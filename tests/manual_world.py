@@ -21,6 +21,7 @@ from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, GrantReply, Message
 from schemas.codec import Codec, digest
@@ -94,6 +95,7 @@ class ManualRegion:
         self.peer_states = {other: PeerState(region=other, run="gpt", clock=clock) for other in REGIONS}
         self.controls: list[Controller] = []
         self.self_evidences: list[SelfEvidence] = []  # of each of them
+        self.verifiers: list[CheckpointVerifier] = []  # and so these
         self._shared, self._signer = witness, signer
         self.witness, self.control = self.start()
 
@@ -106,11 +108,21 @@ class ManualRegion:
         control = Controller(
             role=RunRole(run="gpt", region=self.name, first_region="east", candidate=True, policy=self.policy),
             ports=ControllerPorts(leases=witness, store=self.store, signer=self._signer, journal=own, **common),
-            observers=Observers(peer_states=self.peer_states, self_evidence=self.self_evidence),
+            observers=Observers(
+                peer_states=self.peer_states, self_evidence=self.self_evidence, verifier=self._verifier()
+            ),
         )
         self.controls.append(control)
         self.self_evidences.append(self.self_evidence)
         return witness, control
+
+    def _verifier(self) -> CheckpointVerifier:
+        own: Any = self
+        ports = VerifierPorts(
+            store=self.store, pieces=self.store, signer=self._signer, codec=Codec(), clock=self.clock, journal=own
+        )
+        self.verifiers.append(CheckpointVerifier(run="gpt", ports=ports))
+        return self.verifiers[-1]
 
     def say(self, event: str, **fields: object) -> None:
         """Implements Journal."""
@@ -136,6 +148,9 @@ class ManualRegion:
         for control, self_evidence in zip(self.controls, self.self_evidences, strict=True):
             self_evidence.log_ack_at_s = self_evidence.store_put_at_s = self.clock.now_s
             control.turn()
+        for verifier in self.verifiers:
+            while verifier.turn() == 0.0:
+                pass
 
     def checkpoints(self) -> list[Checkpoint]:
         """The checkpoint events published in this region's log, in order."""

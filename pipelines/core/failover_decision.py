@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.core.failure_detector import PHI_LIMIT, PHI_MOST
+from pipelines.core.fork_choice import ForkChoice
 from pipelines.core.lease import NEVER_S, PAUSED, RELEASED, Belief, Held, released_to
 from pipelines.core.lease_profiles import LeaseProfile
 from schemas.http_bodies import GateStatus
@@ -24,6 +25,7 @@ SILENCE_LEAST_S = 3.0
 EVIDENCE_LEAST_S = 5.0
 SETTLE_S = 3600.0
 HANDOVER_LEAST_S = 120.0
+VERIFIED_AGE_S_MAX = 3600.0
 
 
 class Action(enum.Enum):
@@ -157,6 +159,8 @@ class FailoverPolicy:
         target_age_s: so is one whose target was not heard for so long.
         takes_release_s: a released run that nobody took in so long is taken back.
         fencing: soft, or hard: a guard kills the trainer when its grant's validity ends. Never a gate.
+        verify_wait_s: once this region wants the run, it waits so long for its newest checkpoint to be read back.
+        verified_age_s_max: after that, a reading that began no longer ago counts (I20).
         in_step: renewals and reads of the witness are due at the multiples of their periods on the controller's clock,
             never later than otherwise, so that those of a lease group fall together.
     """
@@ -173,6 +177,8 @@ class FailoverPolicy:
     takes_release_s: float = SILENCE_LEAST_S
     fencing: str = "soft"
     in_step: bool = False
+    verify_wait_s: float = SILENCE_LEAST_S
+    verified_age_s_max: float = VERIFIED_AGE_S_MAX
 
     def due_at_s(self, last_s: float, every_s: float) -> float:
         """When what was done at `last_s` is due again."""
@@ -209,6 +215,7 @@ def policy_of(
         takes_release_s=max(2 * SILENCE_LEAST_S, 2 * profile.lease_s),
         fencing=fencing,
         in_step=in_step,
+        verify_wait_s=profile.challenger_wait_s,  # in which the lease has to run out in any case
     )
 
 
@@ -228,7 +235,8 @@ class RunView:
     works_at_s: float = NEVER_S  # our own nodes
     log_ack_at_s: float = NEVER_S
     store_put_at_s: float = NEVER_S
-    recoverable_step: int | None = None
+    recoverable_step: int | None = None  # of the checkpoint that a takeover would begin from
+    fork: ForkChoice | None = None  # how lately its bytes were read back here; None: there is no checkpoint
     pool_ready: bool = False
     operator: bool = False  # a person asks: detectors are skipped, nothing else
     fenced: bool = False  # and says that the old region cannot write any more: the wait for its lease is skipped
@@ -363,9 +371,37 @@ def takeover_gates(view: RunView, lease: Lease, now_s: float, policy: FailoverPo
         dataclasses.replace(_expiry_gate(view, now_s, policy), advisory=view.operator and view.fenced),
         Gate("unread_writes", view.belief.unread_writes, 0, view.belief.unread_writes == 0, rule="=="),
         Gate("recoverable_step", step, least, step >= least, rule=">="),
+        *_fork_gate(view),
         *detectors,
         Gate("pool_ready", float(view.pool_ready), 1, view.pool_ready, advisory=True, rule="=="),
     )
+
+
+def _fork_gate(view: RunView) -> tuple[Gate, ...]:
+    """The gate of the bytes: nobody is promoted from what was not read back here lately enough (I20)."""
+    if view.fork is None:
+        return ()
+    age_s, limit_s = view.fork.age_s, view.fork.limit_s
+    return (Gate("fork_verified_age_s", age_s, limit_s, age_s <= limit_s),)
+
+
+def wanted_since_s(view: RunView, before_s: float | None, now_s: float, policy: FailoverPolicy) -> float | None:
+    """Since when this region wants to take the run over, so that its newest checkpoint is read back; None: it does not.
+
+    Args:
+        view: of the run.
+        before_s: the answer of the turn before.
+        now_s: on the controller's clock.
+        policy: of the run.
+    """
+    held = view.belief.held
+    if held is None or held.lease.holder == view.belief.region:
+        return None
+    if released_to(held.lease, view.belief.region):
+        return NEVER_S  # its bytes are read back as they arrive, and its last holder lives
+    if view.operator or (view.candidate and is_silent(view, now_s, policy)):
+        return before_s if before_s is not None and before_s != NEVER_S else now_s
+    return None
 
 
 def steps_lost(view: RunView, lease: Lease) -> int:

@@ -13,7 +13,7 @@ import dataclasses
 import subprocess
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerStat
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.simulated_primary import NODE, DrillPorts, LostPrimary, SimulatedPrimary
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
+from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.ports import GrantReply
 from schemas.codec import Codec
 from services.adapters.arena import Arena, fetch_index_folder
@@ -45,7 +46,7 @@ from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
 from services.http.endpoints import UnexpectedAnswerError, controller_of, warmer_of
 from services.runtime.child_processes import compiling_environment, kill_families, spawn, tail
-from services.runtime.clients import client_of, cluster_of
+from services.runtime.clients import client_of, cluster_of, own_pieces_of
 from services.runtime.journal import ServiceJournal
 from services.runtime.scheduler import Flow, Scheduler
 from services.runtime.wiring import Wiring
@@ -56,8 +57,9 @@ LOOK_S = 0.02
 START_S, STEP_S = 300.0, 120.0
 JOIN_S = 10.0
 RETRY_S = 1.0  # until a flow whose dependency does not answer turns again; if it never answers, the drill times out
-FLOWS = 6
+FLOWS = 7
 CONTROL = "control"
+VERIFY = "verify"
 PARTS = ("detect", "fence", "restore", "first_step")
 REAL_TROUBLE = frozenset(
     {Reason.PRIMARY_SILENT, Reason.REGION_LOST, Reason.REFUSED, Reason.OPERATOR, Reason.SWITCHOVER, Reason.LINK_LOST}
@@ -166,13 +168,16 @@ class Stage:
         leases = S3LeaseStore(self._client, self._parts.here.bucket, Codec(), self._prefix)
         simulated_primary = self._simulated_primary(drill.holder, leases, log)
         self_evidence = self._self_evidence(log)
-        control = self._control(drill.holder, leases, peer_states, self_evidence, signer)
+        verifier = self._verifier(signer)
+        observers = Observers(peer_states=peer_states, self_evidence=self_evidence, verifier=verifier)
+        control = self._control(drill.holder, leases, observers, signer)
         publish = self._agent(control, log, signer)
         flows = {
             "simulated-primary": simulated_primary.turn,
             CONTROL: control.turn,
             "publish": publish.turn,
             "self_evidence": self_evidence.turn,
+            VERIFY: verifier.turn,
         }
         flows |= {f"heartbeats-{name}": self._heartbeats(listener).turn for name, listener in peer_states.items()}
         for name, flow in flows.items():
@@ -353,12 +358,27 @@ class Stage:
             entropy=self._parts.entropy,
         )
 
+    def _verifier(self, signer: Ed25519Signer) -> CheckpointVerifier:
+        """Reads the real checkpoints back; a note about damage lies beside, as all that a drill writes."""
+        return CheckpointVerifier(
+            run=self._run,
+            ports=VerifierPorts(
+                store=self._store,
+                pieces=own_pieces_of(self._parts.here),
+                signer=signer,
+                codec=Codec(),
+                clock=self._parts.clock,
+                journal=self._marks,
+            ),
+            wake=lambda: self._scheduler.wake(VERIFY),
+            tell=self._wake,
+        )
+
     def _control(
         self,
         holder: str,
         leases: S3LeaseStore,
-        peer_states: Mapping[str, PeerState],
-        self_evidence: SelfEvidence,
+        observers: Observers,
         signer: Ed25519Signer,
     ) -> Controller:
         return Controller(
@@ -378,7 +398,7 @@ class Stage:
                 entropy=self._parts.entropy,
                 journal=self._marks,
             ),
-            observers=Observers(peer_states=peer_states, self_evidence=self_evidence),
+            observers=observers,
             wake=self._wake,
         )
 

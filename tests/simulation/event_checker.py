@@ -86,9 +86,9 @@ class EventChecker:
         elif "/launches/" in key:
             self._launched(region, key, json.loads(body))
 
-    def overwritten(self, region: str, key: str) -> None:
-        """An object was put, whatever was there."""
-        if not key.startswith("health/"):
+    def overwritten(self, region: str, key: str, body: bytes) -> None:
+        """An object was put, whatever was there: a probe, or the very bytes that were created under that key."""
+        if not key.startswith("health/") and self._digests.get(key) != digest(body):
             self._fail(f"I6: {key} was overwritten in {region}")
 
     def asks_to_create(self, process: str, region: str, key: str, body: bytes) -> None:

@@ -26,6 +26,7 @@ from pipelines.flows.authority.controller import TURN_S, Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Lease
@@ -248,6 +249,18 @@ class Region:
         self_evidence = SelfEvidence(
             region=self.name, log=self, store=self.store, codec=Codec(), clock=self, entropy=self
         )
+        verifier = CheckpointVerifier(
+            run=RUN,
+            ports=VerifierPorts(
+                store=self.store,
+                pieces=self.store,
+                signer=self.world.signer,
+                codec=Codec(),
+                clock=self,
+                journal=self,
+            ),
+            tell=self.wake,
+        )
         self.control = control = Controller(
             role=RunRole(
                 run=RUN,
@@ -265,11 +278,13 @@ class Region:
                 entropy=self,
                 journal=self,
             ),
-            observers=Observers(peer_states=peer_states, self_evidence=self_evidence),
+            observers=Observers(peer_states=peer_states, self_evidence=self_evidence, verifier=verifier),
             wake=self.wake,
         )
         while True:
             self._surroundings(peer_states, self_evidence)
+            while verifier.turn() == 0.0:
+                pass
             before = control._belief
             if self.boottime_s() >= self.due_s:
                 self.due_s = math.inf  # a wake during the turn is for the next one

@@ -57,7 +57,24 @@ def drawn(seed: int, regions: Sequence[str], runs: Sequence[str], length_s: floa
         at_s = luck.uniform(FIRST_S, length_s)
         where, for_s, detail = _DRAWS[kind][1](luck, regions, runs)
         found.append(Fault(number, round(at_s, 3), kind, where, round(for_s, 1), detail))
+    found += _flips(seed, regions, len(found), length_s)
     return tuple(sorted(found, key=lambda one: one.at_s))
+
+
+def _flips(seed: int, regions: Sequence[str], before: int, length_s: float) -> list[Fault]:
+    """Bits that go bad at rest; drawn on their own, so that seeds found before there were any stay what they were."""
+    luck = random.Random(f"{seed}/flips")
+    count = luck.choices((0, 1, 2, 3), (5, 3, 1, 1))[0]
+    return [
+        Fault(
+            before + number,
+            round(luck.uniform(FIRST_S, length_s), 3),
+            "flip",
+            luck.choice(regions),
+            detail=luck.choice(("chunk", "chunk", "state", "manifest")),
+        )
+        for number in range(1, count + 1)
+    ]
 
 
 def _one_of(luck: random.Random, regions: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec
@@ -217,6 +218,17 @@ class Region:
         self._self_evidence = SelfEvidence(
             region=name, log=port, store=self.store, codec=CODEC, clock=port, entropy=port
         )
+        self.verifier = CheckpointVerifier(
+            run=RUN,
+            ports=VerifierPorts(
+                store=self.store,
+                pieces=self.store,
+                signer=world.signer,
+                codec=CODEC,
+                clock=port,
+                journal=port,
+            ),
+        )
         self.control = Controller(
             role=RunRole(run=RUN, region=name, first_region="east", candidate=True, policy=policy_of(DEFAULT)),
             ports=ControllerPorts(
@@ -228,7 +240,9 @@ class Region:
                 entropy=port,
                 journal=port,
             ),
-            observers=Observers(peer_states=self._peer_states, self_evidence=self._self_evidence),
+            observers=Observers(
+                peer_states=self._peer_states, self_evidence=self._self_evidence, verifier=self.verifier
+            ),
         )
 
     @property
@@ -339,6 +353,8 @@ class Region:
             reply = self.control.grant(f"{self.name}-{self._launches}", STEP)
             self._launches += reply.state == "superseded"
             rests_s = self.control.turn()
+            while self.verifier.turn() == 0.0:
+                pass
             self.world.counts.turns += 1
             patience = self.control._detectors._trust.patience
             self.world.counts.patience_raised += patience > self._patience

@@ -205,6 +205,29 @@ def _replay(world: World, fault: Fault) -> None:
             flow.replay(one)
 
 
+def _flip(world: World, fault: Fault) -> None:
+    """One bit of the region's newest checkpoint that every other living region has too: none will copy it from here."""
+    region = world.regions[fault.where]
+    if region.lost:
+        return
+    others = [other.objects.objects for other in world.regions.values() if not other.lost]
+    everywhere = [
+        own
+        for run in world.runs
+        for own in paths.committed(region.objects.list(paths.checkpoints_prefix(run)))
+        if all(own.manifest in objects for objects in others)
+    ]
+    newest = max(everywhere, key=lambda own: (own.epoch, own.step, own.attempt, own.run), default=None)
+    if newest is None:
+        return
+    name = {"chunk": "chunk-", "state": "/state", "manifest": "/manifest"}[fault.detail]
+    key = next((key for key in region.objects.list(f"{newest.prefix}/") if name in key), None)
+    if key is not None:
+        world.say(f"{key} goes bad in {region.name}")
+        world.judge.damage.flipped(region.name, key, region.objects.objects[key])
+        region.objects.flip(key)
+
+
 _KINDS: dict[str, Callable[[World, Fault], None]] = {
     "pause": _pause,
     "crash": _crash,
@@ -218,4 +241,5 @@ _KINDS: dict[str, Callable[[World, Fault], None]] = {
     "lose": _lose,
     "operator": _operator,
     "replay": _replay,
+    "flip": _flip,
 }

@@ -10,10 +10,11 @@ from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.ports import Message
 from schemas.records import Lease
 from tests.simulation.authority_checker import AuthorityChecker, Standing
+from tests.simulation.damage_checker import DamageChecker
 from tests.simulation.event_checker import EventChecker
 from tests.simulation.kernel import Kernel, Process
 from tests.simulation.register_checker import faults_of_register
-from tests.simulation.simulated_ports import KeyedSigner, WitnessServer
+from tests.simulation.simulated_ports import KeyedSigner, WatchedObjects, WitnessServer
 
 
 class Believing(Protocol):
@@ -25,14 +26,15 @@ class Believing(Protocol):
 class Judge:
     """Implements Watcher. `found` holds what was broken, in words."""
 
-    def __init__(self, regions: Collection[str], kernel: Kernel, profile: LeaseProfile) -> None:
+    def __init__(
+        self, regions: Collection[str], kernel: Kernel, profile: LeaseProfile, verified_age_s_max: float
+    ) -> None:
         self.found: list[str] = []
         self._kernel, self._profile = kernel, profile
         self.authority = AuthorityChecker(lambda: kernel.now_s, self.fail)
         self.events = EventChecker(regions, self.authority, KeyedSigner(), self.fail)
         self._beliefs: dict[tuple[str, str], Belief] = {}
-        self.created = self.events.created
-        self.overwritten = self.events.overwritten
+        self.damage = DamageChecker(lambda: kernel.now_s, verified_age_s_max, self.fail)
         self.asks_to_create = self.events.asks_to_create
         self.asks_to_publish = self.events.asks_to_publish
         self.accepted = self.events.accepted
@@ -45,13 +47,26 @@ class Judge:
         """Whether the world may end here."""
         return bool(self.found)
 
+    def created(self, region: str, key: str, body: bytes) -> None:
+        """An object is new in a region's store."""
+        self.events.created(region, key, body)
+        self.damage.launched(region, key, body)
+
+    def overwritten(self, region: str, key: str, body: bytes) -> None:
+        """An object was put, whatever was there."""
+        self.events.overwritten(region, key, body)
+        self.damage.overwritten(region, key, body)
+
     def appended(self, region: str, message: Message, looked: Mapping[str, int]) -> None:
         """A message is visible."""
         self.events.appended(region, message, looked)
 
-    def landed(self, lease: Lease) -> None:
-        """A lease write took effect."""
-        self.events.landed(lease, self.authority.landed(lease))
+    def landed(self, lease: Lease, asked_s: float) -> None:
+        """A lease write took effect; it was sent at `asked_s`."""
+        before = self.authority.landed(lease)
+        self.events.landed(lease, before)
+        if before is not None and before.epoch < lease.epoch:
+            self.damage.landed(lease, asked_s)
 
     def claims(self, process: Process, region: str, controls: Mapping[str, Believing]) -> None:
         """A controller gives way: what does it believe?"""
@@ -68,11 +83,12 @@ class Judge:
                 standing = Standing(region, lease.epoch, until_s)
                 self.authority.claims(process.seed, run, standing, lease.write_id)
 
-    def missing(self, survivors: Collection[str]) -> list[str]:
-        """The events that are not where they belong yet."""
-        return self.events.missing(survivors)
+    def missing(self, survivors: Mapping[str, WatchedObjects]) -> list[str]:
+        """The events that are not where they belong yet, and bad objects that could be repaired."""
+        keys = {region: set(objects.objects) for region, objects in survivors.items()}
+        return self.events.missing(survivors) + self.damage.unrepaired(keys)
 
-    def conclude(self, witness: WitnessServer, survivors: Collection[str]) -> None:
+    def conclude(self, witness: WitnessServer, survivors: Mapping[str, WatchedObjects]) -> None:
         """Judge what can only be judged at the end."""
         if not self.found:
             for text in self.missing(survivors)[:5]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from pipelines import paths
 from pipelines.core.failover_decision import policy_of
+from pipelines.core.fork_choice import Rounds
 from pipelines.core.lease_profiles import LeaseProfile
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
@@ -25,8 +26,10 @@ from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.authority.reachability import KAFKA, STORE, Probe, Reachability
 from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.replication.damage_repair import DamageRepair, RepairPorts
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
+from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.flows.standby.warmer import Warmer, WarmerPorts
 from services.adapters.memory.kafka import MemoryKafka
 from services.adapters.memory.spool import MemorySpool
@@ -59,6 +62,8 @@ SUPERVISOR_S = 3.0  # after so long a process that ended is started again
 HEALED_S = 20.0  # training goes on for so long after the last fault
 SETTLES_S = 240.0  # and within so long everything is where it belongs
 LOOKS_S = 5.0
+ROUNDS = Rounds(newest_s=10.0, old_s=30.0, damaged_s=3.0)
+VERIFIED_AGE_S_MAX = 30.0  # a checkpoint that was read back longer ago is no fork (I20)
 
 
 @dataclass
@@ -80,7 +85,7 @@ class World:
         count, runs = luck.choices((2, 3, 4), (6, 3, 1))[0], luck.choices((1, 2, 3), (8, 2, 1))[0]
         self.names, self.runs = NAMES[:count], tuple(f"run{number}" for number in range(1, runs + 1))
         self.settle_s = luck.choice((0.0, 0.0, 30.0, 3600.0))
-        self.judge = Judge(self.names, self.kernel, PROFILE)
+        self.judge = Judge(self.names, self.kernel, PROFILE, VERIFIED_AGE_S_MAX)
         self.witness = WitnessServer(self.judge)
         self.signer, self.codec = KeyedSigner(), RememberingCodec()
         if self.faults is None:
@@ -256,14 +261,16 @@ class Region:
         reachability = self._reachability(process, calls, peer_states)
         leases = world.planted("leases", SimulatedLeases(calls, witness_site(self.name), world.witness))
         controls: dict[str, Controller] = {}
+        verifiers: dict[str, CheckpointVerifier] = {}
         for run in world.runs:
+            verifiers[run] = self._verifier(process, run, store, strands)
             controls[run] = Controller(
                 role=RunRole(
                     run=run,
                     region=self.name,
                     first_region=world.names[0],
                     candidate=True,
-                    policy=policy_of(PROFILE, settle_s=world.settle_s),
+                    policy=replace(policy_of(PROFILE, settle_s=world.settle_s), verified_age_s_max=VERIFIED_AGE_S_MAX),
                 ),
                 ports=ControllerPorts(
                     leases=leases,
@@ -275,7 +282,10 @@ class Region:
                     journal=self._journal(process),
                 ),
                 observers=Observers(
-                    peer_states=peer_states[run], self_evidence=self_evidence, reachability=reachability
+                    peer_states=peer_states[run],
+                    self_evidence=self_evidence,
+                    verifier=verifiers[run],
+                    reachability=reachability,
                 ),
                 wake=partial(_wake, strands, run),
             )
@@ -295,6 +305,25 @@ class Region:
             process.turn(f"heartbeats-{name}", heartbeats.turn)
         for run in world.runs:
             strands[run] = process.turn(f"lease-{run}", controls[run].turn, 0.1)
+            strands[f"{run}/verify"] = process.turn(f"verify-{run}", verifiers[run].turn, 0.1)
+
+    def _verifier(
+        self, process: Process, run: str, store: SimulatedStore, strands: dict[str, Strand]
+    ) -> CheckpointVerifier:
+        return CheckpointVerifier(
+            run=run,
+            ports=VerifierPorts(
+                store=store,
+                pieces=store,
+                signer=self.world.signer,
+                codec=self.world.codec,
+                clock=process,
+                journal=self._journal(process),
+            ),
+            rounds=ROUNDS,
+            wake=partial(_wake, strands, f"{run}/verify"),
+            tell=partial(_wake, strands, run),
+        )
 
     def _reachability(
         self, process: Process, calls: Calls, peer_states: dict[str, dict[str, PeerState]]
@@ -370,6 +399,22 @@ class Region:
                 )
                 self.replicators.append((peer, lane, flow))
                 process.turn(f"{peer}/{lane}", flow.turn, polled_s=TURN_S)
+        process.turn("repair", self._repair(process, calls).turn)
+
+    def _repair(self, process: Process, calls: Calls) -> DamageRepair:
+        peers = {peer: self._store(calls, peer) for peer in self._peers()}
+        return DamageRepair(
+            self.name,
+            RepairPorts(
+                store=self._store(calls),
+                peers=peers,
+                peer_pieces=peers,
+                signer=self.world.signer,
+                codec=self.world.codec,
+                clock=process,
+                journal=self._journal(process),
+            ),
+        )
 
     def _warmer(self, run: str, process: Process) -> None:
         calls = Calls(process, self.world.trouble)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +37,7 @@ class Watcher(Protocol):
     def created(self, region: str, key: str, body: bytes) -> None:
         """An object is new in a region's store."""
 
-    def overwritten(self, region: str, key: str) -> None:
+    def overwritten(self, region: str, key: str, body: bytes) -> None:
         """An object was put, whatever was there."""
 
     def asks_to_create(self, process: str, region: str, key: str, body: bytes) -> None:
@@ -49,8 +49,8 @@ class Watcher(Protocol):
     def appended(self, region: str, message: Message, looked: Mapping[str, int]) -> None:
         """A message is visible; `looked`: the newest epoch of each run that its writer had listed."""
 
-    def landed(self, lease: Lease) -> None:
-        """A lease write took effect."""
+    def landed(self, lease: Lease, asked_s: float) -> None:
+        """A lease write took effect; it was sent at `asked_s`."""
 
     def accepted(self, region: str, record: SpoolRecord) -> None:
         """A record is durable in a node's spool."""
@@ -166,7 +166,12 @@ class WatchedObjects(MemoryObjectStore):
         if key not in self.objects:
             bisect.insort(self._keys, key)
         self.objects[key] = body
-        self._watcher.overwritten(self._region, key)
+        self._watcher.overwritten(self._region, key, body)
+
+    def flip(self, key: str) -> None:
+        """One bit goes bad at rest: nobody wrote, nobody is told."""
+        body = self.objects[key]
+        self.objects[key] = bytes([body[0] ^ 1]) + body[1:]
 
     def delete(self, key: str) -> None:
         """Remove the object; fine if there is none."""
@@ -194,6 +199,11 @@ class SimulatedStore:
         body = self._objects.get(key)
         self._calls.back(self._where, "store.get")
         return body
+
+    def pieces(self, key: str) -> Generator[bytes, None, None] | None:
+        """Implements PieceStore: an object is one piece."""
+        body = self.get(key)
+        return None if body is None else (piece for piece in [body])
 
     def create(self, key: str, body: bytes) -> bool:
         """Put only if there is none; without an answer it may be there, or may still land."""
@@ -370,12 +380,12 @@ class WitnessServer:
         self._watcher = watcher
         self._versions: dict[str, str] = {}
 
-    def write(self, lease: Lease, expected_etag: str | None) -> str | None:
+    def write(self, lease: Lease, expected_etag: str | None, asked_s: float) -> str | None:
         """A write takes effect, or is refused."""
         etag = self.leases.write(lease, expected_etag)
         if etag is not None:
             self._versions[etag] = lease.write_id
-            self._watcher.landed(lease)
+            self._watcher.landed(lease, asked_s)
         return etag
 
     def version_of(self, etag: str | None) -> str | None:
@@ -410,8 +420,8 @@ class SimulatedLeases:
             self._calls.reach(self._where, f"witness.write {lease.reason}")
             late = self._calls.is_late(self._where)
             if late:
-                self._calls.gave_up(lambda: self._server.write(lease, expected_etag), 40.0)
-            etag = None if late else self._server.write(lease, expected_etag)
+                self._calls.gave_up(lambda: self._server.write(lease, expected_etag, invoked_s), 40.0)
+            etag = None if late else self._server.write(lease, expected_etag, invoked_s)
             self._calls.back(self._where, f"witness.write {lease.reason}")
         except RetryableError as error:
             raise UnknownOutcomeError(str(error)) from error

@@ -23,6 +23,7 @@ from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.epoch_store import EpochStore
+from pipelines.flows.authority.fork_finder import ForkFinder, PossibleFork
 from pipelines.flows.authority.launches import Launches
 from pipelines.flows.authority.planned_moves import (
     ADOPT,
@@ -35,7 +36,7 @@ from pipelines.flows.authority.planned_moves import (
     refusal,
 )
 from pipelines.flows.authority.status import Situation, finite, status_of
-from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
+from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import GrantReply
 from schemas.http_bodies import RunStatus
 from schemas.records import EpochEntry, Lease
@@ -43,7 +44,6 @@ from schemas.records import EpochEntry, Lease
 TURN_S = 0.1  # while something is under way
 STALLED_POLLS = 1.5  # a loop that has not turned for so many polls stood still; less is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
-LOOK_LEAST_S = 1.0  # between two looks for the region's recoverable step, while the log names no new one
 OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
 
 
@@ -79,7 +79,9 @@ class Controller:
         self._leases, self._codec = ports.leases, ports.codec
         self._clock, self._entropy, self._journal = ports.clock, ports.entropy, ports.journal
         self._epoch_store = EpochStore(ports.store)
-        self._recoverable = RecoverableFinder(ports.store, ports.signer, ports.codec)
+        self._verifier = observers.verifier
+        self._forks = ForkFinder(role, ports, observers.verifier)
+        self._fork: PossibleFork | None = None  # as this turn's decision saw it
         self._belief = Belief(region=role.region, incarnation=f"{role.region}-{ports.entropy.new_id()[:16]}")
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
         self._unclaimed = False
@@ -89,15 +91,12 @@ class Controller:
         self._stood_down = False
         self._turned_at_s = ports.clock.boottime_s()
         self._asked_witness_s = core.NEVER_S
-        self._recovered: RecoverableCheckpoint | None = None
-        self._looked_s = core.NEVER_S
-        self._looked_for = (-1, -1)  # how many outcomes the log had named, and the epoch, at the last look
         self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
         self._silent = False
         self._detectors = Detectors(role.region, role.policy, observers.peer_states, observers.reachability)
         self._diagnosis: Diagnosis | None = None
         self._launches = Launches(
-            run=role.run, store=ports.store, recoverable=self._recoverable, clock=ports.clock, journal=ports.journal
+            run=role.run, store=ports.store, start=self._forks.start, clock=ports.clock, journal=ports.journal
         )
         self._committed_step = -1
         self._operator: Operator | None = None
@@ -200,7 +199,7 @@ class Controller:
 
     def preview(self) -> Decision:
         """The decision that an operator's failover to this region would meet now, with its gates."""
-        view = dataclasses.replace(self._view(), operator=True)
+        view = dataclasses.replace(self._view(self._fork), operator=True)
         return decide(view, self._clock.boottime_s(), self._policy)
 
     def status(self) -> RunStatus:
@@ -210,15 +209,17 @@ class Controller:
         )
         troubles |= {} if self._hook is None or not self._hook.why else {"before_hook": self._hook.why}
         troubles |= {f"listen {name}": one.trouble for name, one in self._peer_states.items() if one.trouble}
+        troubles |= {"verifier": self._verifier.trouble} if self._verifier.trouble else {}
         troubles |= {"reachability": self._detectors.trouble} if self._detectors.trouble else {}
         return status_of(
             Situation(
                 run=self._run,
                 policy=self._policy,
-                view=self._view(),
+                view=self._view(self._fork),
                 decision=self._decision,
                 peer_states=self._peer_states,
-                recovered=self._recovered,
+                recovered=self._forks.newest(),
+                damages=self._verifier.damages(),
                 committed_step=self._committed_step,
                 operator_pending=self._operator is not None or bool(self._planned_moves.requests),
                 troubles=troubles,
@@ -243,7 +244,10 @@ class Controller:
         self._try("epochs", self._remember)
         if not self._belief.is_holder:
             self._try("recoverable", self._look)
-        now_s, view = self._clock.boottime_s(), self._view()
+        now_s = self._clock.boottime_s()
+        self._forks.want(self._view(None), now_s)
+        self._fork = self._forks.fork(now_s)
+        view = self._view(self._fork)
         self._diagnose(view, now_s)
         moving = self._planned_moves.turn(self._belief, self._peer_states, self._committed_step, now_s)
         decision = combined(decide(view, now_s, self._policy), moving)
@@ -276,10 +280,10 @@ class Controller:
         )
         if self._troubles:
             return min(RETRY_S, self._profile.poll_s)
-        if moving or left:
+        if moving or left or decision.action is Action.TAKE_OVER:
             return TURN_S
         now_s = self._clock.boottime_s()
-        return next_in_s(self._view(), decision, self._asked_witness_s, now_s, self._policy)
+        return next_in_s(self._view(self._fork), decision, self._asked_witness_s, now_s, self._policy)
 
     def _try(self, name: str, part: Callable[[], object]) -> None:
         """Run one part of a turn: a dependency that is away stops that part only, and status shows it."""
@@ -313,20 +317,13 @@ class Controller:
             self._epoch_store.remember(held.lease)
             self._durable_epoch = held.lease.epoch
 
-    def _look(self) -> None:
-        """Look for the newest recoverable checkpoint.
+    def _look(self, *, again: bool = False) -> None:
+        """Look for the newest recoverable checkpoints, unless nothing has changed."""
+        held = self._belief.held
+        if held is not None:
+            self._forks.look(held.lease, self._peer_states[self._region].named, again=again)
 
-        A listing is dear: only after the region's log named an outcome, in a new epoch, or after a while.
-        """
-        now_s, held = self._clock.boottime_s(), self._belief.held
-        if held is None:
-            return
-        wanted = (self._peer_states[self._region].named, held.lease.epoch)
-        if wanted != self._looked_for or now_s - self._looked_s >= max(LOOK_LEAST_S, self._profile.lease_s / 2):
-            self._recovered = self._recoverable.newest(self._run, view_of(held.lease.lineage))
-            self._looked_for, self._looked_s = wanted, now_s
-
-    def _view(self) -> RunView:
+    def _view(self, fork: PossibleFork | None) -> RunView:
         held, own = self._belief.held, self._peer_states[self._region]
         holder = None if held is None else self._peer_states.get(held.lease.holder)
         known = self._durable_epoch is not None and (held is None or held.lease.epoch <= self._durable_epoch)
@@ -344,7 +341,8 @@ class Controller:
             works_at_s=own.pulse.works_at_s,
             log_ack_at_s=self._self_evidence.log_ack_at_s,
             store_put_at_s=self._self_evidence.store_put_at_s,
-            recoverable_step=None if self._recovered is None else self._recovered.manifest.step,
+            recoverable_step=None if fork is None else fork.checkpoint.manifest.step,
+            fork=None if fork is None else fork.choice,
             pool_ready=readiness is not None and readiness.proof != "",
             operator=self._operator is not None,
             fenced=self._operator is not None and self._operator.has_fenced(held),
@@ -426,14 +424,16 @@ class Controller:
         while self._planned_moves.requests:
             request, held = self._planned_moves.requests[0], self._belief.held
             why = refusal(request, None if held is None else held.lease, self._region, self._peer_states)
-            adopted = adoption_of(request, held, self._recoverable) if not why else None
-            if not why and request.kind == ADOPT and adopted is None:
+            branch = adoption_of(request, held, self._forks.finder) if not why else None
+            if branch is not None:
+                self._forks.check(branch)
+            if not why and request.kind == ADOPT and branch is None:
                 why = f"no whole checkpoint of branch {request.target} is in this store: move the run there first"
             if held is not None and (not why or (request.due and held.lease.holder == self._region)):
                 if not self._may_write():
                     return
-                if adopted is not None:
-                    self._adopt(request, held, *adopted)
+                if branch is not None:
+                    self._adopt(request, held, branch)
                 else:
                     author = self._author(
                         "schedule_refused" if why else request.kind, request.actor, why or request.note
@@ -452,15 +452,20 @@ class Controller:
                 why=why,
             )
 
-    def _adopt(self, request: MoveRequest, held: Held, epoch: int, fork: Fork) -> None:
+    def _adopt(self, request: MoveRequest, held: Held, branch: RecoverableCheckpoint) -> None:
         """A new epoch whose parent is the branch's: what came after the old fork becomes a branch itself (I5, I9)."""
         author = self._author(Reason.ADOPTED.value, request.actor, request.note)
-        lease = core.takeover(held.lease, author, fork, self._profile, parent=epoch)
+        lease = core.takeover(held.lease, author, branch.fork, self._profile, parent=branch.manifest.epoch)
         self._seek(lease, held, Decision(Action.TAKE_OVER, Reason.ADOPTED))
 
     def _take_over(self, held: Held, decision: Decision) -> None:
         """Take the run over; the fork point is looked up at the last moment, and fixed by the write (6.6, I9)."""
-        checkpoint = self._recoverable.newest(self._run, view_of(held.lease.lineage))
+        self._look(again=True)
+        now = self._forks.fork(self._clock.boottime_s())
+        checkpoint = None if now is None else now.checkpoint
+        decided = None if self._fork is None else self._fork.checkpoint
+        if checkpoint != decided or (now is not None and not now.verified):
+            return  # the gates were weighed for another one: the next turn weighs them for this one
         if checkpoint is None and held.lease.committed_step >= 0:
             return
         actor, note = "controller", ""
@@ -571,6 +576,7 @@ class Controller:
         if held.lease.mode in core.MOVING:
             return None  # the run is on its way: nothing new begins here
         if held.lease.launch != launch:  # else: won before, by us or by the controller before us, and not written down
+            self._forks.start(held.lease)  # a launch that cannot start yet is no attempt yet
             author = self._author("launch")
             if not self._write(core.new_attempt(held.lease, author, launch), held):
                 return None

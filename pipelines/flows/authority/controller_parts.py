@@ -9,6 +9,7 @@ from pipelines.core.failover_decision import FailoverPolicy
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.reachability import Reachability
 from pipelines.flows.authority.self_evidence import SelfEvidence
+from pipelines.flows.standby.verifier import CheckpointVerifier
 from pipelines.ports import Clock, Entropy, Journal, LeaseStore, ObjectStore, Signer
 from schemas.codec import Codec
 
@@ -62,9 +63,11 @@ class Observers:
     Attributes:
         peer_states: what each region, the controller's own included, says of the run.
         self_evidence: signs that the controller's own region works, and the outbox for changes of authority.
+        verifier: reads the region's checkpoints of the run back.
         reachability: which parts of the other regions answer; None if nobody probes them.
     """
 
     peer_states: Mapping[str, PeerState]
     self_evidence: SelfEvidence
+    verifier: CheckpointVerifier
     reachability: Reachability | None = None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from pipelines import paths
 from pipelines.errors import CorruptError
-from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
+from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import Clock, Journal, ObjectStore
 from schemas.records import Lease
 
@@ -40,15 +40,21 @@ class Launches:
     Args:
         run: whose launches.
         store: the region's; grants are fixed there.
-        recoverable: finds the checkpoint from which a launch starts.
+        start: the checkpoint from which a launch under a record starts, None: from step 0.
         clock: the controller's own.
         journal: hears of each new grant.
     """
 
     def __init__(
-        self, *, run: str, store: ObjectStore, recoverable: RecoverableFinder, clock: Clock, journal: Journal
+        self,
+        *,
+        run: str,
+        store: ObjectStore,
+        start: Callable[[Lease], RecoverableCheckpoint | None],
+        clock: Clock,
+        journal: Journal,
     ) -> None:
-        self._run, self._store, self._recoverable = run, store, recoverable
+        self._run, self._store, self._start = run, store, start
         self._clock, self._journal = clock, journal
         self._granted: dict[str, Launch] = {}
         self._wanted: dict[str, None] = {}  # to be settled in the controller's next turn, in the order of asking
@@ -93,7 +99,8 @@ class Launches:
                 returns the record; None if this controller may not write, or its write did not win.
 
         Raises:
-            RetryableError: the store or the witness does not answer; the agents ask again.
+            RetryableError: the store or the witness does not answer, or the start is not known to be sound; the agents
+                ask again.
         """
         for name in list(self._wanted):
             del self._wanted[name]
@@ -108,7 +115,7 @@ class Launches:
         lease = attempt_of(name)
         if lease is None:
             return None
-        start = self._recoverable.start(lease)
+        start = self._start(lease)
         launch = fix_launch(self._store, self._run, starting_from(name, lease.epoch, lease.attempt, start))
         self._journal.say(
             "launch.granted",

@@ -23,14 +23,13 @@ from pipelines.core.lease import (
     RELEASED,
     Author,
     Belief,
-    Fork,
     Held,
     acknowledged,
     in_mode,
 )
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.flows.authority.heartbeat_reader import PeerState
-from pipelines.flows.standby.recoverable import RecoverableFinder
+from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
 from schemas.records import Lease
 
 PAUSE, RESUME, SWITCHOVER, CANCEL, ACKNOWLEDGE = "pause", "resume", "switchover", "cancel", "acknowledge"
@@ -202,13 +201,14 @@ def record_after(request: MoveRequest, lease: Lease, author: Author, committed_s
     return in_mode(lease, author, committed_step, mode, lease.target, lease.scheduled_ms)
 
 
-def adoption_of(request: MoveRequest, held: Held | None, recoverable: RecoverableFinder) -> tuple[int, Fork] | None:
-    """The epoch and checkpoint of the branch that an operator wants to adopt; None if it is not whole in our store."""
+def adoption_of(
+    request: MoveRequest, held: Held | None, recoverable: RecoverableFinder
+) -> RecoverableCheckpoint | None:
+    """The branch's checkpoint that an operator wants to adopt; None if it is not whole in our store."""
     branch = branch_of(request.target)
     if request.kind != ADOPT or held is None or branch is None:
         return None
-    checkpoint = recoverable.branch(held.lease.run, view_of(held.lease.lineage), *branch)
-    return None if checkpoint is None else (checkpoint.manifest.epoch, checkpoint.fork)
+    return recoverable.branch(held.lease.run, view_of(held.lease.lineage), *branch)
 
 
 def proven_step(listener: PeerState, lease: Lease) -> int | None:

@@ -10,8 +10,9 @@ from pipelines.core.diagnosis import Diagnosis
 from pipelines.core.failover_decision import Decision, FailoverPolicy, RunView, steps_lost
 from pipelines.core.lineage import view_of
 from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.standby.damage_notes import Damage
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
-from schemas.http_bodies import HeardStatus, PromiseStatus, ReadinessStatus, RunStatus
+from schemas.http_bodies import DamageStatus, HeardStatus, PromiseStatus, ReadinessStatus, RunStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Situation:
     decision: Decision
     peer_states: Mapping[str, PeerState]
     recovered: RecoverableCheckpoint | None
+    damages: tuple[Damage, ...]
     committed_step: int
     operator_pending: bool
     troubles: Mapping[str, str]
@@ -51,6 +53,8 @@ def status_of(situation: Situation) -> RunStatus:
         valid_s=max(0.0, left_s) if math.isfinite(left_s) else 0.0,
         recoverable_step=None if recovered is None else recovered.manifest.step,
         recoverable_epoch=None if recovered is None else recovered.manifest.epoch,
+        fork_verified_age_s=None if situation.view.fork is None else finite(situation.view.fork.age_s),
+        damages=tuple(DamageStatus(key=one.key, why=one.why, seen_ms=one.seen_ms) for one in situation.damages),
         mode=None if lease is None else lease.mode,
         acknowledged=0 if lease is None else lease.acknowledged,
         lineage=() if lease is None else lease.lineage,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.link_rate import LinkRate
-from pipelines.core.manifests import Named
+from pipelines.core.manifests import Named, checkpoint_of
 from pipelines.core.newest_wins import Candidate, giving_way_to
 from pipelines.core.retention import SWEPT
 from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.standby.damage_notes import open_notes
 from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
 from schemas.codec import Codec, DecodeError, digest
 from schemas.http_bodies import CopyStatus
@@ -263,6 +265,8 @@ def _job_id(event: Checkpoint, key: str) -> str:
 def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
     """Whether everything that a visible event names is in a store; objects that a sweep deleted are not missed.
 
+    An object of the right size of which an open note says that its bytes went bad does not count.
+
     Args:
         event: a checkpoint's.
         store: the region's.
@@ -282,4 +286,6 @@ def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[
     except (CorruptError, DecodeError):
         return False
     sizes = {one.key: one.size for one in store.entries(event.manifest_key.removesuffix("manifest"))}
-    return not isinstance(record, Manifest) or not manifests.missing(record, sizes)
+    if not isinstance(record, Manifest):
+        return True
+    return not manifests.missing(record, sizes) and not open_notes(store, paths.damages_of(checkpoint_of(record)))

@@ -34,6 +34,7 @@ from pipelines.core.retention import (
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.retention.pins import pinned
+from pipelines.flows.standby.damage_notes import open_notes
 from pipelines.flows.standby.recoverable import RecoverableFinder
 from pipelines.paths import CheckpointId
 from pipelines.ports import Clock, Entropy, Journal, ObjectStore, Signer
@@ -160,7 +161,9 @@ class Sweep:
         if not isinstance(record, Manifest):
             raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
         manifests.check(record, own)
-        whole = not manifests.missing(record, {listed.key: listed.size for listed in objects})
+        whole = not manifests.missing(record, {listed.key: listed.size for listed in objects}) and not open_notes(
+            self._store, paths.damages_of(own)
+        )
         return StoredCheckpoint(
             own, objects, Outcome.WHOLE if whole else Outcome.BROKEN, digest(payload), record.lineage_seq
         )

@@ -1,7 +1,8 @@
 """The recoverable step of a region: its newest checkpoint whose manifest is there, signed and on the lineage.
 
-A manifest is written last, after every chunk was verified, so its presence is the proof of the bytes. Ordered by
-(epoch, lineage sequence), since a run may rewind. Verified manifests are cached, since they are create-only; but a
+A manifest is written last, after every chunk was verified, so its presence shows that the bytes were right once; that
+they still are, `verifier.py` shows, and what it found damaged is left out. Ordered by (epoch, lineage sequence), since
+a run may rewind. Verified manifests are cached, since they are create-only; but a
 sweep may have deleted one, so the one that is chosen is read once more.
 """
 
@@ -16,7 +17,7 @@ from pipelines.core.lease import Fork
 from pipelines.core.lineage import LineageView, Standing, standing, view_of
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import ObjectStore, Signer
-from schemas.codec import Codec, DecodeError, digest
+from schemas.codec import Codec, DecodeError, UnknownSchemaError, digest
 from schemas.records import Lease, Manifest
 
 CACHE_MANIFESTS_MAX = 64
@@ -45,16 +46,62 @@ class RecoverableFinder:
         self._codec = codec
         self._verified: OrderedDict[str, RecoverableCheckpoint | None] = OrderedDict()
         self._seqs: dict[str, int | None] = {}  # of every manifest ever opened; None: not to be chosen
+        self._unread: dict[str, CorruptError | DecodeError] = {}  # manifests that could not be opened, and why
 
-    def newest(self, run: str, view: LineageView) -> RecoverableCheckpoint | None:
+    @property
+    def distrusted(self) -> dict[str, str]:
+        """The keys of manifests that were no manifests of ours when they were opened last, and why.
+
+        One in a schema that this process does not know yet is not among them: it may be a newer region's.
+        """
+        unread = list(self._unread.items())
+        return {key: str(error) for key, error in unread if not isinstance(error, UnknownSchemaError)}
+
+    def newest(self, run: str, view: LineageView, but: Collection[str] = ()) -> RecoverableCheckpoint | None:
         """The newest checkpoint on the lineage; None if there is none.
+
+        Args:
+            run: whose.
+            view: the run's lineage.
+            but: keys of manifests that are left out.
+
+        Raises:
+            RetryableError: the store does not answer.
+        """
+        return next(iter(self.newest_first(run, view, 1, but)), None)
+
+    def newest_first(
+        self, run: str, view: LineageView, most: int, but: Collection[str] = ()
+    ) -> tuple[RecoverableCheckpoint, ...]:
+        """The newest checkpoints on the lineage, the newest first.
 
         Looks from the newest epoch down, and in each attempt of it from the newest step down until one stands: an
         attempt's lineage numbers rise with its steps. So an old run costs one list call, however many checkpoints it
         has: this is called between two renewals of a lease.
+
+        Args:
+            run: whose.
+            view: the run's lineage.
+            most: so many at most.
+            but: keys of manifests that are left out.
+
+        Raises:
+            RetryableError: the store does not answer.
         """
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         current = [one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT]
+        chosen: list[RecoverableCheckpoint] = []
+        left_out = set(but)
+        while len(chosen) < most:
+            left = [checkpoint for checkpoint in current if checkpoint.manifest not in left_out]
+            newest = self._newest_in(left)
+            if newest is None:
+                break
+            chosen.append(newest)
+            left_out.add(newest.key)
+        return tuple(chosen)
+
+    def _newest_in(self, current: list[paths.CheckpointId]) -> RecoverableCheckpoint | None:
         for epoch in sorted({checkpoint.epoch for checkpoint in current}, reverse=True):
             attempts: dict[int, list[paths.CheckpointId]] = {}
             for checkpoint in current:
@@ -73,7 +120,7 @@ class RecoverableFinder:
                 return None
             _, best, just_opened = max(newest, key=lambda candidate: (candidate[0], candidate[1].attempt))
             candidate = self.verified(best)
-            if candidate is not None and (just_opened or self._stands(candidate)):
+            if candidate is not None and (just_opened or self.stands(candidate)):
                 return candidate
             self._seqs.pop(best.manifest, None)
         return None
@@ -85,7 +132,7 @@ class RecoverableFinder:
             if just_opened:
                 recoverable = self.verified(checkpoint)
                 if recoverable is None and checkpoint.manifest not in self._verified:
-                    continue  # it is gone again; ask anew next time
+                    continue  # it is gone again, or cannot be read; ask anew next time
                 self._seqs[checkpoint.manifest] = None if recoverable is None else recoverable.manifest.lineage_seq
             seq = self._seqs[checkpoint.manifest]
             if seq is not None:
@@ -98,19 +145,23 @@ class RecoverableFinder:
         current = (one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT)
         chosen = current if epoch is None else (checkpoint for checkpoint in ids if checkpoint.epoch == epoch)
         whole = (found for found in map(self.verified, sorted(chosen, reverse=True)) if found is not None)
-        return next((found for found in whole if self._stands(found)), None)
+        return next((found for found in whole if self.stands(found)), None)
 
-    def start(self, lease: Lease) -> RecoverableCheckpoint | None:
+    def start(self, lease: Lease, but: Collection[str] = ()) -> RecoverableCheckpoint | None:
         """The checkpoint from which a launch starts; None: from step 0.
 
         It is the newest checkpoint of the epoch itself, or else the fork that was fixed when the epoch was won (I9): a
         newer checkpoint of an older epoch that was verified since then does not take its place.
 
+        Args:
+            lease: the run's record.
+            but: keys of manifests that are left out; the fork has no substitute.
+
         Raises:
             RetryableError: the store does not answer, or the fork is not in it.
         """
         view, entry = view_of(lease.lineage), lease.lineage[-1]
-        newest = self.newest(lease.run, view)
+        newest = self.newest(lease.run, view, but)
         if newest is not None and newest.manifest.epoch == lease.epoch:
             return newest
         if entry.fork_step < 0:
@@ -118,7 +169,7 @@ class RecoverableFinder:
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
         at_fork = [self.verified(checkpoint) for checkpoint in ids if checkpoint.step == entry.fork_step]
         fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
-        if fork is None or not self._stands(fork):
+        if fork is None or not self.stands(fork):
             raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
         return fork
 
@@ -128,7 +179,7 @@ class RecoverableFinder:
             return None
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         candidates = [self.verified(one) for one in ids if (one.epoch, one.step) == (epoch, step)]
-        whole = (checkpoint for checkpoint in candidates if checkpoint is not None and self._stands(checkpoint))
+        whole = (checkpoint for checkpoint in candidates if checkpoint is not None and self.stands(checkpoint))
         return max(whole, key=lambda checkpoint: checkpoint.manifest.attempt, default=None)
 
     def verified(self, checkpoint: paths.CheckpointId) -> RecoverableCheckpoint | None:
@@ -140,13 +191,20 @@ class RecoverableFinder:
         envelope = self._store.get(key)
         if envelope is None:
             return None
-        self._verified[key] = recoverable = self._open(checkpoint, envelope)
+        recoverable = self._open(checkpoint, envelope)
+        if key in self._unread:
+            return None
+        self._verified[key] = recoverable
         if len(self._verified) > CACHE_MANIFESTS_MAX:
             self._verified.popitem(last=False)
         return recoverable
 
-    def _stands(self, recoverable: RecoverableCheckpoint) -> bool:
-        """Whether the store holds the same manifest at this moment."""
+    def stands(self, recoverable: RecoverableCheckpoint) -> bool:
+        """Whether the store holds the same manifest at this moment.
+
+        Raises:
+            RetryableError: the store does not answer.
+        """
         checkpoint = paths.parse_checkpoint(recoverable.key)
         envelope = self._store.get(recoverable.key)
         now = None if envelope is None else self._open(checkpoint, envelope)
@@ -159,8 +217,10 @@ class RecoverableFinder:
         try:
             payload = self._signer.verify(envelope)
             record = self._codec.decode(payload)
-        except (CorruptError, DecodeError):
-            return None  # the replicator, which read it first, has reported it; here it is only no candidate
+        except (CorruptError, DecodeError) as error:
+            self._unread[checkpoint.manifest] = error
+            return None
+        self._unread.pop(checkpoint.manifest, None)
         if not isinstance(record, Manifest) or record.prefix != checkpoint.prefix:
             return None
         return RecoverableCheckpoint(record, digest(payload), checkpoint.manifest)
