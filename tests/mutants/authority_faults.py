@@ -8,6 +8,7 @@ from tests.mutants.places import (
     CORE_LEASE,
     DECIDE,
     FAILOVER,
+    FORKS,
     GUARD,
     GUARDS,
     HANDOVER,
@@ -16,16 +17,68 @@ from tests.mutants.places import (
     LEASE_PROFILES,
     LINEAGE,
     MOVES,
+    NOTES,
     PROMOTIONS,
     PULSE,
+    READ_BACK,
     RECOVERABLE,
     SUSPICION,
     SWEEPS,
+    VERIFIER,
     WORLDS,
     Mutant,
 )
 
 AUTHORITY_FAULTS = (
+    Mutant(
+        "a checkpoint that was never read back may be begun from",
+        FORKS,
+        "if age_s <= age_s_max), 0)",
+        "if True), 0)",
+        READ_BACK,
+    ),
+    Mutant(
+        "a reading from before the silence is enough",
+        FORKS,
+        "(wanted_since_s is None or verified_at_s[0] >= wanted_since_s)",
+        "True",
+        READ_BACK,
+    ),
+    Mutant(
+        "the gate of the bytes is only shown",
+        DECIDE,
+        'Gate("fork_verified_age_s", age_s, limit_s, age_s <= limit_s)',
+        'Gate("fork_verified_age_s", age_s, limit_s, age_s <= limit_s, advisory=True)',
+        CORE_DECIDE,
+    ),
+    Mutant(
+        "only sizes are compared when a checkpoint is read back",
+        NOTES,
+        "if sha256 != named.sha256:",
+        "if not sha256:",
+        READ_BACK,
+    ),
+    Mutant(
+        "damage is forgotten before it is mended",
+        VERIFIER,
+        "return NEVER_S\n        return known.verified_at_s",
+        "return known.verified_at_s\n        return known.verified_at_s",
+        READ_BACK,
+    ),
+    Mutant(
+        "the end of a reading counts, not its beginning",
+        VERIFIER,
+        "job.known.damages, job.known.verified_at_s = (), job.began_s",
+        "job.known.damages, job.known.verified_at_s = (), self._clock.boottime_s()",
+        READ_BACK,
+    ),
+    Mutant(
+        "a launch starts from damaged bytes",
+        "pipelines/flows/authority/fork_finder.py",
+        "        if start is not None:\n            self.check(start)",
+        "        del self.check",
+        READ_BACK,
+    ),
     Mutant(
         "a hook that is silent is a veto",
         "pipelines/flows/authority/approval_hook.py",
@@ -316,9 +369,10 @@ AUTHORITY_FAULTS = (
     Mutant(
         "a launch starts from what is newest by then, not from the fork",
         LAUNCHES,
-        "start = self._recoverable.start(lease)",
+        "start = self._start(lease)",
         'view_of = __import__("pipelines.core.lineage", fromlist=[""]).view_of\n'
-        "        start = self._recoverable.newest(self._run, view_of(lease.lineage))",
+        "        finder = self._start.__self__.finder\n"
+        "        start = finder.newest(self._run, view_of(lease.lineage))",
         PROMOTIONS,
     ),
     Mutant(

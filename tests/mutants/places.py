@@ -13,6 +13,17 @@ PUBLISH, REPLICATE, COPYING = (
     "pipelines/flows/replication/lane_replicator.py",
     "pipelines/flows/replication/checkpoint_copies.py",
 )
+FORKS, VERIFIER, NOTES, REPAIR = (
+    "pipelines/core/fork_choice.py",
+    "pipelines/flows/standby/verifier.py",
+    "pipelines/flows/standby/damage_notes.py",
+    "pipelines/flows/replication/damage_repair.py",
+)
+READ_BACK = (
+    "tests/core/authority/test_fork_choice.py",
+    "tests/core/standby/test_verifier.py",
+    "tests/core/authority/test_unsound_checkpoints.py",
+)
 FAILOVER, LAUNCHES, MOVES, RECOVERABLE = (
     "pipelines/flows/authority/controller.py",
     "pipelines/flows/authority/launches.py",

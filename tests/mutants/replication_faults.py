@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
-from tests.mutants.places import COPYING, JUDGE, MIRROR, REDRIVE, REDRIVES, REPLICATE, REPLICATOR_STORIES, Mutant
+from tests.mutants.places import (
+    COPYING,
+    JUDGE,
+    MIRROR,
+    REDRIVE,
+    REDRIVES,
+    REPAIR,
+    REPLICATE,
+    REPLICATOR_STORIES,
+    Mutant,
+)
+
+REPAIRS = ("tests/core/replication/test_damage_repair.py",)
 
 REPLICATION_FAULTS = (
+    Mutant(
+        "a damaged object is replaced by whatever the peer has",
+        REPAIR,
+        "if body is not None and not why:",
+        "if body is not None:",
+        REPAIRS,
+    ),
+    Mutant(
+        "a damaged manifest is replaced by whatever the peer has",
+        REPAIR,
+        "whole = finder.verified(own)",
+        "whole = own",
+        REPAIRS,
+    ),
+    Mutant(
+        "a note is believed without a look at the bytes",
+        REPAIR,
+        "if body is not None and not wrong(named, len(body), digest(body)):",
+        "if body is None:",
+        REPAIRS,
+    ),
     Mutant(
         "a branch is visible before its fork is known",
         JUDGE,

@@ -32,6 +32,10 @@ class DamageChecker:
         self.flips += 1
         self._bad.setdefault((region, key), (self._now_s(), digest(body)))
 
+    def is_bad(self, region: str, key: str) -> bool:
+        """Whether it went bad and was not repaired yet."""
+        return (region, key) in self._bad
+
     def overwritten(self, region: str, key: str, body: bytes) -> None:
         """An object was put."""
         bad = self._bad.get((region, key))

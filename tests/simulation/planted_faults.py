@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from typing import Any
 
 from pipelines.core.lineage import LineageView
@@ -95,6 +96,22 @@ class _ForgetsASpoolRecord(_Around):
         return records[-1].end if records else 0
 
 
+class _ShowsWhatWasThere(_Around):
+    """A cache in front of the store: who reads a second time sees the bytes of the first."""
+
+    def __init__(self, port: Any, pretended: dict[str, int]) -> None:  # noqa: ANN401 - any port
+        super().__init__(port, pretended)
+        self._seen: dict[str, bytes] = {}
+
+    def pieces(self, key: str) -> Generator[bytes, None, None] | None:
+        if key not in self._seen:
+            body: bytes | None = self._port.get(key)
+            if body is None:
+                return None
+            self._seen[key] = body
+        return (piece for piece in [self._seen[key]])
+
+
 _PLANTED: dict[str, dict[str, type[_Around]]] = {
     "published before it was copied": {"transfers": _CopiesNothing, "replicator's store": _SeesWhatIsNotThere},
     "the ledger is not consulted": {"own log": _NoLedger},
@@ -102,6 +119,7 @@ _PLANTED: dict[str, dict[str, type[_Around]]] = {
     "a grant that does not run out": {"grants": _GrantsForEver},
     "an unanswered write taken for a won one": {"leases": _BelievesUnanswered},
     "accepted taken for published": {"spool": _ForgetsASpoolRecord},
+    "bytes of long ago taken for those at rest": {"verifier's pieces": _ShowsWhatWasThere},
 }
 NAMES = tuple(_PLANTED)
 

@@ -222,7 +222,7 @@ def _flip(world: World, fault: Fault) -> None:
         return
     name = {"chunk": "chunk-", "state": "/state", "manifest": "/manifest"}[fault.detail]
     key = next((key for key in region.objects.list(f"{newest.prefix}/") if name in key), None)
-    if key is not None:
+    if key is not None and not world.judge.damage.is_bad(region.name, key):  # or it would be sound again
         world.say(f"{key} goes bad in {region.name}")
         world.judge.damage.flipped(region.name, key, region.objects.objects[key])
         region.objects.flip(key)

@@ -314,7 +314,7 @@ class Region:
             run=run,
             ports=VerifierPorts(
                 store=store,
-                pieces=store,
+                pieces=self.world.planted("verifier's pieces", store),
                 signer=self.world.signer,
                 codec=self.world.codec,
                 clock=process,

@@ -62,6 +62,20 @@ def test_I1_seed_300040_who_is_called_fenced_is_the_region_that_held_the_run_whe
     assert _hold([300_040]) > 0
 
 
+@pytest.mark.parametrize("detail", ["chunk", "state", "manifest"])
+def test_I20_a_bit_goes_bad_in_the_standby_and_the_primary_is_lost_a_moment_later(detail: str) -> None:
+    """West takes over from the checkpoint before it, whichever kind of object it was."""
+    faults = (Fault(1, 40.0, "flip", "west", detail=detail), Fault(2, 40.5, "lose", "east"))
+    world = World(0, faults=faults).run()
+    assert world.judge.found == []
+    assert world.judge.damage.flips == 1
+    bad = next(line for line in world.trace if "goes bad in west" in line)
+    forks = [entry.fork_step for entry in world.judge.authority.newest["run1"].lineage[1:]]
+    assert forks
+    assert f"/s{forks[0]:010d}/" not in bad
+    assert any("checkpoint.damaged" in line for line in world.trace)
+
+
 def test_I5_I9_a_branch_that_trained_on_in_isolation_is_adopted_after_the_run_was_moved_to_it() -> None:
     """East is cut off and trains on, west takes over; a person moves the run back to east and adopts what it did."""
     faults = (
@@ -107,6 +121,7 @@ FOUND_AT = {
     "a grant that does not run out": (6, "I8"),
     "an unanswered write taken for a won one": (1, "I4"),
     "accepted taken for published": (1, "I14"),
+    "bytes of long ago taken for those at rest": (4, "I20"),
 }
 
 

@@ -14,6 +14,7 @@ from pipelines.core import heartbeats as beats
 from pipelines.core import lease as core
 from pipelines.core.failover_decision import Action, Gate, Reason, RunView, decide, policy_of
 from pipelines.core.failure_detector import PHI_LIMIT, PHI_MOST
+from pipelines.core.fork_choice import ForkChoice
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lease_profiles import FAST
 from schemas.records import Heartbeat
@@ -67,6 +68,17 @@ def test_a_gate_says_in_words_how_it_stands_and_which_way_its_limit_goes(gate: G
     assert gate.text == text
     assert gate.status().text == text
     assert gate.status().rule == gate.rule
+
+
+def test_I20_the_gate_of_the_bytes_stands_in_every_takeover_also_in_an_operators() -> None:
+    """Closed while the fork was not read back lately enough; open once it was."""
+    for operator in (False, True):
+        view = dataclasses.replace(LOST, operator=operator, fork=ForkChoice(0, math.inf, 3600.0))
+        refused = decide(view, NOW_S, POLICY)
+        assert (refused.action, refused.reason) == (Action.WAIT, Reason.REFUSED)
+        assert [gate.text for gate in refused.closed] == ["fork_verified_age_s never > 3600.0: closed"]
+        read = dataclasses.replace(view, fork=ForkChoice(0, 1.0, 3600.0))
+        assert decide(read, NOW_S, POLICY).action is Action.TAKE_OVER
 
 
 def test_a_gates_rule_says_when_it_is_open() -> None:

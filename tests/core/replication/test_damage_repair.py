@@ -87,6 +87,14 @@ def test_a_peer_whose_copy_is_bad_or_away_repairs_nothing_and_says_why_once(pair
     assert pair.outcome() == REPAIRED
 
 
+def test_a_manifest_is_repaired_by_a_signed_one_of_the_same_checkpoint_only(pair: Pair) -> None:
+    """A peer whose own manifest is unreadable has nothing to give."""
+    pair.damage(TEN.manifest)
+    pair.east.put(TEN.manifest, b"worse")
+    assert "east has no readable manifest" in str(pair.outcome())
+    assert pair.west.objects[TEN.manifest] == b"bad"
+
+
 def test_a_note_about_a_sound_object_or_one_that_is_gone_changes_nothing(pair: Pair) -> None:
     """A note is a hint: the bytes decide, and the signed manifest says what they must be."""
     leave_note(pair.west, Damage(TEN.chunk(0, 0), "is bad", 7))
