@@ -65,7 +65,7 @@ class DamageChecker:
                 self._fail(f"I20: {key} starts from {bad} in {region}, bad since {since_s:.3f}")
 
     def unrepaired(self, survivors: Mapping[str, Collection[str]]) -> list[str]:
-        """The objects that are bad in a region that lives, though another one has it whole; `survivors`: the keys of each."""
+        """The bad objects of a region that lives, though another one has them whole; `survivors`: the keys of each."""
         return [
             f"I20: {key} is bad in {region} since {since_s:.3f} and was not repaired"
             for (region, key), (since_s, _) in self._bad.items()
