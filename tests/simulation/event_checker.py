@@ -71,6 +71,7 @@ class EventChecker:
         self._newest_seq: dict[tuple[str, Identity], int] = {}  # of each region and stream (its identity with number 0)
         self._accepted: dict[str, list[_Accepted]] = {name: [] for name in regions}
         self._committed: dict[tuple[str, int], int] = {}  # run, epoch: the newest step that was reported committed
+        self._rotten: set[CheckpointId] = set()
         self._newest: dict[str, tuple[int, int, str]] = {}  # run: epoch, number, key of what was committed last
 
     # --- stores ---
@@ -131,6 +132,8 @@ class EventChecker:
         self._outcomes[region][key] = _Outcome(record, digest(payload))
         if isinstance(record, Abandoned):
             return
+        if own in self._rotten:
+            self._fail(f"I7: {key} is committed, though a rank state of it changed in the spool")
         self._by_digest[region][digest(payload)] = record
         for one in objects(record):
             if self._here[region].get(one.key) != (one.sha256, one.size):
@@ -266,6 +269,10 @@ class EventChecker:
             self._fail(f"I12: {region} does not tell which gates it saw before epoch {record.epoch} of {record.run}")
 
     # --- spools ---
+
+    def rotten(self, own: CheckpointId) -> None:
+        """A rank state of this checkpoint changed in the spool before it was read."""
+        self._rotten.add(own)
 
     def accepted(self, region: str, record: SpoolRecord) -> None:
         """A record is durable in a node's spool."""

@@ -58,6 +58,7 @@ def drawn(seed: int, regions: Sequence[str], runs: Sequence[str], length_s: floa
         where, for_s, detail = _DRAWS[kind][1](luck, regions, runs)
         found.append(Fault(number, round(at_s, 3), kind, where, round(for_s, 1), detail))
     found += _flips(seed, regions, len(found), length_s)
+    found += _of_late(seed, regions, len(found), length_s)
     return tuple(sorted(found, key=lambda one: one.at_s))
 
 
@@ -74,6 +75,20 @@ def _flips(seed: int, regions: Sequence[str], before: int, length_s: float) -> l
             detail=luck.choice(("chunk", "chunk", "state", "manifest")),
         )
         for number in range(1, count + 1)
+    ]
+
+
+def _of_late(seed: int, regions: Sequence[str], before: int, length_s: float) -> list[Fault]:
+    """A narrow link, a rank state that rots in the spool: drawn on their own, for the same reason."""
+    luck, found = random.Random(f"{seed}/narrow"), []
+    if luck.random() < 0.3:
+        one, other = luck.sample(list(regions), 2)
+        found.append(("narrow", f"{one}>{other}", luck.uniform(15, 60)))
+    if luck.random() < 0.3:
+        found.append(("rot", _one_of(luck, regions), 0.0))
+    return [
+        Fault(before + number, round(luck.uniform(FIRST_S, length_s), 3), kind, where, round(for_s, 1))
+        for number, (kind, where, for_s) in enumerate(found, 1)
     ]
 
 

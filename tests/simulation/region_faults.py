@@ -205,6 +205,16 @@ def _replay(world: World, fault: Fault) -> None:
             flow.replay(one)
 
 
+def _narrow(world: World, fault: Fault) -> None:
+    _for_a_while(world, [f"narrow:{fault.where}"], fault.for_s)
+
+
+def _rot(world: World, fault: Fault) -> None:
+    """The next rank state that is saved there changes behind its digest."""
+    for trainer in world.regions[fault.where].trainers.values():
+        trainer.rots = True
+
+
 def _flip(world: World, fault: Fault) -> None:
     """One bit of the region's newest checkpoint that every other living region has too: none will copy it from here."""
     region = world.regions[fault.where]
@@ -242,4 +252,6 @@ _KINDS: dict[str, Callable[[World, Fault], None]] = {
     "operator": _operator,
     "replay": _replay,
     "flip": _flip,
+    "narrow": _narrow,
+    "rot": _rot,
 }

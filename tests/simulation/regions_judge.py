@@ -38,6 +38,7 @@ class Judge:
         self.asks_to_create = self.events.asks_to_create
         self.asks_to_publish = self.events.asks_to_publish
         self.accepted = self.events.accepted
+        self.rotten = self.events.rotten
 
     def fail(self, text: str) -> None:
         """A promise was broken."""

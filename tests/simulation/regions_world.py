@@ -41,6 +41,7 @@ from tests.simulation.regions_judge import Judge
 from tests.simulation.simulated_ports import (
     Calls,
     KeyedSigner,
+    Link,
     RememberingCodec,
     SimulatedGrants,
     SimulatedLeases,
@@ -386,7 +387,10 @@ class Region:
                         store=self.world.planted("replicator's store", store),
                         peer_store=peer_store,
                         transfers=self.world.planted(
-                            "transfers", SimulatedTransfers(process, {peer: peer_store}, store)
+                            "transfers",
+                            SimulatedTransfers(
+                                process, {peer: peer_store}, store, Link(self.world.trouble, f"{peer}>{self.name}")
+                            ),
                         ),
                         lineage=self.world.planted("lineage", EpochStore(store)),
                         signer=self.world.signer,

@@ -16,6 +16,7 @@ from typing import Protocol
 from pipelines.core.lease import Held
 from pipelines.core.retention import Listed
 from pipelines.errors import CorruptError, FencedError, RetryableError, UnknownOutcomeError
+from pipelines.paths import CheckpointId
 from pipelines.ports import CopyJob, CopyResult, Fetched, GrantReply, Message, ObjectStore, Partition, SpoolRecord
 from schemas.codec import Codec
 from schemas.records import Lease, Record
@@ -29,6 +30,8 @@ from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Ope
 TIMEOUT_S = 1.5
 POLL_LEAST_S, POLL_MOST_S = 0.5, 1.5
 COPIES_MOST = 3
+NARROW_BYTES_S = 25.0  # of a link that is narrow: about a third of what a job's checkpoints need
+CROSSING_S = 0.25
 
 
 class Watcher(Protocol):
@@ -54,6 +57,9 @@ class Watcher(Protocol):
 
     def accepted(self, region: str, record: SpoolRecord) -> None:
         """A record is durable in a node's spool."""
+
+    def rotten(self, own: CheckpointId) -> None:
+        """A rank state of this checkpoint changed in the spool before it was read."""
 
 
 class Trouble:
@@ -458,11 +464,29 @@ class SimulatedLeases:
         self._server.saw(run, Operation(process.name, kind, version, invoked_s, process.kernel.now_s))
 
 
-class SimulatedTransfers:
-    """Implements Transfers: the shipped copy, a few at a time, each on a strand of the process."""
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way from one region's store to another."""
 
-    def __init__(self, process: Process, peers: Mapping[str, ObjectStore], store: ObjectStore) -> None:
+    trouble: Trouble
+    way: str
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether bytes crawl now."""
+        return f"narrow:{self.way}" in self.trouble
+
+
+class SimulatedTransfers:
+    """Implements Transfers: the shipped copy, a few at a time, each on a strand of the process.
+
+    Over a narrow link bytes cross at its rate, shared by what crosses at once; a cancel takes effect in mid-object.
+    """
+
+    def __init__(self, process: Process, peers: Mapping[str, ObjectStore], store: ObjectStore, link: Link) -> None:
         self._process, self._fetch, self._store = process, fetch_from(peers), store
+        self._link = link
+        self._crossed: dict[str, float] = {}  # of the jobs that have begun
         self._waiting: deque[CopyJob] = deque()
         self._jobs: dict[str, bool] = {}  # whether it is still wanted
         self._done: list[CopyResult] = []
@@ -480,7 +504,7 @@ class SimulatedTransfers:
             self._process.strand("copy", lambda _strand: self._work())
 
     def cancel(self, job_id: str) -> None:
-        """Give up a job; one that has begun ends by itself and is not reported."""
+        """Give up a job; one that has begun ends at its next piece and is not reported."""
         if job_id not in self._jobs:
             return
         waiting = [one for one in self._waiting if one.job_id == job_id]
@@ -500,13 +524,23 @@ class SimulatedTransfers:
         return done
 
     def under_way(self) -> Mapping[str, int]:
-        """Nothing of an object crosses before all of it does."""
-        return {job_id: 0 for job_id, is_wanted in self._jobs.items() if is_wanted}
+        """The bytes that have crossed so far of each job that has begun."""
+        return {job_id: int(size) for job_id, size in self._crossed.items() if self._jobs.get(job_id)}
+
+    def _cross(self, job: CopyJob) -> None:
+        """Let the bytes of an object cross; returns early if it was given up."""
+        self._crossed[job.job_id] = 0.0
+        while self._link.is_narrow and self._jobs.get(job.job_id) and self._crossed[job.job_id] < job.size:
+            self._process.pause(CROSSING_S)
+            piece = NARROW_BYTES_S * CROSSING_S / len(self._crossed)
+            self._crossed[job.job_id] = min(float(job.size), self._crossed[job.job_id] + piece)
 
     def _work(self) -> None:
         while self._waiting:
             job = self._waiting.popleft()
-            result = copied(job, self._fetch, self._store)
+            self._cross(job)
+            result = copied(job, self._fetch, self._store) if self._jobs.get(job.job_id) else CopyResult(job)
+            del self._crossed[job.job_id]
             if self._jobs.get(job.job_id):
                 self._done.append(result)
             else:

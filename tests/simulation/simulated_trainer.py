@@ -47,6 +47,7 @@ class SimulatedTrainer:
     Attributes:
         ends_at_s: after that it takes no step more.
         waits: whether a launch waits for its grant now.
+        rots: whether the next rank state that it saves changes on the disk.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class SimulatedTrainer:
         self.process, self.region, self.spool = process, region, spool
         self._watcher, self._launch, self._luck = watcher, launch, luck
         self.ends_at_s = float("inf")
-        self.waits = False
+        self.waits = self.rots = False
         self.number = 0
         self.step = 0
         self._producer = ""
@@ -114,6 +115,10 @@ class SimulatedTrainer:
         for rank, shard in enumerate(shards):
             self.spool.save(own, rank, shard, f"rng {rank} {own.prefix}".encode())
             self.process.pause(0.01)
+        if self.rots:
+            self.rots = False
+            self.spool.damage_state(own, 0)
+            self._watcher.rotten(own)
         self._accept("checkpoints", "intent", _intent(shards, previous))
         return self.step
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from functools import partial
 
 import pytest
 
+from pipelines.core.newest_wins import lag_s_max
 from tests.simulation.fault_plan import Fault, drawn
 from tests.simulation.planted_faults import NAMES, Plant
 from tests.simulation.regions_world import PROFILE, World
+from tests.simulation.simulated_ports import NARROW_BYTES_S
 from tests.simulation.smallest_world import shrunk, smallest
 
 SMOKE_SEEDS = range(6)
@@ -74,6 +77,24 @@ def test_I20_a_bit_goes_bad_in_the_standby_and_the_primary_is_lost_a_moment_late
     assert forks
     assert f"/s{forks[0]:010d}/" not in bad
     assert any("checkpoint.damaged" in line for line in world.trace)
+
+
+def test_I21_over_a_narrow_link_checkpoints_go_on_to_become_visible() -> None:
+    """A link of a third of the need, for 90 s: between two complete ones never passes more than the stated bound."""
+    world = World(0, faults=(Fault(1, 8.0, "narrow", "east>west", 90.0),)).run()
+    assert world.judge.found == []
+    copied = [line for line in world.trace if "replicator@west replicate.copied" in line]
+    during = [8.0, *(at_s for at_s in (float(line.split()[0]) for line in copied) if 8.0 < at_s < 98.0), 98.0]
+    size_bytes, cadence_s = int(copied[0].partition("'size_bytes': ")[2].partition(",")[0]), 3 * 1.2 * 1.5
+    bound_s = lag_s_max(size_bytes, NARROW_BYTES_S, cadence_s)
+    assert max(later - before for before, later in itertools.pairwise(during)) < bound_s, (during, bound_s)
+
+
+def test_a_rank_state_that_rots_in_the_spool_is_never_committed() -> None:
+    """Its checkpoint is abandoned by name, and the next one is whole."""
+    world = World(0, faults=(Fault(1, 30.0, "rot", "east"),)).run()
+    assert world.judge.found == []
+    assert any("is not what the trainer wrote" in line for line in world.trace)
 
 
 def test_I5_I9_a_branch_that_trained_on_in_isolation_is_adopted_after_the_run_was_moved_to_it() -> None:
