@@ -21,6 +21,8 @@ from farside._background import Background
 _log = logging.getLogger("farside")
 _BEAT_WAITING_S = 1.0
 _LOG_WAITING_S = 60.0
+METRIC_BYTES_MAX = 256 * 1024  # of one step's values in one record: as an event it is far below what Kafka takes
+_VALUE_BYTES, _CHARACTER_BYTES = 26, 6  # a float as JSON with what stands around it; a character that JSON escapes
 _NAME_KEPT = 120  # of a launch's name that was used before: a number must fit behind it
 
 Mode = Literal["exact", "same_state", "elastic"]
@@ -267,7 +269,8 @@ class Session:
         if self.grant is None:
             _log.warning("farside.too_early kind=metric: call run.start() first")
             return
-        self._metrics.offer(step, {"values": values})
+        for part in parts_of(values):
+            self._metrics.offer(step, {"values": part})
 
     def beat(self, step: int, phase: str, budget_s: float) -> None:
         """Replace this rank's beat; the background thread writes it, and never fsyncs it."""
@@ -292,7 +295,11 @@ class Session:
         """Record the data version once it and the grant are both known; rank 0 does."""
         if self.data_version is not None and self.grant is not None and self.who.rank == 0:
             self._data_version_due = True
-            self.append(_spool.LANE_DATA_VERSIONS, "data_version", self.grant.step, self.data_version)
+            try:
+                self.append(_spool.LANE_DATA_VERSIONS, "data_version", self.grant.step, self.data_version)
+            except _spool.SpoolError as error:
+                self._data_version_due = error.errno != errno.EMSGSIZE  # that one will not fit later either
+                raise
             self._data_version_due = False
 
     def checkpoint_folder(self, step: int) -> Path | None:
@@ -369,6 +376,20 @@ class Session:
         with contextlib.suppress(_spool.SpoolError):  # the log is closed, or there is no room to tell of the lack of it
             self._metrics.finish()
         self.spool.close()
+
+
+def parts_of(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The values of one step in records that are each small enough to be an event; nearly always it is one."""
+    parts: list[dict[str, Any]] = [{}]
+    size = 0
+    for name, value in values.items():
+        takes = len(name) * (1 if name.isascii() else _CHARACTER_BYTES) + _VALUE_BYTES
+        if size + takes > METRIC_BYTES_MAX and parts[-1]:
+            parts.append({})
+            size = 0
+        parts[-1][name] = value
+        size += takes
+    return parts
 
 
 def _now_ms() -> int:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.mutants.places import AGENT, CHECKPOINT_STORIES, PUBLISH, SWEEPS, UPLOADING, VIGIL, VIGILS, Mutant
+from tests.mutants.places import (
+    AGENT,
+    CHECKPOINT_STORIES,
+    PUBLISH,
+    SENDING,
+    SENDINGS,
+    SWEEPS,
+    UPLOADING,
+    VIGIL,
+    VIGILS,
+    Mutant,
+)
 
 AGENT_FAULTS = (
     Mutant(
@@ -38,6 +49,41 @@ AGENT_FAULTS = (
         "for queue in (self.metrics, self.others) if queue",
         "for queue in (self.others,) if queue",
         ("tests/core/agent/test_outbox.py",),
+    ),
+    Mutant(
+        "a record that is refused for good is sent again",
+        SENDING,
+        "kept += self._halves(message) or self.aside(message, REFUSED, why)",
+        "kept.append(message)",
+        SENDINGS,
+    ),
+    Mutant(
+        "the place of a record that was set aside stays empty",
+        SENDING,
+        "return sent if filled is None else (",
+        "return sent if filled else (",
+        SENDINGS,
+    ),
+    Mutant(
+        "a size that was refused is not remembered",
+        SENDING,
+        "for at in error.too_large:",
+        "for at in ():",
+        SENDINGS,
+    ),
+    Mutant(
+        "a data version is visible before its list",
+        "pipelines/flows/replication/record_judge.py",
+        "and not self._copies.lists.done(event):",
+        "and self._copies.lists.done(event) is None:",
+        ("tests/core/replication/test_data_versions.py",),
+    ),
+    Mutant(
+        "a long list of shards stays in its event",
+        "pipelines/flows/agent/outbox.py",
+        "if len(listed) > INLINE_BYTES_MAX:",
+        "if len(listed) > INLINE_BYTES_MAX**2:",
+        SENDINGS,
     ),
     Mutant(
         "a log is removed with records left in it",

@@ -8,25 +8,23 @@ which every reader counts once (I15). What an attempt was started from is rememb
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume_mode import resume_mode
+from pipelines.core.set_aside import clipped
 from pipelines.errors import CorruptError, FencedError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import HARD, authority_of
 from pipelines.flows.agent.outbox import Outbox, Tail
+from pipelines.flows.agent.sending import Sending
 from pipelines.flows.agent.uploads import Uploads
 from pipelines.flows.log.envelope import headers_of, identity_of, wrap
 from pipelines.paths import CheckpointId
-from pipelines.ports import (
-    GrantReply,
-    Message,
-    SpoolRecord,
-)
+from pipelines.ports import GrantReply, SpoolRecord
 from schemas.codec import DecodeError, digest
 from schemas.http_bodies import PublisherStatus
 from schemas.records import (
@@ -79,7 +77,7 @@ class Publisher:
     ) -> None:
         policy, folders = policy or PublishPolicy(), folders or StartFolders()
         self._region, self._node = node.region, node.name
-        self._spool, self._store, self._log = ports.spool, ports.store, ports.log
+        self._spool, self._store = ports.spool, ports.store
         self._grants, self._signer, self._codec = ports.grants, ports.signer, ports.codec
         self._clock, self._journal = ports.clock, ports.journal
         self._heartbeat_s = policy.heartbeat_s
@@ -90,17 +88,9 @@ class Publisher:
         self._asked_at_s: dict[tuple[str, str], float] = {}
         self._launches: dict[str, dict[str, _Launch]] = {}
         self._tails: dict[tuple[str, str], Tail] = {}
-        self._outbox = Outbox(
-            node,
-            policy,
-            spool=ports.spool,
-            send=self._send,
-            codec=ports.codec,
-            clock=ports.clock,
-            journal=ports.journal,
-        )
+        self._sending = Sending(node, ports)
+        self._outbox = Outbox(node, policy, ports, self._sending)
         self._turns = 0
-        self._kafka_away = ""
         self._committed: dict[str, int] = {}
         self._uploading = Uploads(
             spool=ports.spool,
@@ -115,7 +105,7 @@ class Publisher:
         """One turn over every run; seconds until the next one."""
         self._uploading.budget = CHUNKS_PER_STEP
         self._turns += 1
-        self._kafka_away = ""
+        self._sending.begin_turn()
         for run in self._spool.runs():
             for part in (self._heartbeat, self._authorise, self._stand, self._drain):
                 self._guarded(part, run)
@@ -310,16 +300,6 @@ class Publisher:
         if self._outbox.done_with(run, producer, tail):
             del self._tails[run, producer]
 
-    def _send(self, messages: Sequence[Message]) -> None:
-        """Publish; once Kafka has not answered, nothing more is tried in this turn: each attempt may take seconds."""
-        if self._kafka_away:
-            raise RetryableError(self._kafka_away)
-        try:
-            self._log.publish(messages)
-        except RetryableError as error:
-            self._kafka_away = str(error)
-            raise
-
     # --- checkpoints ---
 
     def _settle(self, record: SpoolRecord) -> bool:
@@ -330,7 +310,7 @@ class Publisher:
             self._once(f"{own.prefix}: no grant of this node is known for its attempt")
             return False
         if record.kind != "intent":
-            return self._abandon(own, record, launch, _encodable(record.body.get("reason", record.kind)))
+            return self._abandon(own, record, launch, clipped(record.body.get("reason", record.kind)))
         try:
             intent = intent_of(
                 own,
@@ -351,7 +331,7 @@ class Publisher:
             OverflowError,
             UnicodeEncodeError,
         ) as error:  # also numbers and texts that Avro cannot hold
-            return self._abandon(own, record, launch, _encodable(error))
+            return self._abandon(own, record, launch, clipped(error))
 
     def _launch_of(self, record: SpoolRecord) -> _Launch | None:
         for launch in self._known(record.run).values():
@@ -406,7 +386,7 @@ class Publisher:
             size_bytes=size,
             reason=reason,
         )
-        self._send([wrap(event, "checkpoint", self._codec)])
+        self._sending.send([wrap(event, "checkpoint", self._codec)])
         if state == "committed":
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
@@ -497,13 +477,8 @@ class Publisher:
                 for lane, last in sorted(beat.last_seq.items())
             ),
         )
-        self._send([wrap(event, "heartbeat", self._codec)])
+        self._sending.send([wrap(event, "heartbeat", self._codec)])
 
 
 def _step(step: int) -> int | None:
     return step if step >= 0 else None
-
-
-def _encodable(reason: object) -> str:
-    """As text that every encoding can hold: a spool's JSON may carry half of a surrogate pair."""
-    return str(reason).encode(errors="backslashreplace").decode()
