@@ -15,6 +15,7 @@ from tests.mutants.places import (
     Mutant,
 )
 
+NODE_FILES = ("tests/core/agent/test_node_files.py",)
 AGENT_FAULTS = (
     Mutant(
         "committed without a valid grant",
@@ -84,6 +85,55 @@ AGENT_FAULTS = (
         "if len(listed) > INLINE_BYTES_MAX:",
         "if len(listed) > INLINE_BYTES_MAX**2:",
         SENDINGS,
+    ),
+    Mutant(
+        "an intent is signed whatever it says",
+        "pipelines/core/manifests.py",
+        "    check_contents(\n        where,",
+        "    bool or check_contents(\n        where,",
+        NODE_FILES,
+    ),
+    Mutant(
+        "a beat of any shape is taken",
+        "services/adapters/spool.py",
+        "functools.partial(node_files.beat_of, producer)",
+        "lambda found: Beat(producer=producer, **found)",
+        NODE_FILES,
+    ),
+    Mutant(
+        "a folder of any name is a run",
+        "services/adapters/spool.py",
+        'self._node_dir / "runs", node_files.check_run)',
+        'self._node_dir / "runs", len)',
+        NODE_FILES,
+    ),
+    Mutant(
+        "one run's files stop the turn of all runs",
+        PUBLISH,
+        "except Exception as error:  # noqa: BLE001 - one run's files",
+        "except ZeroDivisionError as error:  # noqa: BLE001 - one run's files",
+        NODE_FILES,
+    ),
+    Mutant(
+        "the trainer is not told what was abandoned",
+        PUBLISH,
+        "if isinstance(outcome, Abandoned):\n            self._tell",
+        "if isinstance(outcome, Manifest):\n            self._tell",
+        AGENT,
+    ),
+    Mutant(
+        "what an agent told before it was started again is forgotten",
+        "client/farside/_session.py",
+        "return tuple(sorted(self._given_up.items()))",
+        "return tuple(_given_up_in(self._standing))",
+        ("tests/core/client/test_client_run.py",),
+    ),
+    Mutant(
+        "a manifest is staged whatever it says",
+        "services/adapters/arena.py",
+        '    check_contents(\n        f"manifest',
+        '    bool or check_contents(\n        f"manifest',
+        ("tests/contract/test_standby_pool.py",),
     ),
     Mutant(
         "a log is removed with records left in it",

@@ -7,7 +7,9 @@ which every reader counts once (I15). What an attempt was started from is rememb
 
 from __future__ import annotations
 
+import contextlib
 import json
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +18,7 @@ from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume_mode import resume_mode
 from pipelines.core.set_aside import clipped
-from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import HARD, authority_of
 from pipelines.flows.agent.outbox import Outbox, Tail
@@ -42,6 +44,7 @@ ASK_S = 0.5
 ASK_WAITING_S = 0.2
 TURN_S = 0.1
 CHUNKS_PER_STEP = 4
+GIVEN_UP_MAX, REASON_TOLD = 8, 300  # checkpoints, and characters of each reason, in a standing
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class _Launch:
     reply: GrantReply = field(default_factory=lambda: GrantReply("wait"))
     asked_at_s: float = float("-inf")
     written: dict[str, object] = field(default_factory=dict)  # the standing that the trainer sees
+    given_up: dict[int, str] = field(default_factory=dict)  # its newest checkpoints that there will not be: step, why
 
 
 class Publisher:
@@ -106,7 +110,13 @@ class Publisher:
         self._uploading.budget = CHUNKS_PER_STEP
         self._turns += 1
         self._sending.begin_turn()
-        for run in self._spool.runs():
+        try:
+            runs = self._spool.runs()
+        except RetryableError as error:
+            self._note_trouble("spool", error)
+            return TURN_S
+        self._troubles.pop("spool", None)
+        for run in runs:
             for part in (self._heartbeat, self._authorise, self._stand, self._drain):
                 self._guarded(part, run)
         behind = self._outbox.look(self._tails)
@@ -131,14 +141,21 @@ class Publisher:
         name = f"{run}/{part.__name__.lstrip('_')}"
         try:
             part(run)
-        except FencedError:
+        except (FencedError, MisconfiguredError):
             raise
         except (RetryableError, CorruptError, DecodeError) as error:
-            if name not in self._troubles:
-                self._journal.say("publish.waits", part=name, error=str(error))
-            self._troubles[name] = str(error)
+            self._note_trouble(name, error)
+        except Exception as error:  # noqa: BLE001 - one run's files may stop this run's part, not the others (I18)
+            self._note_trouble(name, error, traceback.format_exc())
         else:
             self._troubles.pop(name, None)
+
+    def _note_trouble(self, name: str, error: Exception, stack: str = "") -> None:
+        """Report it once, until it is over."""
+        text = f"{type(error).__name__}: {error}" if stack else str(error)
+        if name not in self._troubles:
+            self._journal.say("publish.waits", part=name, error=text, **({"stack": stack} if stack else {}))
+        self._troubles[name] = text
 
     # --- authority ---
 
@@ -253,6 +270,7 @@ class Publisher:
             "recoverable_step": _step(launch.reply.recoverable_step),
             "reason": launch.reply.reason,
             "draining": launch.reply.draining,
+            "given_up": [{"step": step, "reason": reason} for step, reason in launch.given_up.items()],
         }
         if answer != launch.written:
             self._spool.standing(run, launch.name, answer | {"time_ms": self._clock.wall_ms()})
@@ -389,10 +407,24 @@ class Publisher:
         self._sending.send([wrap(event, "checkpoint", self._codec)])
         if state == "committed":
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
+        if isinstance(outcome, Abandoned):
+            self._tell_given_up(own, record, reason)
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
         self._spool.release(own)
         self._uploading.forget(own)
         return True
+
+    def _tell_given_up(self, own: CheckpointId, record: SpoolRecord, reason: str) -> None:
+        """Tell the trainer before the position passes the record: an agent that dies in between tells it again."""
+        launch = self._launch_of(record)
+        if launch is None:
+            return
+        launch.given_up.pop(own.step, None)
+        launch.given_up[own.step] = clipped(reason, REASON_TOLD)
+        for step in list(launch.given_up)[:-GIVEN_UP_MAX]:
+            del launch.given_up[step]
+        with contextlib.suppress(RetryableError):  # the disk is full: it is written with the next standing
+            self._write_standing(own.run, launch)
 
     def _abandon(self, own: CheckpointId, record: SpoolRecord, launch: _Launch, reason: str) -> bool:
         """Take the manifest's key with the record that there will be none, and say so."""

@@ -226,6 +226,7 @@ def test_a_skipped_checkpoint_takes_its_number_and_its_key(signer: Ed25519Signer
     _turn(world, agent)
     (event,) = world.events(Checkpoint)
     assert (event.state, event.reason, event.seq) == ("abandoned", "disk full", 1)
+    assert world.standings[-1]["given_up"] == [{"step": 10, "reason": "disk full"}]
     assert isinstance(Codec().decode(signer.verify(store.objects[OWN.manifest])), Abandoned)
 
 
