@@ -12,8 +12,8 @@ from pipelines.core.manifests import Named, checkpoint_of
 from pipelines.core.newest_wins import Candidate, giving_way_to
 from pipelines.core.retention import SWEPT
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.flows.standby.damage_notes import open_notes
 from pipelines.flows.replication.list_copies import ListCopies
+from pipelines.flows.standby.damage_notes import open_notes
 from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
 from schemas.codec import Codec, DecodeError, digest
 from schemas.http_bodies import CopyStatus
