@@ -191,6 +191,21 @@ def damaged(key: str, time_ms: int) -> str:
     return f"{damage_of(key)}{time_ms:015d}"
 
 
+def shard_lists_prefix(run: str) -> str:
+    """The folder of the lists of shards that a run's data versions name."""
+    return f"runs/{run}/data-versions/"
+
+
+def shard_list(run: str, sha256: str) -> str:
+    """The create-only object that holds the list of shards of a data version, named by the digest of its bytes."""
+    return f"{shard_lists_prefix(run)}{sha256}"
+
+
+def set_aside(run: str, sha256: str) -> str:
+    """The create-only object that holds the bytes of a dead letter which no topic could take."""
+    return f"runs/{run}/set-aside/{sha256}"
+
+
 SWEEPS = "sweeps/"
 """The folder of the sweeps' notes."""
 

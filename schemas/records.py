@@ -128,7 +128,10 @@ class DataShard(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataVersion(Event):
-    """The data that the run reads, in order, and how it is sampled."""
+    """The data that the run reads, in order, and how it is sampled.
+
+    A long list of shards lies in an object, and `shards` is empty then.
+    """
 
     schema_name: ClassVar[str] = "events/data_version"
     lane: ClassVar[str] = "data-versions"
@@ -137,6 +140,18 @@ class DataVersion(Event):
     shards: tuple[DataShard, ...]
     sampler: str
     data_seed: int
+    list_key: str = ""  # of the object that holds the list, a ShardList; "": the list is in `shards`
+    list_sha256: str = ""  # of its bytes
+    list_bytes: int = 0
+    list_count: int = 0  # so many shards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardList(Record):
+    """The shards of a data version, in order, in an object of their own."""
+
+    schema_name: ClassVar[str] = "manifest/shard_list"
+    shards: tuple[DataShard, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

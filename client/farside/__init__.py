@@ -15,11 +15,12 @@ Importing this imports neither torch nor numpy.
 """
 
 from farside import fingerprint, rng
-from farside._run import Run, Start, Status
+from farside._run import GivenUp, Run, Start, Status
 from farside.errors import CorruptCheckpointError, SupersededError, UnsupportedValueError
 
 __all__ = [
     "CorruptCheckpointError",
+    "GivenUp",
     "Run",
     "Start",
     "Status",

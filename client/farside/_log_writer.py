@@ -79,8 +79,8 @@ class SpoolWriter:
         ``accepted_size`` has passed it, at most ``group_sync_s`` later.
 
         Raises:
-            SpoolError: the record is not in the log, and its number is not used up. (After a failed fsync the
-                log's state on disk is unknown: then every further append is refused.)
+            SpoolError: the record is not in the log, and its number is not used up: no room, or it is too large.
+                (After a failed fsync the log's state on disk is unknown: then every further append is refused.)
         """
         with self._lock:
             seq = self._last_seq.get(lane, 0) + 1
@@ -95,7 +95,7 @@ class SpoolWriter:
                 "time_ms": time.time_ns() // 1_000_000,
                 "body": body,
             }
-            self._write(encode_frame(record))
+            self._write(_frame(record))
             self._last_seq[lane] = seq
             full = self._size - self._base >= self._segment_bytes
         if lane in DURABLE_LANES:
@@ -240,6 +240,13 @@ def _close_in_forked_children(writer: SpoolWriter) -> None:
             writer.close_after_fork()
 
     os.register_at_fork(after_in_child=close)
+
+
+def _frame(record: dict[str, Any]) -> bytes:
+    try:
+        return encode_frame(record)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SpoolError(errno.EMSGSIZE, f"the record of kind {record['kind']} cannot be kept: {error}") from error
 
 
 def _open_locked(path: Path) -> int:

@@ -48,6 +48,19 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A checkpoint of this launch that there will not be.
+
+    Attributes:
+        step: whose.
+        reason: why it was skipped here, or abandoned by the agent.
+    """
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How safe the run is, as the agent last reported it.
 
@@ -58,6 +71,8 @@ class Status:
         committed_step: newest checkpoint committed in this region.
         recoverable_step: newest checkpoint that is safe in another region. "In the spool" is less than this.
         reason: why, where there is something to say.
+        given_up: the newest checkpoints that this launch saved in vain, oldest first, as far as this node was told:
+            those that this rank skipped, and those that the agent of this node abandoned.
     """
 
     state: str
@@ -66,6 +81,7 @@ class Status:
     committed_step: int | None
     recoverable_step: int | None
     reason: str
+    given_up: tuple[GivenUp, ...] = ()
 
 
 OnSuperseded = Literal["exit", "warn"] | Callable[[Status], None]
@@ -233,6 +249,7 @@ class Run:
             committed_step=standing.get("committed_step"),
             recoverable_step=standing.get("recoverable_step"),
             reason=str(standing.get("reason") or ""),
+            given_up=tuple(GivenUp(step, reason) for step, reason in self._session.given_up()),
         )
 
     def handed_over(self, step: int, poll_s: float = 0.1) -> bool:

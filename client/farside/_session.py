@@ -20,7 +20,10 @@ from farside._background import Background
 
 _log = logging.getLogger("farside")
 _BEAT_WAITING_S = 1.0
+_GIVEN_UP_MAX = 16  # checkpoints that are remembered for status()
 _LOG_WAITING_S = 60.0
+METRIC_BYTES_MAX = 256 * 1024  # of one step's values in one record: as an event it is far below what Kafka takes
+_VALUE_BYTES, _CHARACTER_BYTES = 26, 6  # a float as JSON with what stands around it; a character that JSON escapes
 _NAME_KEPT = 120  # of a launch's name that was used before: a number must fit behind it
 
 Mode = Literal["exact", "same_state", "elastic"]
@@ -128,6 +131,7 @@ class Session:
         self._states_due: dict[int, bytes] = {}  # for which there was no room; the background thread adds
         self._standing: dict[str, Any] = {}
         self._standing_seen: tuple[int, int] | None = None
+        self._given_up: dict[int, str] = {}
 
     @property
     def run_folder(self) -> Path:
@@ -250,7 +254,24 @@ class Session:
             found = _spool.read_json(_spool.standing_path(self.launch_folder))
             if found is not None:
                 self._standing, self._standing_seen = found, seen
+                for step, reason in _given_up_in(found):
+                    self._note_given_up(step, reason)
         return self._standing
+
+    def given_up(self) -> tuple[tuple[int, str], ...]:
+        """The newest checkpoints of this launch that there will not be, with the reasons, by step.
+
+        An agent that was started again knows only of those after that: what was read once is kept here.
+        """
+        self.standing()
+        return tuple(sorted(self._given_up.items()))
+
+    def _note_given_up(self, step: int, reason: str) -> None:
+        if step not in self._given_up:
+            _log.warning("farside.checkpoint_given_up run=%s step=%d reason=%s", self.who.run, step, reason)
+        self._given_up[step] = reason
+        for oldest in sorted(self._given_up)[:-_GIVEN_UP_MAX]:
+            del self._given_up[oldest]
 
     # --- the records of this rank ---
 
@@ -267,7 +288,8 @@ class Session:
         if self.grant is None:
             _log.warning("farside.too_early kind=metric: call run.start() first")
             return
-        self._metrics.offer(step, {"values": values})
+        for part in parts_of(values):
+            self._metrics.offer(step, {"values": part})
 
     def beat(self, step: int, phase: str, budget_s: float) -> None:
         """Replace this rank's beat; the background thread writes it, and never fsyncs it."""
@@ -292,7 +314,11 @@ class Session:
         """Record the data version once it and the grant are both known; rank 0 does."""
         if self.data_version is not None and self.grant is not None and self.who.rank == 0:
             self._data_version_due = True
-            self.append(_spool.LANE_DATA_VERSIONS, "data_version", self.grant.step, self.data_version)
+            try:
+                self.append(_spool.LANE_DATA_VERSIONS, "data_version", self.grant.step, self.data_version)
+            except _spool.SpoolError as error:
+                self._data_version_due = error.errno != errno.EMSGSIZE  # that one will not fit later either
+                raise
             self._data_version_due = False
 
     def checkpoint_folder(self, step: int) -> Path | None:
@@ -358,6 +384,8 @@ class Session:
         if folder is not None and step not in self._intended:
             shutil.rmtree(folder, ignore_errors=True)
         _log.warning("farside.checkpoint_skipped run=%s step=%d reason=%s", self.who.run, step, reason)
+        self._given_up[step] = reason
+        self._note_given_up(step, reason)
         try:
             self.append(_spool.LANE_CHECKPOINTS, "skipped", step, {"reason": reason})
         except _spool.SpoolError as error:  # the disk is so full that not even this fits: it was logged
@@ -369,6 +397,27 @@ class Session:
         with contextlib.suppress(_spool.SpoolError):  # the log is closed, or there is no room to tell of the lack of it
             self._metrics.finish()
         self.spool.close()
+
+
+def _given_up_in(standing: dict[str, Any]) -> list[tuple[int, str]]:
+    """The checkpoints that an agent names as given up; an older one names none."""
+    named = standing.get("given_up")
+    entries = [one for one in named if isinstance(one, dict)] if isinstance(named, list) else []
+    return [(one["step"], str(one.get("reason", ""))) for one in entries if isinstance(one.get("step"), int)]
+
+
+def parts_of(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The values of one step in records that are each small enough to be an event; nearly always it is one."""
+    parts: list[dict[str, Any]] = [{}]
+    size = 0
+    for name, value in values.items():
+        takes = len(name) * (1 if name.isascii() else _CHARACTER_BYTES) + _VALUE_BYTES
+        if size + takes > METRIC_BYTES_MAX and parts[-1]:
+            parts.append({})
+            size = 0
+        parts[-1][name] = value
+        size += takes
+    return parts
 
 
 def _now_ms() -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.core.checkpoint_contents import check_contents
 from pipelines.errors import CorruptError
 from pipelines.paths import CheckpointId, parse_checkpoint
 from schemas.records import Checkpoint, Chunk, Intent, Item, Manifest, Receipt, Shard
@@ -40,10 +41,10 @@ def intent_of(
     start_manifest_digest: str,
     start_lineage_seq: int,
 ) -> Intent:
-    """The intent in a spool record's body; CorruptError if the body is not one."""
+    """The intent in a spool record's body; CorruptError if the body is not one, or does not fit together."""
     try:
         previous = body["previous_step"]
-        return Intent(
+        intent = Intent(
             run=checkpoint.run,
             epoch=checkpoint.epoch,
             attempt=checkpoint.attempt,
@@ -63,8 +64,15 @@ def intent_of(
             items=tuple(_item(one) for one in body["items"]),
             planner=_json(body["planner"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptError(f"intent of {checkpoint.prefix}: {type(error).__name__}: {error}") from error
+    where = f"intent of {checkpoint.prefix}"
+    if not -1 <= intent.previous_step < checkpoint.step:
+        raise CorruptError(f"{where}: the step before it is {intent.previous_step}")
+    check_contents(
+        where, world_size=intent.world_size, shards=intent.shards, items=intent.items, planner=intent.planner
+    )
+    return intent
 
 
 def _json(value: object) -> str:
@@ -124,7 +132,9 @@ def check(manifest: Manifest, expected: CheckpointId) -> None:
     """Raise CorruptError unless the manifest is complete and is the expected checkpoint's."""
     if checkpoint_of(manifest) != expected or manifest.prefix != expected.prefix:
         raise CorruptError(f"manifest of {manifest.prefix!r} lies at {expected.prefix!r}: outside its prefix")
-    ranks = list(range(manifest.world_size))
+    # The lists' lengths before a range of the size that is claimed.
+    found = len(manifest.shards)
+    ranks = list(range(found)) if found == manifest.world_size else []
     if (
         not ranks
         or [one.rank for one in manifest.shards] != ranks

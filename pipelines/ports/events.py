@@ -49,6 +49,7 @@ class EventLog(Protocol):
             messages: in the order in which each topic gets them.
 
         Raises:
+            RefusedError: some are refused for good, for instance as too large; the others may be there or not.
             RetryableError: not all were acknowledged; each of them may be there or not.
             MisconfiguredError: it refuses the user, or the user may not do this.
         """
@@ -63,6 +64,7 @@ class EventLog(Protocol):
 
         Raises:
             FencedError: a newer writer of the same transactional id has begun; every later call raises it too.
+            RefusedError: some are refused for good; nothing of it is visible, nor will be.
             UnknownOutcomeError: the commit was not answered: read the log before going on.
             RetryableError: nothing of it is visible, nor will be.
             MisconfiguredError: it refuses the user, or the user may not do this.

@@ -14,7 +14,9 @@ from typing import Any
 
 from farside import _checkpoint, _spool
 from pipelines import paths
-from pipelines.errors import CorruptError
+from pipelines.core import manifests
+from pipelines.core.checkpoint_contents import check_contents
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import ObjectStore, Signer
 from schemas.codec import Codec
 from schemas.codec import digest as digest_of
@@ -33,17 +35,23 @@ class Arena:
         """Where a staged checkpoint lies; None if it is not resident."""
         for slot in SLOTS:
             index = self._index(slot)
-            if index is not None and index["manifest_digest"] == manifest_digest:
+            if index is not None and index.get("manifest_digest") == manifest_digest:
                 return self._folder / slot
         return None
 
     def resident(self) -> dict[str, int]:
         """The step of each whole slot."""
         indexes = {slot: self._index(slot) for slot in SLOTS}
-        return {slot: int(index["step"]) for slot, index in indexes.items() if index is not None}
+        steps = {slot: index.get("step") for slot, index in indexes.items() if index is not None}
+        return {slot: step for slot, step in steps.items() if isinstance(step, int)}
 
     def stage(self, store: ObjectStore, manifest: Manifest, manifest_digest: str) -> Path:
-        """Write a checkpoint into the slot that does not hold the newest one; CorruptError if a byte is wrong."""
+        """Write a checkpoint into the slot that does not hold the newest one.
+
+        Raises:
+            CorruptError: a byte is wrong, or the manifest does not fit together.
+            RetryableError: the store does not answer, or the node's memory cannot be written.
+        """
         present = self.folder(manifest_digest)
         if present is not None:
             _spool.index_path(present).touch()  # after a rewind it is the newest again, and stays
@@ -76,10 +84,31 @@ def fetch_index_folder(store: ObjectStore, signer: Signer, codec: Codec, manifes
 
 
 def write_index_folder(store: ObjectStore, manifest: Manifest, manifest_digest: str, target: Path) -> Path:
-    """Write shards, rank states and, last, the index; every chunk is verified on its way."""
+    """Write shards, rank states and, last, the index; every chunk is verified on its way.
+
+    Raises:
+        CorruptError: a byte is wrong, or the manifest does not fit together, which shows before anything is written.
+        RetryableError: the store does not answer, or the folder cannot be written; there may be no room.
+    """
+    checkpoint = paths.parse_checkpoint(manifest.prefix + "/")
+    manifests.check(manifest, checkpoint)
+    check_contents(
+        f"manifest of {checkpoint.prefix}",
+        world_size=manifest.world_size,
+        shards=manifest.shards,
+        items=manifest.items,
+        planner=manifest.planner,
+    )
+    try:
+        return _written(store, manifest, manifest_digest, target)
+    except OSError as error:
+        raise RetryableError(f"{target}: {error}") from error
+
+
+def _written(store: ObjectStore, manifest: Manifest, manifest_digest: str, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     _spool.index_path(target).unlink(missing_ok=True)
-    checkpoint = paths.parse_checkpoint(manifest.prefix + "/")
+    checkpoint = manifests.checkpoint_of(manifest)
     for shard in manifest.shards:
         with (target / _spool.shard_name(shard.rank)).open("wb") as out:
             for number, chunk in enumerate(shard.chunks):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from farside import _spool
 from pipelines.core.resume_mode import StartRequest
@@ -16,11 +18,29 @@ from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
 from pipelines.ports import Beat, Journal, SpoolRecord
 from schemas.codec import digest
+from services.adapters import node_files
+from services.adapters.node_files import UNREADABLE, NodeFileError
 
-UNREADABLE = "unreadable"
+__all__ = ["UNREADABLE", "NodeSpool"]
+
+JSON_BYTES_MAX = 1024 * 1024  # of the small files beside the logs
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_TEXTS = ("lane", "kind", "run")
-_NUMBERS = ("seq", "epoch", "attempt", "step", "time_ms")
+_Call = ParamSpec("_Call")
+_Answer = TypeVar("_Answer")
+_Method = Callable[Concatenate["NodeSpool", _Call], _Answer]
+
+
+def _answering(method: _Method[_Call, _Answer]) -> _Method[_Call, _Answer]:
+    """A method whose trouble with the disk is RetryableError: it stops what it was about, and nothing else."""
+
+    @functools.wraps(method)
+    def call(self: NodeSpool, /, *args: _Call.args, **kwargs: _Call.kwargs) -> _Answer:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            raise RetryableError(f"the node's directory: {type(error).__name__}: {error}") from error
+
+    return call
 
 
 class NodeSpool:
@@ -28,7 +48,8 @@ class NodeSpool:
 
     Args:
         node_dir: the node's directory, shared with the trainer.
-        journal: is told of torn bytes, once for each place, and of a full disk, once until there is room again.
+        journal: is told of torn bytes, once for each place, of a full disk, once until there is room again, and of
+            files and folders that are not what they should be, which are left alone.
         replace: puts a JSON file in place of another.
         keep_s: how long the log of a writer that is gone is kept after its last record, published or not.
     """
@@ -45,18 +66,23 @@ class NodeSpool:
         self._replace = replace
         self._journal = journal
         self._reported: set[tuple[Path, int]] = set()
+        self._skipped: set[tuple[Path, str]] = set()
         self._full = False  # the disk was when we last wrote
         self._grants: dict[Path, dict[str, Any]] = {}
 
+    @_answering
     def runs(self) -> tuple[str, ...]:
         """The runs that have a folder here."""
-        return _folders(self._node_dir / "runs")
+        return self._folders(self._node_dir / "runs", node_files.check_run)
 
+    @_answering
     def producers(self, run: str) -> tuple[str, ...]:
         """The incarnations that have a log."""
         folder = _spool.producers_folder(self._node_dir, run)
-        return tuple(name for name in _folders(folder) if _spool.segments(folder / name))
+        names = self._folders(folder, node_files.check_name)
+        return tuple(name for name in names if _spool.segments(folder / name))
 
+    @_answering
     def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
         """Complete records from a log offset on; torn bytes are kept aside and reported once."""
         folder = _spool.producer_folder(self._node_dir, run, producer)
@@ -65,22 +91,33 @@ class NodeSpool:
             found = _spool.scan_producer(folder, offset, most - len(records))
             ends = [start for start, _ in found.entries[1:]] + [found.next_offset]
             pairs = zip(found.entries, ends, strict=False)
-            records.extend(_record(run, producer, entry, end) for (_, entry), end in pairs)
+            records.extend(node_files.record_of(run, producer, entry, end) for (_, entry), end in pairs)
             if found.ending is not _spool.Ending.TORN:
                 break
             self._set_aside(_spool.log_path(folder), found, run, producer)
             offset = found.resume_offset
         return tuple(records)
 
+    @_answering
     def end(self, run: str, producer: str) -> int:
         """Where the log ends now."""
         return _spool.end_of(_spool.producer_folder(self._node_dir, run, producer))
 
+    @_answering
     def position(self, run: str, producer: str) -> int:
-        """The log offset up to which everything is published; 0 at first."""
-        value = _spool.read_json(self._position_path(run, producer))
-        return 0 if value is None else int(value["offset"])
+        """The log offset up to which everything is published; 0 at first.
 
+        It is 0 as well if the file cannot be right: then all of the log is published once more, which has no further
+        effect (I15), and a log whose end was lost is not waited for beyond its end.
+        """
+        path = self._position_path(run, producer)
+        offset = self._read(path, node_files.offset_of)
+        if offset is not None and offset > (end := self.end(run, producer)):
+            self._skip(path, f"offset {offset} lies beyond the log, which ends at {end}")
+            return 0
+        return offset or 0
+
+    @_answering
     def advance(self, run: str, producer: str, offset: int) -> None:
         """Remember a position durably; whole segments before it are cleared away.
 
@@ -90,6 +127,7 @@ class NodeSpool:
         _spool.clear_published(_spool.producer_folder(self._node_dir, run, producer), offset)
         self._write(self._position_path(run, producer), {"offset": offset})
 
+    @_answering
     def retire(self, run: str, producer: str, offset: int) -> bool:
         """Remove the log of a writer that is gone and left nothing past `offset`; damaged bytes that were kept stay."""
         folder = _spool.producer_folder(self._node_dir, run, producer)
@@ -107,46 +145,48 @@ class NodeSpool:
             folder.rmdir()
         return True
 
+    @_answering
     def beats(self, run: str) -> tuple[Beat, ...]:
         """The newest beat of each producer whose process lives."""
         beats = []
         for producer in self.producers(run):
             folder = _spool.producer_folder(self._node_dir, run, producer)
-            beat = _spool.read_json(_spool.beat_path(folder))
+            beat = self._read(_spool.beat_path(folder), functools.partial(node_files.beat_of, producer))
             if beat is not None and _spool.is_writer_alive(_spool.log_path(folder)):
-                beats.append(Beat(producer=producer, **beat))
+                beats.append(beat)
         return tuple(beats)
 
+    @_answering
     def launches(self, run: str) -> tuple[str, ...]:
         """Launches that asked for a start, have no grant yet, and live."""
         folder = _spool.launches_folder(self._node_dir, run)
         return tuple(
             name
-            for name in _folders(folder)
+            for name in self._folders(folder, node_files.check_name)
             if not _spool.grant_path(folder / name).exists() and self._waits(run, folder / name)
         )
 
+    @_answering
     def request(self, run: str, launch: str) -> StartRequest:
         """The start that a launch asked for; RetryableError while its request cannot be read."""
         path = _spool.request_path(_spool.launch_folder(self._node_dir, run, launch))
-        found = _spool.read_json(path)
-        if found is None:
+        request = self._read(path, node_files.request_of)
+        if request is None:
             raise RetryableError(f"{path} is not readable")
-        mode = str(found.get("mode", "exact"))
-        fingerprint = {str(name): str(value) for name, value in found.get("fingerprint", {}).items()}
-        return StartRequest(mode, int(found.get("world_size", 1)), fingerprint, str(found.get("guard", "")))
+        return request
 
     def grant(self, run: str, launch: str, body: dict[str, object]) -> None:
         """Write grant.json."""
         self._write(_spool.grant_path(_spool.launch_folder(self._node_dir, run, launch)), body)
 
+    @_answering
     def grants(self, run: str) -> tuple[dict[str, Any], ...]:
         """Every grant.json, each read once: a launch that was granted is never granted again."""
         folder = _spool.launches_folder(self._node_dir, run)
-        paths = [_spool.grant_path(folder / name) for name in _folders(folder)]
+        paths = [_spool.grant_path(folder / name) for name in self._folders(folder, node_files.check_name)]
         for path in paths:
-            found = None if path in self._grants else _spool.read_json(path)
-            if found is not None:
+            found = None if path in self._grants else self._json(path)
+            if found is not None and self._fits(path, found, node_files.check_grant):
                 self._grants[path] = found
         return tuple(self._grants[path] for path in paths if path in self._grants)
 
@@ -159,19 +199,25 @@ class NodeSpool:
         """Write standing.json."""
         self._write(_spool.standing_path(_spool.launch_folder(self._node_dir, run, launch)), body)
 
+    @_answering
     def chunk(self, checkpoint: CheckpointId, rank: int, offset: int, size: int) -> bytes:
-        """Some bytes of a shard; CorruptError if the file is gone or short."""
+        """Some bytes of a shard; CorruptError if the file is gone or short.
+
+        No more is asked for than the file has, whatever size the intent names.
+        """
         path = self._checkpoint(checkpoint) / _spool.shard_name(rank)
         try:
             with path.open("rb") as stream:
+                left = path.stat().st_size - offset
                 stream.seek(offset)
-                body = stream.read(size)
-        except FileNotFoundError as error:
-            raise CorruptError(f"{path} is gone") from error
+                body = stream.read(max(0, min(size, left)))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise CorruptError(f"{path} is gone: {error}") from error
         if len(body) != size:
             raise CorruptError(f"{path} has {len(body)} of {size} bytes at {offset}")
         return body
 
+    @_answering
     def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
         """A rank's state; None while it is not there (its descriptor is written after it).
 
@@ -198,18 +244,73 @@ class NodeSpool:
     def release(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is safe in the region's store: its files may go."""
         folder = self._checkpoint(checkpoint)
-        if folder.exists():
-            shutil.rmtree(folder)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+        except OSError as error:  # its event is out: to publish it again each turn would not make the files go
+            self._skip(folder, f"cannot be removed: {error}")
 
     def _waits(self, run: str, launch: Path) -> bool:
-        """Whether the rank that asked is still there; an older client does not say which one that is."""
+        """Whether the rank that asked is still there; an older client does not say which one that is.
+
+        A request that cannot be right is not answered: what was granted to it would be an attempt that nobody begins.
+        """
         path = _spool.request_path(launch)
-        asked = _spool.read_json(path)
-        if asked is None or "producer" not in asked:
-            return path.exists()
-        return _spool.is_writer_alive(
-            _spool.log_path(_spool.producer_folder(self._node_dir, run, str(asked["producer"])))
-        )
+        asked = self._json(path)
+        if asked is None or not self._fits(path, asked, node_files.request_of):
+            return False
+        producer = self._parsed(path, asked, node_files.asker_of)
+        if not producer:
+            return producer is not None
+        return _spool.is_writer_alive(_spool.log_path(_spool.producer_folder(self._node_dir, run, producer)))
+
+    def _folders(self, folder: Path, check: Callable[[str], None]) -> tuple[str, ...]:
+        """The folders in one, by name; a name that can be none of ours is left out."""
+        try:
+            names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        return tuple(name for name in names if self._fits(folder / name, name, check))
+
+    def _read(self, path: Path, parse: Callable[[dict[str, Any]], _Answer]) -> _Answer | None:
+        """The value in a small file; None if there is no file, or it cannot be right, which is said once."""
+        found = self._json(path)
+        return None if found is None else self._parsed(path, found, parse)
+
+    def _json(self, path: Path) -> dict[str, Any] | None:
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(found.st_mode) or found.st_size > JSON_BYTES_MAX:
+            self._skip(path, f"it is no file of at most {JSON_BYTES_MAX} bytes")
+            return None
+        value = _spool.read_json(path)
+        if value is None and path.exists():
+            self._skip(path, "it does not hold a JSON object")
+        return value
+
+    def _parsed(self, path: Path, found: Any, parse: Callable[[Any], _Answer]) -> _Answer | None:  # noqa: ANN401 - JSON
+        try:
+            return parse(found)
+        except NodeFileError as error:
+            self._skip(path, str(error))
+            return None
+
+    def _fits(self, path: Path, found: object, check: Callable[[Any], object]) -> bool:
+        try:
+            check(found)
+        except NodeFileError as error:
+            self._skip(path, str(error))
+            return False
+        return True
+
+    def _skip(self, path: Path, why: str) -> None:
+        """Say once that a file or folder is left alone, and why."""
+        if (path, why) in self._skipped or self._journal is None:
+            return
+        self._skipped.add((path, why))
+        self._journal.say("spool.skipped", path=ascii(str(path))[1:-1], why=why)
 
     def _checkpoint(self, checkpoint: CheckpointId) -> Path:
         place = (checkpoint.run, checkpoint.epoch, checkpoint.attempt, checkpoint.step)
@@ -269,51 +370,10 @@ class NodeSpool:
         )
 
 
-def _folders(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")))
-
-
-def _record(run: str, producer: str, entry: dict[str, Any], end: int) -> SpoolRecord:
-    """The record; one with other fields than ours goes on as `unreadable`, to end as a dead letter with its content."""
-    why = _unlike_ours(run, entry)
-    if not why:
-        return SpoolRecord(producer=producer, end=end, **entry)
-    return SpoolRecord(
-        producer=producer,
-        lane=UNREADABLE,
-        seq=0,
-        kind=UNREADABLE,
-        run=run,
-        epoch=0,
-        attempt=0,
-        step=0,
-        time_ms=0,
-        body={"record": entry, "why": why},
-        end=end,
-    )
-
-
-def _unlike_ours(run: str, entry: dict[str, Any]) -> str:
-    """Why a record's fields are unlike ours, "" if they are not; numbers have to fit the events' 64 bits."""
-    odd = set(entry) ^ {*_TEXTS, *_NUMBERS, "body"}
-    if odd:
-        return f"fields that are missing or unknown: {', '.join(sorted(ascii(one) for one in odd))}"
-    for name in _TEXTS:
-        if not isinstance(entry[name], str) or not entry[name].isascii():
-            return f"{name} is no plain text"
-    for name in _NUMBERS:
-        value = entry[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            return f"{name} is no number of 63 bits"
-    if not isinstance(entry["body"], dict):
-        return "body is no object"
-    return "" if entry["run"] == run else "it is of another run"
-
-
 def _bytes_of(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError as error:
+        raise CorruptError(f"{path} is a folder") from error

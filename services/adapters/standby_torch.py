@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from farside.errors import CorruptCheckpointError
 from farside.reader import IndexReader
-from pipelines.errors import CorruptError
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, ObjectStore, PoolHealth, Spool
 from schemas.records import Item, Manifest
 from services.adapters.arena import Arena
@@ -44,11 +44,14 @@ class TorchStandbyPool:
     def stage(self, manifest: Manifest, manifest_digest: str) -> float:
         """Fetch, verify and rehearse a checkpoint; seconds it took. CorruptError: it does not load."""
         began_s = self._clock.boottime_s()
-        folder = self._arena.stage(self._store, manifest, manifest_digest)
+        try:
+            folder = self._arena.stage(self._store, manifest, manifest_digest)
+        except OSError as error:
+            raise RetryableError(f"the arena of {self._run}: {error}") from error
         staged_s = self._clock.boottime_s()
         try:
             self._rehearse(folder, manifest)
-        except CorruptError:
+        except (CorruptError, RetryableError):
             self._arena.drop(manifest_digest)
             raise
         ended_s = self._clock.boottime_s()
@@ -75,11 +78,15 @@ class TorchStandbyPool:
 
     def _rehearse(self, folder: Path, manifest: Manifest) -> None:
         """Load everything into fresh tensors, each item compared with its digest: proof level `loaded`."""
-        state = {item.fqn: _empty(item) for item in manifest.items}
         try:
+            state = {item.fqn: _empty(item) for item in manifest.items}
             load(state, storage_reader=IndexReader(folder), no_dist=True)
         except (CheckpointException, CorruptCheckpointError) as error:
             raise CorruptError(f"step {manifest.step} does not load: {_cause(error)}") from error
+        except OSError as error:
+            raise RetryableError(f"step {manifest.step}: {folder}: {error}") from error
+        except Exception as error:  # what torch raises of contents that it does not understand has no common class
+            raise CorruptError(f"step {manifest.step} does not load: {type(error).__name__}: {error}") from error
 
 
 def _cause(error: CheckpointException | CorruptCheckpointError) -> str:

@@ -99,7 +99,8 @@ def _lineage(store: ObjectStore, run: str) -> LineageView | None:
 def _manifests(store: ObjectStore, run: str) -> set[str]:
     from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
 
-    return {key for key in store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest")}
+    manifests = {key for key in store.list(paths.checkpoints_prefix(run)) if key.endswith("/manifest")}
+    return manifests.union(store.list(paths.shard_lists_prefix(run)))
 
 
 def _show(report: Report, *, whole: bool) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.core.alarms import sentence
+from pipelines.core.data_versions import files_of
 from pipelines.core.record_counts import RecordCounts
 from pipelines.core.record_filter import Facts, facts_of
 from pipelines.flows.log.log_reader import Seen
@@ -156,7 +157,7 @@ _SUMMARIES: dict[type[records.Record], Callable[[Any], str]] = {
     ),
     records.Checkpoint: lambda record: f"{record.state} {size(record.size_bytes)} {record.reason}".rstrip(),
     records.Heartbeat: lambda record: f"{record.node} {record.phase}",
-    records.DataVersion: lambda record: f"{record.name} {record.digest[:12]} {len(record.shards)} files",
+    records.DataVersion: lambda record: f"{record.name} {record.digest[:12]} {files_of(record)} files",
     records.EpochChange: _change,
     records.Readiness: lambda record: f"{record.grade} {record.proof}, predicted {record.predicted_rto_s:.1f} s",
     records.Sighting: lambda record: (

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
 from infra.local.stack import Stack
 from pipelines import paths
-from pipelines.errors import CorruptError, FencedError
+from pipelines.core.message_size import MESSAGE_BYTES_MAX
+from pipelines.errors import CorruptError, FencedError, RefusedError
 from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
@@ -200,3 +202,48 @@ def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknow
     assert set(values) == {b"before", b"after"}
     log.close()
     source.close()
+
+
+def test_I18_a_record_above_the_stated_limit_is_refused_for_good_by_its_place(cluster: _Cluster) -> None:
+    """Also in a transaction, of which nothing is visible; what follows goes on with the same log."""
+    source, log, atomic = cluster.source(), cluster.log(None), cluster.log(f"large-{next(IDS)}")
+    _at_end(source)
+    large = _message(b"x" * (MESSAGE_BYTES_MAX + 1))
+    with pytest.raises(RefusedError, match=TOPIC) as caught:
+        log.publish([_message(b"beside"), large])
+    assert list(caught.value.refused) == [1]
+    with pytest.raises(RefusedError):
+        atomic.transaction([_message(b"never"), large])
+    atomic.transaction([_message(b"after")])
+    log.publish([_message(b"last")])
+    values: list[bytes] = []
+    while values[-1:] != [b"last"]:
+        found = _read(source, 1)
+        assert found, values
+        values += [item.value for item in found]
+    assert set(values) - {b"beside"} == {b"after", b"last"}, "what was beside it may be there or not"
+
+
+@pytest.mark.servers
+def test_I18_a_broker_that_takes_less_than_is_stated_says_which_record_and_which_setting(stack: Stack) -> None:
+    """A topic that somebody else made: the one record is named, whatever batch it was in, and the limits of ours."""
+    address = admin_of(stack, "east")
+    ensure_topics(address, replication=1, prefix="limits.")
+    name = f"small-{next(IDS)}"
+    log, source = KafkaLog(address), KafkaSource(address)
+    admin = KafkaAdminClient(**address.options())
+    admin.create_topics([NewTopic(name, 1, 1, topic_configs={"max.message.bytes": "2000"})])
+    small = [Message(name, b"k", b"v" * 100, (("h", b"1"),)) for _ in range(30)]
+    with pytest.raises(RefusedError) as caught:
+        log.publish([*small, Message(name, b"k", b"x" * 3_000), *small])
+    assert list(caught.value.refused) == [30], "not those behind it, which the library fails with it"
+    assert f"topic {name} refuses a record of 3" in str(caught.value)
+    assert f"max.message.bytes={MESSAGE_BYTES_MAX}" in str(caught.value)
+    log.publish(small)
+    (partition,) = source.partitions([name])
+    source.seek(partition, 0)
+    assert len(_read(source, len(small))) >= len(small)
+    described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, f"limits.{TOPIC}")])
+    assert str(MESSAGE_BYTES_MAX) in str(described)
+    for opened in (log, source, admin):
+        opened.close()

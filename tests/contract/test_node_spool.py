@@ -46,5 +46,5 @@ def test_a_grant_that_cannot_be_read_yet_is_read_as_soon_as_it_can(tmp_path: Pat
     agent = NodeSpool(tmp_path)
     _spool.grant_path(folder).write_text('{"launch": ')
     assert agent.grants("gpt") == ()
-    agent.grant("gpt", "l1", {"launch": "l1", "epoch": 1})
-    assert agent.grants("gpt") == ({"launch": "l1", "epoch": 1},)
+    agent.grant("gpt", "l1", {"launch": "l1", "epoch": 1, "attempt": 1})
+    assert agent.grants("gpt") == ({"launch": "l1", "epoch": 1, "attempt": 1},)

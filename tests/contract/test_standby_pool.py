@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from farside import _spool
-from pipelines.errors import CorruptError
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.paths import CheckpointId
 from pipelines.ports import PoolHealth, StandbyPool
 from schemas.codec import digest
@@ -35,13 +36,14 @@ class _Waiting:
 
 
 def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
-    """One rank, one tensor and one plain value, as the writer lays them out."""
+    """Two ranks, the first with one tensor and one plain value, as the writer lays them out."""
     weights = struct.pack("<6f", *range(6))
     value = json.dumps(3).encode()
     shard = weights.ljust(64, b"\0") + value
     checkpoint = CheckpointId("gpt", 1, 1, 10)
     store.create(checkpoint.chunk(0, 0), shard)
-    store.create(checkpoint.rank_state(0), b"rng")
+    for rank in range(2):
+        store.create(checkpoint.rank_state(rank), b"rng")
     tensor = Item(
         fqn="model.w",
         kind="tensor",
@@ -70,8 +72,8 @@ def _checkpoint(store: MemoryObjectStore, *, item_digest: str = "") -> Manifest:
         checkpoint,
         lineage_seq=1,
         world_size=2,
-        shards=(shard_of(0, shard),),
-        rank_states=(state_of(0, b"rng"),),
+        shards=(shard_of(0, shard), shard_of(1)),
+        rank_states=(state_of(0, b"rng"), state_of(1, b"rng")),
         items=(tensor, plain),
         planner=json.dumps({"model.w": ["model", "w"], "step": ["step"]}),
     )
@@ -116,7 +118,8 @@ def pool(node: _Node) -> StandbyPool:
 def _newer(store: MemoryObjectStore, manifest: Manifest, chunk: bytes | None) -> Manifest:
     """The same state ten steps on, with this chunk; None: the chunk is missing."""
     own = CheckpointId("gpt", 1, 1, 20)
-    store.create(own.rank_state(0), b"rng")
+    for rank in range(2):
+        store.create(own.rank_state(rank), b"rng")
     if chunk is not None:
         store.create(own.chunk(0, 0), chunk)
     return dataclasses.replace(manifest, step=20, prefix=own.prefix)
@@ -198,3 +201,59 @@ def test_a_checkpoint_whose_tensor_is_not_what_was_saved_is_not_ready(store: Mem
         pool.stage(_checkpoint(store, item_digest="0" * 64), "digest-1")
     assert not pool.health().ready
     assert pool.folder("digest-1") is None, "what does not load is not resident"
+
+
+def _odd_item(**changes: Any) -> Callable[[Manifest], Manifest]:  # noqa: ANN401 - any field of an item
+    return lambda manifest: dataclasses.replace(
+        manifest, items=(dataclasses.replace(manifest.items[0], **changes), *manifest.items[1:])
+    )
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (_odd_item(dtype="nn"), "unknown kind or dtype"),
+        (_odd_item(dtype="load"), "unknown kind or dtype"),
+        (_odd_item(dtype="qint32"), "unknown kind or dtype"),
+        (_odd_item(shape=(2, -3)), "is none"),
+        (_odd_item(shape=(2**62, 2**62)), "is none"),
+        (_odd_item(shape=(10**12, 3)), "pieces do not make its shape"),
+        (_odd_item(chunk_sizes=(6,)), "number of dimensions"),
+        (_odd_item(chunk_offsets=(1, 0)), "outside its shape"),
+        (_odd_item(length=20), "do not make"),
+        (_odd_item(offset=-24), "outside its shard"),
+        (_odd_item(kind="pickle"), "unknown kind"),
+        (lambda manifest: dataclasses.replace(manifest, world_size=10**9), "ranks 0..world size"),
+        (lambda manifest: dataclasses.replace(manifest, planner="["), "no JSON"),
+        (lambda manifest: dataclasses.replace(manifest, planner="[]"), "no JSON object"),
+        (lambda manifest: dataclasses.replace(manifest, planner='{"model.w": 5}'), "path of"),
+        (lambda manifest: dataclasses.replace(manifest, prefix="elsewhere"), "not under a checkpoint"),
+        (lambda manifest: dataclasses.replace(manifest, shards=()), "ranks 0..world size"),
+    ],
+)
+def test_I18_whatever_a_manifest_says_staging_it_is_corrupt_and_nothing_else(
+    store: MemoryObjectStore, tmp_path: Path, changed: Callable[[Manifest], Manifest], why: str
+) -> None:
+    """The one before stays resident, and no memory is taken in the size that is claimed."""
+    pool = _torch_pool(store, tmp_path, _Waiting())
+    good = _checkpoint(store)
+    pool.stage(good, "digest-1")
+    with pytest.raises(CorruptError, match=re.escape(why)):
+        pool.stage(changed(good), "digest-2")
+    assert (pool.health().staged_digest, pool.folder("digest-2")) == ("digest-1", None)
+
+
+@pytest.mark.torch
+def test_an_arena_that_cannot_be_written_is_tried_again(store: MemoryObjectStore, tmp_path: Path) -> None:
+    """A full memory, or a file where the folder should be: no verdict on the checkpoint."""
+    manifest = _checkpoint(store)
+    (tmp_path / "A").write_bytes(b"")
+    with pytest.raises(RetryableError, match="tmp"):
+        _torch_pool(store, tmp_path, _Waiting()).stage(manifest, "digest-1")
+    (tmp_path / "A").unlink()
+    pool = _torch_pool(store, tmp_path, _Waiting())
+    pool.stage(manifest, "digest-1")
+    (tmp_path / "A" / "index.json").write_text('{"step": "many"}')
+    pool.stage(manifest, "digest-2")
+    assert pool.folder("digest-2") is not None

@@ -51,6 +51,7 @@ REDRIVE, REDRIVES = (
     ("tests/core/replication/test_redrive_requests.py",),
 )
 JUDGE = "pipelines/flows/replication/record_judge.py"
+SENDING, SENDINGS = "pipelines/flows/agent/sending.py", ("tests/core/agent/test_sending.py",)
 AGENT, MIRROR = ("tests/core/agent/test_publisher.py",), ("tests/core/replication/test_lane_replicator.py",)
 PROMOTIONS = ("tests/simulation/test_interrupted_promotion.py",)
 CHECKPOINT_STORIES = ("tests/scenarios/test_directed_checkpoints.py",)

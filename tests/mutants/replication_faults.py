@@ -56,8 +56,8 @@ REPLICATION_FAULTS = (
     Mutant(
         "visible before its bytes",
         JUDGE,
-        "if not self._copies.done(event):",
-        "if self._copies.done(event) is None:",
+        "and not self._copies.done(event):",
+        "and self._copies.done(event) is None:",
         MIRROR,
     ),
     Mutant("duplicates are published again", JUDGE, " or arrival is Arrival.DUPLICATE:", ":", MIRROR),

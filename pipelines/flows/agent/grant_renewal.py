@@ -8,10 +8,12 @@ is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipelines.core.heartbeats import DRAINED
-from pipelines.errors import RetryableError
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, GrantReply, Grants, Journal, Spool
 from schemas.http_bodies import GrantRenewalStatus
 
@@ -52,10 +54,25 @@ class GrantRenewal:
 
     def turn(self) -> float:
         """Renew what can be renewed; seconds until the next turn."""
-        for run in self._spool.runs():
-            for launch in self._watched(run):
-                self._renew(run, launch)
+        self._guarded("spool", self._every_run)
         return ASK_S
+
+    def _every_run(self) -> None:
+        for run in self._spool.runs():
+            self._guarded(run, partial(self._one_run, run))
+
+    def _one_run(self, run: str) -> None:
+        for launch in self._watched(run):
+            self._renew(run, launch)
+
+    def _guarded(self, what: str, part: Callable[[], None]) -> None:
+        """A node's disk that cannot be read or written costs the launches that it is about, and no others."""
+        try:
+            part()
+        except (RetryableError, CorruptError) as error:
+            self._troubles[what] = str(error)
+        else:
+            self._troubles.pop(what, None)
 
     def status(self) -> GrantRenewalStatus:
         """For how long each watched launch may still compute."""

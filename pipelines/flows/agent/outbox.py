@@ -10,20 +10,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import paths
-from pipelines.core.dead_letter_headers import headers_of_identity
+from pipelines.core.data_versions import INLINE_BYTES_MAX, check_list, with_list_at
 from pipelines.core.metric_batches import batch_of, runs_of_rows
 from pipelines.core.pace import Pace, Progress
-from pipelines.flows.agent.agent_ports import AgentNode, PublishPolicy
+from pipelines.core.set_aside import SPOOL_RECORD, headers_of_identity
+from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy
+from pipelines.flows.agent.sending import Sending
 from pipelines.flows.log.envelope import METRIC, METRIC_BATCH, METRICS_THINNED, identity_of, wrap
-from pipelines.ports import Clock, Journal, Message, Spool, SpoolRecord
-from schemas.codec import Codec
+from pipelines.ports import Message, SpoolRecord
 from schemas.http_bodies import BacklogStatus
-from schemas.records import DataShard, DataVersion, DeadLetter, Metric, MetricsThinned
+from schemas.records import DataShard, DataVersion, Metric, MetricsThinned, ShardList
 
 READ_MAX = 500
 WAITING_MAX = 1_000  # per producer
@@ -31,17 +33,22 @@ LOOK_S = 1.0
 RETIRE_S = 5.0
 REPORT_S = 10.0
 BEHIND_BYTES = 1024 * 1024
+METRICS_LANE = "metrics"
+NO_EVENT = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What a record raises that makes no event: fields that are missing or of another type, numbers beyond 64 bits."""
 _FIGURES = ("first_step", "last_step", "dropped", "keep_every", "used_bytes", "bytes_max", "free_bytes")
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """One record that was read: an event of the metrics' lane, or a message for another topic."""
+    """One record that was read: an event of the metrics' lane, or what its messages are made of."""
 
     begin: int
     size: int
+    record: SpoolRecord
     metric: Metric | MetricsThinned | None = None
-    message: Message | None = None
+    wrong: str = ""  # why it makes no event
+    made: tuple[Message, ...] = ()
 
 
 @dataclass(slots=True)
@@ -75,27 +82,14 @@ class Outbox:
     Args:
         node: the node.
         policy: in which batches and how fast it publishes.
-        spool: the node's.
-        send: publishes messages in the region's log, or raises RetryableError.
-        codec: encodes events.
-        clock: this process's.
-        journal: where it reports dead letters and backlogs.
+        ports: the agent's; the store holds what events name.
+        sending: publishes messages in the region's log.
     """
 
-    def __init__(
-        self,
-        node: AgentNode,
-        policy: PublishPolicy,
-        *,
-        spool: Spool,
-        send: Callable[[Sequence[Message]], None],
-        codec: Codec,
-        clock: Clock,
-        journal: Journal,
-    ) -> None:
-        self._region, self._node = node.region, node.name
-        self._spool, self._send, self._codec = spool, send, codec
-        self._clock, self._journal = clock, journal
+    def __init__(self, node: AgentNode, policy: PublishPolicy, ports: AgentPorts, sending: Sending) -> None:
+        self._region = node.region
+        self._spool, self._store, self._codec = ports.spool, ports.store, ports.codec
+        self._clock, self._journal, self._sending = ports.clock, ports.journal, sending
         self._batches = policy.batches
         self._pace = Pace(policy.catch_up_bytes_s)
         self._progress = Progress()
@@ -124,17 +118,19 @@ class Outbox:
         now_s = self._clock.boottime_s()
         due = self._batches.due(len(tail.metrics), tail.metrics_size, tail.published_s, now_s)
         gathered = list(tail.metrics) if due else []
-        others = list(tail.others)
-        messages = [one.message for one in others if one.message is not None] + self._lane(gathered)
-        if not messages:
-            return
-        self._send(messages)
+        messages, count, waits = self._ready(tail.others)
+        others = list(tail.others)[:count]
+        messages += self._lane(gathered)
+        if messages:
+            self._sending.send(messages)
         for _ in others:
             tail.others.popleft()
         if gathered:
             tail.metrics.clear()
             tail.metrics_size, tail.published_s = 0, now_s
         self._progress.published(len(others) + len(gathered), sum(one.size for one in [*others, *gathered]))
+        if waits is not None:
+            raise waits
 
     def done_with(self, run: str, producer: str, tail: Tail) -> bool:
         """Whether the producer is gone and all of it is published; its log is then removed."""
@@ -173,30 +169,58 @@ class Outbox:
     # --- one record ---
 
     def _take(self, tail: Tail, begin: int, record: SpoolRecord) -> None:
-        size = record.end - begin
+        """Put a record where it is published from; what makes no event keeps its place among those of its lane."""
+        waiting = _Waiting(begin, record.end - begin, record)
+        if record.lane != METRICS_LANE:
+            tail.others.append(waiting)
+            return
         try:
-            if record.kind in {"metric", "thinned"}:
-                event = self._metric(record) if record.kind == "metric" else self._thinned(record)
-                self._codec.encode(event)  # what does not fit its schema must not hold up those beside it in a batch
-                tail.metrics.append(_Waiting(begin, size, metric=event))
-                tail.metrics_size += size
-                return
-            message = self._data_version(record) if record.kind == "data_version" else None
-            detail = f"unknown kind {record.kind!r}"
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            message, detail = None, f"{type(error).__name__}: {error}"
-        tail.others.append(_Waiting(begin, size, message=message or self._dead(record, detail)))
+            waiting.metric = self._metric(record)
+            self._codec.encode(waiting.metric)  # what does not fit its schema must not hold up those beside it
+        except NO_EVENT as error:
+            waiting.metric, waiting.wrong = None, f"{type(error).__name__}: {error}"
+        tail.metrics.append(waiting)
+        tail.metrics_size += waiting.size
 
-    def _metric(self, record: SpoolRecord) -> Metric:
+    def _metric(self, record: SpoolRecord) -> Metric | MetricsThinned:
         body: dict[str, Any] = record.body
+        if record.kind == "thinned":
+            figures: dict[str, Any] = {name: int(body[name]) for name in _FIGURES}
+            self._journal.say("publish.metrics_thinned", run=record.run, producer=record.producer, **figures)
+            return MetricsThinned(**identity_of(record, self._region), **figures)
+        if record.kind != "metric":
+            raise ValueError(f"unknown kind {record.kind!r}")
         values = {str(k): float(v) for k, v in body["values"].items()}
         return Metric(**identity_of(record, self._region), values=values)
 
-    def _thinned(self, record: SpoolRecord) -> MetricsThinned:
-        body: dict[str, Any] = record.body
-        figures: dict[str, Any] = {name: int(body[name]) for name in _FIGURES}
-        self._journal.say("publish.metrics_thinned", run=record.run, producer=record.producer, **figures)
-        return MetricsThinned(**identity_of(record, self._region), **figures)
+    def _ready(self, waiting: Sequence[_Waiting]) -> tuple[list[Message], int, RetryableError | None]:
+        """The messages of the first of these that can be published, how many those are, and why not the next one."""
+        messages: list[Message] = []
+        for at, one in enumerate(waiting):
+            try:
+                messages += self._made(one)
+            except RetryableError as error:
+                return messages, at, error
+        return messages, len(waiting), None
+
+    def _made(self, waiting: _Waiting) -> tuple[Message, ...]:
+        """The messages of a record that is no metric: made once, and what they name is put into the store before.
+
+        Raises:
+            RetryableError: the store does not answer.
+        """
+        if not waiting.made:
+            record, wrong = waiting.record, waiting.wrong
+            try:
+                if not wrong and record.kind == "data_version":
+                    waiting.made = (self._data_version(record),)
+                wrong = wrong or f"unknown kind {record.kind!r}"
+            except RetryableError:
+                raise
+            except (*NO_EVENT, CorruptError) as error:
+                wrong = f"{type(error).__name__}: {error}"
+            waiting.made = waiting.made or self._dead(record, wrong)
+        return waiting.made
 
     def _data_version(self, record: SpoolRecord) -> Message:
         body: dict[str, Any] = record.body
@@ -211,10 +235,16 @@ class Outbox:
             sampler=str(body["sampler"]),
             data_seed=int(body["seed"]),
         )
-        return wrap(event, "data_version", self._codec)
+        listed = self._codec.encode(ShardList(shards=shards))
+        if len(listed) > INLINE_BYTES_MAX:
+            event = with_list_at(event, listed)
+        message = wrap(event, "data_version", self._codec)
+        if event.list_key and not self._store.create(event.list_key, listed):
+            check_list(event, self._store.get(event.list_key))
+        return message
 
     def _lane(self, gathered: Sequence[_Waiting]) -> list[Message]:
-        """The messages of the metrics' lane in its order: batches, lone metrics, and the records of thinning."""
+        """The messages of the metrics' lane in its order: batches, lone metrics, thinning, and what was set aside."""
         messages: list[Message] = []
         metrics: list[Metric] = []
         sizes: list[int] = []
@@ -230,24 +260,16 @@ class Outbox:
             if isinstance(waiting.metric, Metric):
                 metrics.append(waiting.metric)
                 sizes.append(waiting.size)
-            elif waiting.metric is not None:
-                flush()
+                continue
+            flush()
+            if waiting.metric is not None:
                 messages.append(wrap(waiting.metric, METRICS_THINNED, self._codec))
+            else:
+                messages += self._made(waiting)
         flush()
         return messages
 
-    def _dead(self, record: SpoolRecord, detail: str) -> Message:
-        self._journal.say("publish.dead_letter", run=record.run, producer=record.producer, seq=record.seq, why=detail)
-        letter = DeadLetter(
-            cluster=f"spool:{self._node}",
-            topic=record.lane,
-            partition=0,
-            offset=record.end,
-            key=record.run.encode(),
-            value=json.dumps(record.body).encode(),
-            headers=headers_of_identity(identity_of(record, self._region), record.lane),
-            reason="spool_record",
-            detail=detail,
-            time_ms=self._clock.wall_ms(),
-        )
-        return Message(paths.DEAD_LETTERS, record.run.encode(), self._codec.encode(letter))
+    def _dead(self, record: SpoolRecord, wrong: str) -> tuple[Message, ...]:
+        headers = headers_of_identity(identity_of(record, self._region), record.lane)
+        would_be = Message(paths.topic(record.lane), record.run.encode(), json.dumps(record.body).encode(), headers)
+        return self._sending.aside(would_be, SPOOL_RECORD, wrong, place=record.end, topic=record.lane)

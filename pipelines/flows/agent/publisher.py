@@ -7,26 +7,26 @@ which every reader counts once (I15). What an attempt was started from is rememb
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume_mode import resume_mode
-from pipelines.errors import CorruptError, FencedError, RetryableError
+from pipelines.core.set_aside import clipped
+from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import HARD, authority_of
 from pipelines.flows.agent.outbox import Outbox, Tail
+from pipelines.flows.agent.sending import Sending
 from pipelines.flows.agent.uploads import Uploads
 from pipelines.flows.log.envelope import headers_of, identity_of, wrap
 from pipelines.paths import CheckpointId
-from pipelines.ports import (
-    GrantReply,
-    Message,
-    SpoolRecord,
-)
+from pipelines.ports import GrantReply, SpoolRecord
 from schemas.codec import DecodeError, digest
 from schemas.http_bodies import PublisherStatus
 from schemas.records import (
@@ -44,6 +44,7 @@ ASK_S = 0.5
 ASK_WAITING_S = 0.2
 TURN_S = 0.1
 CHUNKS_PER_STEP = 4
+GIVEN_UP_MAX, REASON_TOLD = 8, 300  # checkpoints, and characters of each reason, in a standing
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class _Launch:
     reply: GrantReply = field(default_factory=lambda: GrantReply("wait"))
     asked_at_s: float = float("-inf")
     written: dict[str, object] = field(default_factory=dict)  # the standing that the trainer sees
+    given_up: dict[int, str] = field(default_factory=dict)  # its newest checkpoints that there will not be: step, why
 
 
 class Publisher:
@@ -79,7 +81,7 @@ class Publisher:
     ) -> None:
         policy, folders = policy or PublishPolicy(), folders or StartFolders()
         self._region, self._node = node.region, node.name
-        self._spool, self._store, self._log = ports.spool, ports.store, ports.log
+        self._spool, self._store = ports.spool, ports.store
         self._grants, self._signer, self._codec = ports.grants, ports.signer, ports.codec
         self._clock, self._journal = ports.clock, ports.journal
         self._heartbeat_s = policy.heartbeat_s
@@ -90,17 +92,9 @@ class Publisher:
         self._asked_at_s: dict[tuple[str, str], float] = {}
         self._launches: dict[str, dict[str, _Launch]] = {}
         self._tails: dict[tuple[str, str], Tail] = {}
-        self._outbox = Outbox(
-            node,
-            policy,
-            spool=ports.spool,
-            send=self._send,
-            codec=ports.codec,
-            clock=ports.clock,
-            journal=ports.journal,
-        )
+        self._sending = Sending(node, ports)
+        self._outbox = Outbox(node, policy, ports, self._sending)
         self._turns = 0
-        self._kafka_away = ""
         self._committed: dict[str, int] = {}
         self._uploading = Uploads(
             spool=ports.spool,
@@ -115,8 +109,14 @@ class Publisher:
         """One turn over every run; seconds until the next one."""
         self._uploading.budget = CHUNKS_PER_STEP
         self._turns += 1
-        self._kafka_away = ""
-        for run in self._spool.runs():
+        self._sending.begin_turn()
+        try:
+            runs = self._spool.runs()
+        except RetryableError as error:
+            self._note_trouble("spool", error)
+            return TURN_S
+        self._troubles.pop("spool", None)
+        for run in runs:
             for part in (self._heartbeat, self._authorise, self._stand, self._drain):
                 self._guarded(part, run)
         behind = self._outbox.look(self._tails)
@@ -141,14 +141,21 @@ class Publisher:
         name = f"{run}/{part.__name__.lstrip('_')}"
         try:
             part(run)
-        except FencedError:
+        except (FencedError, MisconfiguredError):
             raise
         except (RetryableError, CorruptError, DecodeError) as error:
-            if name not in self._troubles:
-                self._journal.say("publish.waits", part=name, error=str(error))
-            self._troubles[name] = str(error)
+            self._note_trouble(name, error)
+        except Exception as error:  # noqa: BLE001 - one run's files may stop this run's part, not the others (I18)
+            self._note_trouble(name, error, traceback.format_exc())
         else:
             self._troubles.pop(name, None)
+
+    def _note_trouble(self, name: str, error: Exception, stack: str = "") -> None:
+        """Report it once, until it is over."""
+        text = f"{type(error).__name__}: {error}" if stack else str(error)
+        if name not in self._troubles:
+            self._journal.say("publish.waits", part=name, error=text, **({"stack": stack} if stack else {}))
+        self._troubles[name] = text
 
     # --- authority ---
 
@@ -263,6 +270,7 @@ class Publisher:
             "recoverable_step": _step(launch.reply.recoverable_step),
             "reason": launch.reply.reason,
             "draining": launch.reply.draining,
+            "given_up": [{"step": step, "reason": reason} for step, reason in launch.given_up.items()],
         }
         if answer != launch.written:
             self._spool.standing(run, launch.name, answer | {"time_ms": self._clock.wall_ms()})
@@ -310,16 +318,6 @@ class Publisher:
         if self._outbox.done_with(run, producer, tail):
             del self._tails[run, producer]
 
-    def _send(self, messages: Sequence[Message]) -> None:
-        """Publish; once Kafka has not answered, nothing more is tried in this turn: each attempt may take seconds."""
-        if self._kafka_away:
-            raise RetryableError(self._kafka_away)
-        try:
-            self._log.publish(messages)
-        except RetryableError as error:
-            self._kafka_away = str(error)
-            raise
-
     # --- checkpoints ---
 
     def _settle(self, record: SpoolRecord) -> bool:
@@ -330,7 +328,7 @@ class Publisher:
             self._once(f"{own.prefix}: no grant of this node is known for its attempt")
             return False
         if record.kind != "intent":
-            return self._abandon(own, record, launch, _encodable(record.body.get("reason", record.kind)))
+            return self._abandon(own, record, launch, clipped(record.body.get("reason", record.kind)))
         try:
             intent = intent_of(
                 own,
@@ -351,7 +349,7 @@ class Publisher:
             OverflowError,
             UnicodeEncodeError,
         ) as error:  # also numbers and texts that Avro cannot hold
-            return self._abandon(own, record, launch, _encodable(error))
+            return self._abandon(own, record, launch, clipped(error))
 
     def _launch_of(self, record: SpoolRecord) -> _Launch | None:
         for launch in self._known(record.run).values():
@@ -406,13 +404,27 @@ class Publisher:
             size_bytes=size,
             reason=reason,
         )
-        self._send([wrap(event, "checkpoint", self._codec)])
+        self._sending.send([wrap(event, "checkpoint", self._codec)])
         if state == "committed":
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
+        if isinstance(outcome, Abandoned):
+            self._tell_given_up(own, record, reason)
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
         self._spool.release(own)
         self._uploading.forget(own)
         return True
+
+    def _tell_given_up(self, own: CheckpointId, record: SpoolRecord, reason: str) -> None:
+        """Tell the trainer before the position passes the record: an agent that dies in between tells it again."""
+        launch = self._launch_of(record)
+        if launch is None:
+            return
+        launch.given_up.pop(own.step, None)
+        launch.given_up[own.step] = clipped(reason, REASON_TOLD)
+        for step in list(launch.given_up)[:-GIVEN_UP_MAX]:
+            del launch.given_up[step]
+        with contextlib.suppress(RetryableError):  # the disk is full: it is written with the next standing
+            self._write_standing(own.run, launch)
 
     def _abandon(self, own: CheckpointId, record: SpoolRecord, launch: _Launch, reason: str) -> bool:
         """Take the manifest's key with the record that there will be none, and say so."""
@@ -497,13 +509,8 @@ class Publisher:
                 for lane, last in sorted(beat.last_seq.items())
             ),
         )
-        self._send([wrap(event, "heartbeat", self._codec)])
+        self._sending.send([wrap(event, "heartbeat", self._codec)])
 
 
 def _step(step: int) -> int | None:
     return step if step >= 0 else None
-
-
-def _encodable(reason: object) -> str:
-    """As text that every encoding can hold: a spool's JSON may carry half of a surrogate pair."""
-    return str(reason).encode(errors="backslashreplace").decode()

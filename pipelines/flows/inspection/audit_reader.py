@@ -11,10 +11,11 @@ from pipelines.core.ledger import Stream, region_of
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.record_filter import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.core.sequence_ranges import SequenceRanges
+from pipelines.core.set_aside import why_set_aside
 from pipelines.errors import FarsideError
 from pipelines.flows.log.log_reader import Decoding, OnProgress, Seen, quiet, scan
 from pipelines.ports import EventSource, Spool
-from schemas.records import Checkpoint, DeadLetter, Event, Heartbeat, Record, Watermark
+from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Heartbeat, Record, Watermark
 
 LANES = paths.REPLICATED_LANES
 _TOPICS = (*map(paths.topic, LANES), paths.DEAD_LETTERS, paths.HEARTBEATS)
@@ -29,8 +30,8 @@ class Reading:
         region: the region.
         view: the run's lineage; None if it is not known.
         decoding: decodes the log's records.
-        manifests: lists the keys that the region's store holds; None if it does not answer. It is asked when the log
-            has been read: the objects that an event names are there before the event is.
+        manifests: lists the keys of manifests and of lists of shards that the region's store holds; None if it does not
+            answer. It is asked when the log has been read: what an event names is there before the event is.
         on_event: is called with each event.
     """
 
@@ -78,6 +79,8 @@ class Reading:
         elif topic == paths.HEARTBEATS:
             if isinstance(record, Heartbeat) and record.run == self.run and record.region == self.region:
                 self._promises(log, record)
+        elif why_set_aside(seen.fetched.headers, seen.fetched.value):
+            self._set_aside(log, facts)
         elif facts.run in {None, self.run}:
             self._event(log, _lane(topic), facts, record)
 
@@ -96,6 +99,16 @@ class Reading:
             _put(log.branch, stream, numbers)
         if isinstance(record, Checkpoint) and record.state == "committed":
             self._named.append((record.manifest_key, stream, numbers))
+        if isinstance(record, DataVersion) and record.list_key:
+            self._named.append((record.list_key, stream, numbers))
+
+    def _set_aside(self, log: Log, facts: Facts) -> None:
+        """A record that fills the place of one: its dead letter is beside it, and it is no event."""
+        identity = identity_of(facts)
+        if facts.run == self.run and identity is not None:
+            if facts.region is not None:
+                log.sources.setdefault(identity[0], facts.region)
+            _put(log.dead, *identity)
 
     def _look_for_manifests(self, log: Log) -> None:
         """Whether what events name is here: a manifest is created last, so where it is, everything is (I13)."""

@@ -23,7 +23,7 @@ from pipelines.errors import MisconfiguredError, RetryableError
 from pipelines.flows.log.log_reader import SILENCE_S, Decoding, OnProgress, Seen, quiet, scan
 from pipelines.flows.replication.replay_requests import BATCH_MAX
 from pipelines.ports import Clock, EventSource, Fetched, Partition
-from schemas.records import Checkpoint
+from schemas.records import Checkpoint, DataVersion
 
 POLL_S = 0.2
 HELD_MAX = 2_000  # records of one partition that wait for their turn
@@ -253,14 +253,14 @@ class Handlers:
         ledger: this region's.
         known: the visible and the dead numbers of a stream.
         lineage: reads a run's lineage; None while it is not known.
-        whole: whether everything that a visible checkpoint names is here.
+        whole: whether everything that a visible event names is here.
     """
 
     peer: str
     ledger: Ledger
     known: Callable[[tuple[str, int, str, str]], Known]
     lineage: Callable[[str], LineageView | None]
-    whole: Callable[[Checkpoint], bool]
+    whole: Callable[[Checkpoint | DataVersion], bool]
 
     def __post_init__(self) -> None:
         self.lineage = functools.cache(self.lineage)
@@ -271,7 +271,7 @@ class Handlers:
         if identity is None:
             return Fate.UNDECODABLE if seen.record is None else Fate.OTHER
         outcome = fate(facts, self.peer, self.ledger, self.known(identity[0]), self.lineage(identity[0][0]))
-        if outcome is Fate.DONE and isinstance(seen.record, Checkpoint) and not self.whole(seen.record):
+        if outcome is Fate.DONE and isinstance(seen.record, Checkpoint | DataVersion) and not self.whole(seen.record):
             return Fate.DAMAGED
         return outcome
 

@@ -12,11 +12,12 @@ from pipelines.core.manifests import Named, checkpoint_of
 from pipelines.core.newest_wins import Candidate, giving_way_to
 from pipelines.core.retention import SWEPT
 from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.replication.list_copies import ListCopies
 from pipelines.flows.standby.damage_notes import open_notes
 from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
 from schemas.codec import Codec, DecodeError, digest
 from schemas.http_bodies import CopyStatus
-from schemas.records import Abandoned, Checkpoint, Manifest
+from schemas.records import Abandoned, Checkpoint, DataVersion, Manifest
 
 RETRY_S = 1.0
 
@@ -73,6 +74,7 @@ class CheckpointCopies:
         self.moved_bytes = 0
         self._rate = LinkRate()
         self._under_way: Mapping[str, int] = {}  # job -> bytes that have crossed so far
+        self.lists = ListCopies(peer, transfers, clock)
         self._gave_way: set[str] = set()  # runs whose copy was given up after it began, until one is complete
 
     def collect(self) -> None:
@@ -82,6 +84,7 @@ class CheckpointCopies:
         for result in self._transfers.finished():
             copy = owners.get(result.job.job_id)
             if copy is None:
+                self.lists.ended(result)
                 continue
             if result.corrupt:
                 copy.broken = result.error
@@ -95,6 +98,7 @@ class CheckpointCopies:
             for key in [key for key, at_s in copy.retry_at_s.items() if at_s <= now_s]:
                 del copy.retry_at_s[key]
                 self._start(copy.event, copy.missing[key])
+        self.lists.turn()
         self._under_way = self._transfers.under_way()
         crossed_bytes = self.moved_bytes + sum(self._under_way.values())
         self._rate.observe(now_s, crossed_bytes, is_busy=bool(self._under_way))
@@ -135,7 +139,7 @@ class CheckpointCopies:
         copy = self._copies.get(event)
         return copy is not None and copy.swept
 
-    def whole(self, event: Checkpoint) -> bool:
+    def whole(self, event: Checkpoint | DataVersion) -> bool:
         """Whether everything that a visible event names is in this region's store; see `whole`."""
         return whole(event, self._store, self._codec, self._signer.verify)
 
@@ -173,6 +177,7 @@ class CheckpointCopies:
         """Give up all copies: the replicator begins again from the ledger."""
         for event in list(self._copies):
             self.drop(event)
+        self.lists.forget()
 
     def progress(self) -> tuple[CopyStatus, ...]:
         """Each copy with the bytes that have moved and its size."""
@@ -262,13 +267,13 @@ def _job_id(event: Checkpoint, key: str) -> str:
     return f"{event.producer}/{event.seq}/{key}"
 
 
-def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
+def whole(event: Checkpoint | DataVersion, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
     """Whether everything that a visible event names is in a store; objects that a sweep deleted are not missed.
 
     An object of the right size of which an open note says that its bytes went bad does not count.
 
     Args:
-        event: a checkpoint's.
+        event: a checkpoint's, or a data version's, which may name its list.
         store: the region's.
         codec: reads the manifest.
         opened: takes the payload out of a signed envelope.
@@ -276,6 +281,8 @@ def whole(event: Checkpoint, store: ObjectStore, codec: Codec, opened: Callable[
     Raises:
         RetryableError: the store does not answer.
     """
+    if isinstance(event, DataVersion):
+        return not event.list_key or store.size(event.list_key) == event.list_bytes
     if event.state != "committed":
         return True
     envelope = store.get(event.manifest_key)

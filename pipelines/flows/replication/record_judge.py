@@ -25,6 +25,7 @@ from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.metric_batches import METRICS, first_number, parted
 from pipelines.core.sequence_numbers import Numbered, place_of
+from pipelines.core.set_aside import why_set_aside
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.log.envelope import METRIC_BATCH, headers_of
 from pipelines.flows.log.writer_schemas import learn
@@ -137,7 +138,8 @@ class RecordJudge:
             arrival, takes = place_of(item.fetched.headers, ledger)
             if arrival is Arrival.DUPLICATE:
                 return Outcome()  # its dead letter was written when it came first
-            return self._dead_letter(item, "undecodable", str(error), takes)
+            reason, detail = why_set_aside(item.fetched.headers, item.fetched.value) or ("undecodable", str(error))
+            return self._dead_letter(item, reason, detail, takes)
         arrival = ledger.arrival(event)
         if event.region != self._peer or arrival is Arrival.DUPLICATE:
             return Outcome()
@@ -222,15 +224,23 @@ class RecordJudge:
                 why, more = self._reason_to_give_up(event, queue, view)
                 if why:
                     return self._superseded(item, event, why, view, **more)
-                if not self._copies.done(event):
-                    item.why = f"step {event.step} is being copied"
-                    return None
+            item.why = self._copying(event)
+            if item.why:
+                return None
         except CorruptError as error:
             return self._dead_letter(item, "corrupt", str(error), takes)
         late = (("farside_late", b"1"),) if event.epoch < view.epoch else ()
         message = self._republished(item, item.fetched.value, late)
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return Outcome(message, takes, "published", fields, view)
+
+    def _copying(self, event: Event) -> str:
+        """The part of what an event names that is still being copied; "" once all of it is verified here (I13)."""
+        if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES and not self._copies.done(event):
+            return f"step {event.step} is being copied"
+        if isinstance(event, DataVersion) and not self._copies.lists.done(event):
+            return f"the list of data version {event.name!r} is being copied"
+        return ""
 
     def _reason_to_give_up(
         self, event: Checkpoint, queue: deque[WaitingRecord], view: LineageView

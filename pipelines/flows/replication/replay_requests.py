@@ -30,7 +30,7 @@ from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.ports import EventSource, Fetched, Message, Partition
 from schemas.codec import DecodeError
 from schemas.http_bodies import ReplayAnswer, ReplayBody
-from schemas.records import Checkpoint
+from schemas.records import Checkpoint, DataVersion
 
 BATCH_MAX = 500  # places in one request
 READ_S = 2.0  # of one turn
@@ -77,7 +77,7 @@ class ReplayRequests:
         ports: the lane's.
         replay_source: reads the peer's log, apart from the reader that follows it.
         visible: this region's lane and dead letters.
-        whole: whether all that a visible checkpoint names is here.
+        whole: whether all that a visible event names is here.
         lineage: a run's, as this region knows it.
     """
 
@@ -88,7 +88,7 @@ class ReplayRequests:
         *,
         replay_source: EventSource,
         visible: VisibleIndex,
-        whole: Callable[[Checkpoint], bool],
+        whole: Callable[[Checkpoint | DataVersion], bool],
         lineage: Callable[[str], LineageView | None],
     ) -> None:
         self._peer, self._lane = lane.peer, lane.name
@@ -155,7 +155,11 @@ class ReplayRequests:
         identity = identity_of(facts)
         known = Known() if identity is None else self._visible.known(identity[0])
         outcome = fate(facts, self._peer, ledger, known, self._lineage(facts.run or ""))
-        if outcome is Fate.DONE and isinstance(event, Checkpoint) and (asked.repairing or not self._whole(event)):
+        if (
+            outcome is Fate.DONE
+            and isinstance(event, Checkpoint | DataVersion)
+            and (asked.repairing or not self._whole(event))
+        ):
             outcome, asked.repairing = Fate.DAMAGED, True
         if outcome not in {Fate.MISSED, Fate.DAMAGED} or identity is None:
             return str(outcome.value), ledger

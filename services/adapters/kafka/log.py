@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import kafka
@@ -11,7 +11,15 @@ from kafka import errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from pipelines import paths
-from pipelines.errors import CorruptError, FarsideError, FencedError, RetryableError, UnknownOutcomeError
+from pipelines.core.message_size import MESSAGE_BYTES_MAX, size_bytes
+from pipelines.errors import (
+    CorruptError,
+    FarsideError,
+    FencedError,
+    RefusedError,
+    RetryableError,
+    UnknownOutcomeError,
+)
 from pipelines.ports import Fetched, Message, Partition
 from services.adapters.kafka.acls import COMMON, translated
 from services.adapters.kafka.clients import made, thrown_away
@@ -21,8 +29,13 @@ DELIVERY_MS = 10_000
 # Without a linger the sender takes each record as it comes, wakes for it, and makes a request of it. So all that is
 # published together waits for the flush that follows at once; a batch is smaller than what a broker takes, 1 MiB.
 LINGER_MS, BATCH_BYTES = 1_000, 512 * 1024
+DIVIDED_MAX = 32  # a batch has a few thousand records at most: halves of halves
 TRANSACTION_MS = 15_000  # one that its writer left open holds back everybody's committed reads for so long
+_LIMITS = {"max.message.bytes": str(MESSAGE_BYTES_MAX)}
 _REFUSED = errors.TopicAuthorizationFailedError
+# A broker that says so says it again, however often it is asked; the library retries none of them.
+_INVALID = errors.InvalidRecordError
+_FOR_GOOD = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError, _INVALID)
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
 
 
@@ -42,6 +55,9 @@ class KafkaLog:
         except errors.KafkaError as error:
             self.close()
             raise self._translated(error, messages) from error
+        except RefusedError:
+            self.close()  # of what was sent beside it, nothing is known
+            raise
 
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
@@ -60,6 +76,9 @@ class KafkaLog:
                 raise FencedError(self._fenced) from error
             kind = UnknownOutcomeError if committing else RetryableError
             raise self._translated(error, messages, kind) from error
+        except RefusedError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Drop the producer; the next call makes another."""
@@ -78,12 +97,16 @@ class KafkaLog:
 
     def _send(self, messages: Sequence[Message]) -> None:
         producer = self._ready()
-        futures = [
-            producer.send(item.topic, key=item.key, value=item.value, headers=list(item.headers)) for item in messages
-        ]
-        producer.flush(timeout=DELIVERY_MS / 1000)  # sends what lingers
-        for future in futures:
-            future.get(timeout=DELIVERY_MS / 1000)
+        sent = [_sent(producer, item) for item in messages]
+        _flush(producer)
+        failed = {at: error for at, error in enumerate(map(_error_of, sent)) if error is not None}
+        refused = {at: error for at, error in failed.items() if isinstance(error, _FOR_GOOD)}
+        if refused:
+            sure = _surely(refused, messages)
+            too_large = [at for at in sure if not isinstance(refused[at], _INVALID)]
+            raise RefusedError({at: _why_refused(messages[at], refused[at]) for at in sure}, too_large)
+        for error in failed.values():
+            raise error
 
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._producer is None:
@@ -98,7 +121,7 @@ class KafkaLog:
                 batch_size=BATCH_BYTES,
                 linger_ms=LINGER_MS,
                 transaction_timeout_ms=TRANSACTION_MS,
-                max_request_size=64 * 1024 * 1024,
+                max_request_size=MESSAGE_BYTES_MAX,
                 **self._cluster.options(),
                 **COMMON,
             )
@@ -264,13 +287,78 @@ class KafkaSource:
         )
 
 
+def _sent(producer: Any, item: Message) -> Any:  # noqa: ANN401 - kafka-python has no types
+    """The future of a record's acknowledgement, or the error for which it was not even sent."""
+    try:
+        return producer.send(item.topic, key=item.key, value=item.value, headers=list(item.headers))
+    except _FOR_GOOD as error:
+        return error
+
+
+def _flush(producer: Any) -> None:  # noqa: ANN401 - kafka-python has no types
+    """Send what lingers, and wait until it is settled.
+
+    A batch that is too large for the broker is divided by the library, and its flush then complains of the batch that
+    is no more, while the parts wait: the next flush sends them.
+    """
+    for _ in range(DIVIDED_MAX):
+        with contextlib.suppress(errors.UnknownError):
+            producer.flush(timeout=DELIVERY_MS / 1000)
+            return
+    raise errors.KafkaTimeoutError(f"batches that are too large were divided {DIVIDED_MAX} times")
+
+
+def _error_of(sent: Any) -> errors.KafkaError | None:  # noqa: ANN401 - kafka-python has no types
+    """Why a record was not appended; None if it was."""
+    if isinstance(sent, errors.KafkaError):
+        return sent
+    try:
+        sent.get(timeout=DELIVERY_MS / 1000)
+    except errors.KafkaError as error:
+        return error
+    return None
+
+
+def _surely(refused: Mapping[int, errors.KafkaError], messages: Sequence[Message]) -> list[int]:
+    """Those of the refused records that are certainly the reason.
+
+    After one that is too large the library also fails what it would have sent behind it, with the same error. So of
+    each topic only the largest counts, and those as large; if there are more, the next try shows them.
+    """
+    sizes = {at: _size_of(messages[at]) for at, error in refused.items() if not isinstance(error, _INVALID)}
+    largest: dict[str, int] = {}
+    for at, size in sizes.items():
+        largest[messages[at].topic] = max(size, largest.get(messages[at].topic, 0))
+    return [at for at in refused if at not in sizes or sizes[at] == largest[messages[at].topic]]
+
+
+def _size_of(item: Message) -> int:
+    return size_bytes(item.key, item.value, item.headers)
+
+
+def _why_refused(item: Message, error: errors.KafkaError) -> str:
+    size = _size_of(item)
+    text = f"topic {item.topic} refuses a record of {size} bytes for good ({type(error).__name__})"
+    if isinstance(error, _INVALID):
+        return f"{text}: {error}"
+    if size > MESSAGE_BYTES_MAX:
+        return f"{text}: Farside sends at most {MESSAGE_BYTES_MAX} bytes as one record"
+    return (
+        f"{text}: the topic's max.message.bytes or segment.bytes is smaller; Farside creates topics with "
+        f"max.message.bytes={MESSAGE_BYTES_MAX}: set it so"
+    )
+
+
 def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, prefix: str = "") -> None:
-    """Create the topics that are missing, with `prefix` before their names; ledger and alarms are compacted."""
+    """Create the topics that are missing, with `prefix` before their names; ledger and alarms are compacted.
+
+    Each gets the stated `max.message.bytes`, whatever the broker's own default is.
+    """
     try:
         with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
             present = set(admin.list_topics())
             for name in paths.TOPICS:
-                configs = {"cleanup.policy": "compact"} if name in paths.COMPACTED else {}
+                configs = _LIMITS | ({"cleanup.policy": "compact"} if name in paths.COMPACTED else {})
                 if prefix + name not in present:
                     topic = NewTopic(prefix + name, partitions, replication, topic_configs=configs)
                     with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker
@@ -288,7 +376,7 @@ def ensure_topic(cluster: KafkaCluster, name: str, replication: int) -> None:
             if any(not topic["error_code"] for topic in described):
                 return
             with contextlib.suppress(errors.TopicAlreadyExistsError):  # another one was quicker
-                admin.create_topics([NewTopic(name, 1, replication)])
+                admin.create_topics([NewTopic(name, 1, replication, topic_configs=_LIMITS)])
     except errors.KafkaError as error:
         raise translated(cluster, error, f"Create, Describe, Read and Write on topic {name}") from error
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pipelines.errors import CorruptError, FencedError
+from pipelines.core.message_size import MESSAGE_BYTES_MAX, size_bytes
+from pipelines.errors import CorruptError, FencedError, RefusedError
 from pipelines.ports import Fetched, Message, Partition
 
 
@@ -18,6 +19,7 @@ class MemoryKafka:
         self.cluster = cluster
         self.times: dict[str, dict[int, int]] = {}  # topic -> offset -> when it was put there, if not at 0
         self._wall_ms = wall_ms
+        self.bytes_max: dict[str, int] = {}  # topic -> the largest record that it takes, if not the stated one
         self.writers: dict[str, int] = {}  # transactional id -> newest writer
         self._topics: dict[str, list[Message | None]] = {}
         self._ids: dict[str, int] = {}
@@ -34,6 +36,15 @@ class MemoryKafka:
         if now_ms:
             self.times.setdefault(message.topic, {})[len(records)] = now_ms
         records.append(message)
+
+    def refused(self, messages: Sequence[Message]) -> dict[int, str]:
+        """The records that are too large for their topics, by their places, and why."""
+        sizes = enumerate((one.topic, size_bytes(one.key, one.value, one.headers)) for one in messages)
+        return {
+            at: f"topic {topic} refuses a record of {size} bytes for good"
+            for at, (topic, size) in sizes
+            if size > self.bytes_max.get(topic, MESSAGE_BYTES_MAX)
+        }
 
     def time_ms(self, name: str, offset: int) -> int:
         """When a record was put there."""
@@ -77,9 +88,13 @@ class MemoryLog:
         self._writer: int | None = None
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """Append."""
-        for message in messages:
-            self._kafka.append(message)
+        """Append; what is beside a record that is refused is there, as Kafka does it."""
+        refused = self._kafka.refused(messages)
+        for at, message in enumerate(messages):
+            if at not in refused:
+                self._kafka.append(message)
+        if refused:
+            raise RefusedError(refused, too_large=refused)
 
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none; FencedError if a newer log of this id has begun."""
@@ -89,6 +104,9 @@ class MemoryLog:
             self._writer = self._kafka.writers[self._id] = self._kafka.writers.get(self._id, 0) + 1
         if self._kafka.writers[self._id] != self._writer:
             raise FencedError(f"transactional id {self._id}: a newer writer has begun")
+        refused = self._kafka.refused(messages)
+        if refused:
+            raise RefusedError(refused, too_large=refused)
         self.publish(messages)
         for name in {message.topic for message in messages}:
             self._kafka.topic(name).append(None)

@@ -14,6 +14,7 @@ from pipelines import paths
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.metric_batches import BatchPolicy, metrics_of
 from pipelines.core.resume_mode import StartRequest
+from pipelines.core.set_aside import MARK
 from pipelines.errors import RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy
 from pipelines.flows.agent.publisher import Publisher
@@ -84,7 +85,8 @@ class _Surroundings(ManualClock):
 
     def events(self) -> list[Event]:
         """The events that were published in the lanes, without heartbeats."""
-        records = [Codec().decode(one.value) for one in self.messages if one.topic != paths.DEAD_LETTERS]
+        aside = [one for one in self.messages if one.topic == paths.DEAD_LETTERS or MARK in dict(one.headers)]
+        records = [Codec().decode(one.value) for one in self.messages if one not in aside]
         return [one for one in records if isinstance(one, Event) and not isinstance(one, Heartbeat)]
 
     def metrics(self) -> list[Metric]:

@@ -14,6 +14,7 @@ from pipelines.core import manifests
 from pipelines.core.record_filter import facts_of_letter, identity_of
 from pipelines.core.resume_mode import StartRequest
 from pipelines.core.sequence_ranges import SequenceRanges
+from pipelines.core.set_aside import MARK
 from pipelines.errors import RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, StartFolders
 from pipelines.flows.agent.publisher import Publisher
@@ -70,7 +71,8 @@ class _World(ManualClock):
 
     def events(self, kind: type[Event]) -> list[Any]:
         """The events of one kind that were published."""
-        records = [Codec().decode(message.value) for message in self.messages]
+        published = [message for message in self.messages if MARK not in dict(message.headers)]
+        records = [Codec().decode(message.value) for message in published]
         return [event for event in records if isinstance(event, kind)]
 
 
@@ -224,6 +226,7 @@ def test_a_skipped_checkpoint_takes_its_number_and_its_key(signer: Ed25519Signer
     _turn(world, agent)
     (event,) = world.events(Checkpoint)
     assert (event.state, event.reason, event.seq) == ("abandoned", "disk full", 1)
+    assert world.standings[-1]["given_up"] == [{"step": 10, "reason": "disk full"}]
     assert isinstance(Codec().decode(signer.verify(store.objects[OWN.manifest])), Abandoned)
 
 

@@ -245,6 +245,50 @@ def test_status_tells_recoverable_from_committed(node: Node) -> None:
     assert run.status().recoverable_step == 30
 
 
+def test_status_tells_which_checkpoints_there_will_not_be_and_why(node: Node) -> None:
+    """Those that the agent abandoned, also after it was started again and knows of none; and those skipped here."""
+    run = node.started()
+    assert run.status().given_up == ()
+    node.stand("granted", given_up=[{"step": 20, "reason": "rank 1's chunk is not what was digested"}])
+    run.beat(21)
+    node.stand("granted", given_up=[])
+    assert run.status().given_up == (farside.GivenUp(20, "rank 1's chunk is not what was digested"),)
+    assert run._session is not None
+    run._session.skipped(30, "no space left on device")
+    for odd in (None, 7, [1, {"step": "x"}, {"reason": "y"}]):
+        node.stand("granted", given_up=odd)
+        assert [one.step for one in run.status().given_up] == [20, 30]
+    for step in range(100, 140):
+        run._session.skipped(step, "no space left on device")
+    assert [one.step for one in run.status().given_up] == list(range(124, 140))
+
+
+def test_the_values_of_one_step_are_divided_into_records_that_fit_and_none_is_lost(node: Node) -> None:
+    """Very many, or with very long names; a usual step is one record."""
+    run = node.started()
+    wide = {f"layer.{at:06d}.grad_norm": float(at) for at in range(20_000)}
+    for step, values in enumerate(({"loss": 1.0}, wide, {"y" * 300_000: 1.0, "x": 2.0, "ü" * 50_000: 3.0}), 1):
+        run.metric(step, **values)
+    run.finish(3)
+    records = [one for one in node.records() if one["kind"] == "metric"]
+    assert [one["seq"] for one in records] == list(range(1, len(records) + 1))
+    assert [one["step"] for one in records].count(1) == 1
+    assert {name: value for one in records if one["step"] == 2 for name, value in one["body"]["values"].items()} == wide
+    assert max(len(str(one["body"])) for one in records if one["step"] == 2) < 400_000
+    assert [list(map(len, one["body"]["values"])) for one in records if one["step"] == 3] == [[300_000], [1], [50_000]]
+
+
+def test_a_data_version_that_no_record_can_hold_does_not_stop_the_training(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once, and not tried again with every step."""
+    run = node.started()
+    run.data_version("v", "d", [{"path": object()}], "s", 1)
+    run.beat(1)
+    assert "cannot be kept" in caplog.text
+    assert [one for one in node.records() if one["lane"] == "data-versions"] == []
+
+
 def test_a_planned_move_holds_the_trainer_until_it_is_handed_over_or_called_off(node: Node) -> None:
     """Beside it nothing costs more than a look; while it waits, it says so in its beats."""
     run = node.started()
