@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ class _IgnoresConditions:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.meta = SimpleNamespace(endpoint_url="http://keeps-whatever-comes")
 
     def put_object(self, **request: Any) -> dict[str, str]:  # noqa: ANN401 - boto3's keyword arguments
         self.objects[request["Key"]] = request["Body"]

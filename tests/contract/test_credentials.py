@@ -17,7 +17,8 @@ from pipelines import paths
 from pipelines.errors import MisconfiguredError
 from schemas.codec import Codec
 from services.adapters.s3.conformance import probe
-from services.adapters.s3.object_store import S3ObjectStore, code_of, connect, ensure_bucket
+from services.adapters.s3.faults import code_of
+from services.adapters.s3.object_store import S3ObjectStore, connect, ensure_bucket
 from services.adapters.system_clock import SystemEntropy
 from services.cli import app
 from services.demo import local_config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.places import CHECKPOINT_STORIES, RETENTION, SWEEP, SWEEPS, Mutant
 
+S3_FAULTS, STORE_FAULTS = "services/adapters/s3/faults.py", ("tests/contract/test_store_faults.py",)
 RETRIES = ("tests/core/runtime/test_retrying.py",)
 
 OTHER_FAULTS = (
@@ -35,6 +36,41 @@ OTHER_FAULTS = (
         "at.host == onward.host and",
         "at.host != '' and",
         ("tests/core/runtime/test_http_sending.py",),
+    ),
+    Mutant(
+        "a missing bucket is taken for a missing object",
+        S3_FAULTS,
+        'MISSING = "NoSuchKey"',
+        'MISSING = "NoSuchBucket"',
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a conflict is taken for an object that is there",
+        S3_FAULTS,
+        'REFUSED_CONDITION = frozenset({"412",',
+        'REFUSED_CONDITION = frozenset({"412", "ConditionalRequestConflict",',
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "an error of the library's leaves the store's adapter",
+        S3_FAULTS,
+        "    except Exception as error:\n        raise mapped",
+        "    except ClientError as error:\n        raise mapped",
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a page that is no listing is taken for an empty bucket",
+        "services/adapters/s3/object_store.py",
+        'if "IsTruncated" not in page and "KeyCount" not in page:',
+        "if not isinstance(page, Mapping):",
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a conditional write without an answer counts as refused",
+        "services/adapters/s3/lease_store.py",
+        'raise UnknownOutcomeError(f"{ours}; the write may have happened") from error',
+        "raise ours from error",
+        STORE_FAULTS,
     ),
     Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
     Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),

@@ -18,7 +18,7 @@ from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
 from pipelines.core.wakeup import next_in_s
-from pipelines.errors import RetryableError, UnknownOutcomeError
+from pipelines.errors import CorruptError, MisconfiguredError, RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
@@ -38,6 +38,7 @@ from pipelines.flows.authority.planned_moves import (
 from pipelines.flows.authority.status import Situation, finite, status_of
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import GrantReply
+from schemas.codec import DecodeError
 from schemas.http_bodies import RunStatus
 from schemas.records import EpochEntry, Lease
 
@@ -286,12 +287,18 @@ class Controller:
         return next_in_s(self._view(self._fork), decision, self._asked_witness_s, now_s, self._policy)
 
     def _try(self, name: str, part: Callable[[], object]) -> None:
-        """Run one part of a turn: a dependency that is away stops that part only, and status shows it."""
+        """Run one part of a turn: a dependency that is away stops that part only, and status shows it.
+
+        So does one that refuses, and a record that cannot be read: an alarm, since only a person can put that right.
+        """
         try:
             part()
-        except RetryableError as error:
-            if name not in self._troubles:
-                self._journal.say("control.waits", run=self._run, part=name, error=str(error))
+        except (RetryableError, CorruptError, MisconfiguredError, DecodeError) as error:
+            before, waits = self._troubles.get(name), isinstance(error, RetryableError)
+            if before is None or (not waits and before != str(error)):
+                self._journal.say(
+                    f"control.{'waits' if waits else 'alarm'}", run=self._run, part=name, error=str(error)
+                )
             self._troubles[name] = str(error)
         else:
             self._troubles.pop(name, None)
