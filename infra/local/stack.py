@@ -140,7 +140,7 @@ class Stack:
         self._child(name).send_signal(signal.SIGCONT)
 
     def supervised(self, say: Say, policy: RestartPolicy) -> Supervisor:
-        """Starts the servers again when they end, if its `look` is called from time to time. `stop` ends them as before.
+        """Starts the servers again when they end, if its `look` is called again and again. `stop` ends them as before.
 
         Args:
             say: is told of each end and each new start.

@@ -11,10 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipelines.core.failover_decision import Decision
-from pipelines.errors import FarsideError
 from pipelines.flows.authority.planned_moves import KINDS, MoveRequest
 from pipelines.ports import GrantReply
-from schemas.codec import DecodeError
 from schemas.http_bodies import (
     FailoverAnswer,
     FailoverBody,
@@ -90,8 +88,5 @@ class AuthorityRoutes:
         return answer_of(MoveAnswer(refused=self._of(body.run).ask(move)))
 
     def _history(self, request: Request) -> Response:
-        try:
-            records = self._of(request.query_params.get("run", "")).history()
-        except (FarsideError, DecodeError) as error:
-            raise HTTPException(503, str(error)) from error
+        records = self._of(request.query_params.get("run", "")).history()
         return answer_of(HistoryAnswer(records=records))
