@@ -36,7 +36,7 @@ def supervise(region: Region, service: Services = None, config: Config = None) -
 
     Under systemd or Kubernetes, run each service by itself and have these start it again (docs/failover.md).
 
-    Example: farside supervise --region east --service controller --service replicator
+    Example: farside supervise --region east --service controller
 
     Exit codes: 0 ended by SIGTERM or Ctrl-C, 2 misconfigured: no such region or service.
     """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import ipaddress
 import socket
 import ssl
 import threading
@@ -13,10 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
 from infra.local.ports import PortClaims
 from infra.local.stack import Stack
@@ -24,40 +19,15 @@ from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
 from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from tests.brokers import admin_of
+from tests.certificates import Signed, certificate, pem
 
 pytestmark = pytest.mark.servers
-NOW = dt.datetime.now(dt.UTC)
-Signed = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
-
-
-def _certificate(name: str, signer: Signed | None = None, *, days: int = 30) -> Signed:
-    """A key and its certificate: a new authority's, or one for loopback's address signed by another."""
-    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    begin = NOW - dt.timedelta(days=60)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if signer is None else signer[1].subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(NOW + dt.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-    )
-    if signer is not None:
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        built = built.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-    return key, built.sign(key if signer is None else signer[0], hashes.SHA256())
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.fixture(scope="module")
 def authority() -> Signed:
     """The certificate authority that signed the broker's certificate."""
-    return _certificate("our authority")
+    return certificate("our authority")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +35,10 @@ def tls(stack: Stack, authority: Signed, tmp_path_factory: pytest.TempPathFactor
     """East's broker with a TLS listener beside its others, as its administrator reaches it there."""
     folder, port = tmp_path_factory.mktemp("tls"), PortClaims().claim([])
     ca_file, keystore = folder / "ca.pem", folder / "broker.pem"
-    ca_file.write_bytes(_pem(authority[1]))
-    key, certificate = _certificate("broker", authority)
+    ca_file.write_bytes(pem(authority[1]))
+    key, signed = certificate("broker", authority)
     private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    keystore.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private) + _pem(certificate))
+    keystore.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private) + pem(signed))
     properties = stack.folder / "config" / "kafka-east.properties"
     before = properties.read_text(encoding="utf-8")
     lines = dict(line.split("=", 1) for line in before.splitlines())
@@ -111,7 +81,7 @@ Mistake = Callable[[KafkaCluster, Stack, Path], KafkaCluster]
 
 def _other_authority(tls: KafkaCluster, _: Stack, folder: Path) -> KafkaCluster:
     other = folder / "other.pem"
-    other.write_bytes(_pem(_certificate("somebody else")[1]))
+    other.write_bytes(pem(certificate("somebody else")[1]))
     return replace(tls, tls_ca_file=other)
 
 
@@ -175,11 +145,11 @@ def test_each_mistake_is_a_line_of_its_own_with_what_to_do(
 
 def test_a_certificate_that_has_run_out_says_so(authority: Signed, tmp_path: Path) -> None:
     """A listener of the test's own, with one of a month ago."""
-    key, certificate = _certificate("broker", authority, days=-30)
+    key, signed = certificate("broker", authority, days=-30)
     keystore, ca_file = tmp_path / "old.pem", tmp_path / "ca.pem"
     private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    keystore.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private) + _pem(certificate))
-    ca_file.write_bytes(_pem(authority[1]))
+    keystore.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private) + pem(signed))
+    ca_file.write_bytes(pem(authority[1]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keystore)
     with socket.create_server(("127.0.0.1", 0)) as listener:

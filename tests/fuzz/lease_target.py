@@ -28,23 +28,11 @@ def lease_of(run: str, epochs: int) -> Lease:
     """A record that makes sense, with so many epochs."""
     entry: dict[str, Any] = {"fork_manifest_digest": GENESIS, "fork_lineage_seq": 0, "region": "east", "time_ms": 1}
     entry |= {"reason": "created", "actor": "controller"}
-    chain = tuple(
-        EpochEntry(
-            epoch=at, parent_epoch=at - 1, fork_step=at - 2, actor="controller", time_ms=at, **cast("Any", entry)
-        )
-        for at in range(1, epochs + 1)
-    )
+    chain = tuple(EpochEntry(epoch=at, parent_epoch=at - 1, fork_step=at - 2, **entry) for at in range(1, epochs + 1))
     place = {"run": run, "epoch": epochs, "holder": "east", "incarnation": "c1", "mode": "active", "renew_seq": 7}
-    more = {
-        "write_id": f"w-{run}",
-        "predecessor": GENESIS,
-        "lease_s": 4.0,
-        "attempt": 1,
-        "launch": "l",
-        "committed_step": 3,
-    }
-    rest = {"reason": "renewal_due", "actor": "controller", "profile": "fast", "time_ms": 5, "lineage": chain}
-    return Lease(**cast("Any", place | more | rest))
+    more = {"write_id": f"w-{run}", "predecessor": GENESIS, "lease_s": 4.0, "attempt": 1, "launch": "l"}
+    rest = {"committed_step": 3, "reason": "renewal_due", "actor": "controller", "profile": "fast", "time_ms": 5}
+    return Lease(**cast("Any", place | more | rest), lineage=chain)
 
 
 class _Bucket:
@@ -62,9 +50,8 @@ class _Bucket:
 
 @cache
 def _objects() -> tuple[bytes, bytes]:
-    members = tuple(
-        LeaseMember(run=run, write_id=f"w-{run}", lease=CODEC.encode(lease_of(run, 2))) for run in ("a", "b")
-    )
+    leases_of = {run: CODEC.encode(lease_of(run, 2)) for run in ("a", "b")}
+    members = tuple(LeaseMember(run=run, write_id=f"w-{run}", lease=lease) for run, lease in leases_of.items())
     return CODEC.encode(lease_of("gpt", 3)), CODEC.encode(LeaseGroup(group="g", write_id="w", members=members))
 
 
