@@ -18,7 +18,7 @@ from pipelines.core.handover import combined
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lineage import view_of
 from pipelines.core.wakeup import next_in_s
-from pipelines.errors import CorruptError, MisconfiguredError, RetryableError, UnknownOutcomeError
+from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
@@ -36,9 +36,9 @@ from pipelines.flows.authority.planned_moves import (
     refusal,
 )
 from pipelines.flows.authority.status import Situation, finite, status_of
+from pipelines.flows.authority.troubles import Troubles
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import GrantReply
-from schemas.codec import DecodeError
 from schemas.http_bodies import RunStatus
 from schemas.records import EpochEntry, Lease
 
@@ -105,7 +105,8 @@ class Controller:
         self._hook = hook
         self._noted = -1
         self._notes: list[Lease] = []
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles(role.run, ports.journal)
+        self._try = self._troubles.attempt
 
     # --- what others ask ---
 
@@ -285,23 +286,6 @@ class Controller:
             return TURN_S
         now_s = self._clock.boottime_s()
         return next_in_s(self._view(self._fork), decision, self._asked_witness_s, now_s, self._policy)
-
-    def _try(self, name: str, part: Callable[[], object]) -> None:
-        """Run one part of a turn: a dependency that is away stops that part only, and status shows it.
-
-        So does one that refuses, and a record that cannot be read: an alarm, since only a person can put that right.
-        """
-        try:
-            part()
-        except (RetryableError, CorruptError, MisconfiguredError, DecodeError) as error:
-            before, waits = self._troubles.get(name), isinstance(error, RetryableError)
-            if before is None or (not waits and before != str(error)):
-                self._journal.say(
-                    f"control.{'waits' if waits else 'alarm'}", run=self._run, part=name, error=str(error)
-                )
-            self._troubles[name] = str(error)
-        else:
-            self._troubles.pop(name, None)
 
     def _read(self) -> None:
         self._asked_witness_s = self._clock.boottime_s()
