@@ -124,6 +124,13 @@ OTHER_FAULTS = (
         TOPIC_RULES,
     ),
     Mutant(
+        "a dependency that is away ends a process",
+        "services/runtime/process.py",
+        "        except RetryableError as error:",
+        "        except NotADirectoryError as error:",
+        ("tests/core/runtime/test_http_server.py",),
+    ),
+    Mutant(
         "every restart comes at once",
         "services/runtime/restarts.py",
         "policy.first_s * 2.0 ** min(in_row, 60)",
