@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MESSAGE_BYTES_LEAST = 1_048_588  # what a record may take at least: Kafka's own default, and what producers count on
+from pipelines.core.message_size import MESSAGE_BYTES_MAX
+
+MESSAGE_BYTES_LEAST = MESSAGE_BYTES_MAX  # a topic must take whatever producers send
 PRODUCTION_REPLICATION, PRODUCTION_ISR = 3, 2
 COMPACT, DELETE = "compact", "delete"
 # A broker that compresses anew may choose a kind that some reader lacks the library for.
