@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 from pydantic import SecretStr
 
 from pipelines.core.failover_decision import FailoverPolicy, policy_of
 from pipelines.core.lease import NEVER_S
+from pipelines.errors import RetryableError
 from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
@@ -19,14 +21,16 @@ from pipelines.flows.authority.webhooks import Receivers, WatchedController, Web
 from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.ports import ObjectStore
 from schemas.codec import Codec
-from schemas.http_bodies import ControllerStatus
+from schemas.http_bodies import ControllerStatus, RunStatus
 from services.adapters.http.poster import HttpPoster
 from services.adapters.kafka.log import KafkaLog, KafkaSource
+from services.adapters.s3.conformance import refuse_unfit
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.http.authority_routes import AuthorityRoutes
 from services.runtime.clients import client_of, own_pieces_of, repeating
 from services.runtime.metrics import ControllerCollector
+from services.runtime.one_run import OneRun
 from services.runtime.scheduler import Flow, Scheduler
 from services.runtime.wiring import Wiring
 from services.settings import RunSettings, Settings
@@ -51,6 +55,7 @@ def run(settings: Settings, region: str) -> int:
     parts = Wiring(settings, region, "controller")
     parts.prepare()
     controller = _Controller(parts)
+    controller.prove_witness()
     parts.registry.register(ControllerCollector(controller.status))
     return parts.serve(
         controller.flows,
@@ -74,8 +79,9 @@ class _Controller:
         self.verifying = Scheduler(parts.clock, min(len(runs), VERIFY_THREADS_MAX))
         self.closing: list[Callable[[], None]] = []
         self.flows: dict[str, Flow] = {}
+        self._runs: dict[str, OneRun] = {}
         self._codec = Codec()  # shared: nobody here makes it learn
-        self._store, self._witness = self._stores()
+        self._store, self._shared_witness, self._witness = self._stores()
         log = KafkaLog(parts.kafka)
         self.closing.append(log.close)
         self._reachability = parts.reachability("controller", log, self.closing, self._nodes_at_s)
@@ -88,13 +94,31 @@ class _Controller:
         self.controls = {name: self._control(name, run_settings) for name, run_settings in runs.items()}
 
     def status(self) -> ControllerStatus:
-        """Every run, with the age of its last good drill here."""
-        return {
-            run: dataclasses.replace(control.status(), drill=self.drills[run].status())
-            for run, control in self.controls.items()
-        }
+        """Every run, with the age of its last good drill here, and why its flows stand if they do."""
+        return {run: self._status(run, control) for run, control in self.controls.items()}
 
-    def _stores(self) -> tuple[ObjectStore, GroupedLeases]:
+    def _status(self, run: str, control: Controller) -> RunStatus:
+        status = control.status()
+        parts = {name: one.trouble for name, one in self._runs.items() if name.startswith(f"{run}/") and one.trouble}
+        return dataclasses.replace(status, drill=self.drills[run].status(), troubles=status.troubles | parts)
+
+    def prove_witness(self) -> None:
+        """Refuse to begin with a witness that cannot be one. One that does not answer is tried at the first request.
+
+        Raises:
+            MisconfiguredError: it ignores conditional writes, or denies us; the text says what to do.
+        """
+        try:
+            self._shared_witness.prove()
+        except RetryableError as error:
+            self.parts.journal.say("witness.waits", why=str(error))
+
+    def _one_run(self, name: str, part: str, flow: Flow) -> Flow:
+        """A run's flow, whose errors end nothing but its own turn."""
+        one = self._runs[f"{name}/{part}"] = OneRun(name, part, flow, self.parts.journal)
+        return one.turn
+
+    def _stores(self) -> tuple[ObjectStore, Witness, GroupedLeases]:
         """This region's store, and the witness as all runs ask it."""
         parts, here = self.parts, self.parts.here
         connections = min(self.leases.threads, LEASE_THREADS_MAX) + self.notices.threads
@@ -103,7 +127,12 @@ class _Controller:
         witness = client_of(
             here.witness, here.witness_credentials_file, timeout_s=LEASE_TIMEOUT_S, connections=connections
         )
-        shared = Witness(S3LeaseStore(witness, parts.settings.witness.bucket, self._codec), parts.registry)
+        bucket = parts.settings.witness.bucket
+        shared = Witness(
+            S3LeaseStore(witness, bucket, self._codec),
+            parts.registry,
+            partial(refuse_unfit, witness, bucket, parts.entropy),
+        )
         leases = GroupedLeases(
             shared,
             shared,
@@ -113,7 +142,7 @@ class _Controller:
             entropy=parts.entropy,
             gathers_s=min(GATHERS_S_MAX, parts.profile.poll_s / 10),
         )
-        return repeating(S3ObjectStore(store, here.bucket), STORE_BESIDE_LEASE), leases
+        return repeating(S3ObjectStore(store, here.bucket), STORE_BESIDE_LEASE), shared, leases
 
     def _nodes_at_s(self, peer: str) -> float:
         """When a node of a region was heard last, for any run."""
@@ -157,7 +186,7 @@ class _Controller:
 
     def _drills(self, name: str, run_settings: RunSettings) -> DrillHistory:
         history = DrillHistory(run=name, store=self._store, clock=self.parts.clock, most_days=run_settings.drill_days)
-        self.notices.add(f"{name}/drills", history.turn)
+        self.notices.add(f"{name}/drills", self._one_run(name, "drills", history.turn))
         return history
 
     def _control(self, name: str, run_settings: RunSettings) -> Controller:
@@ -188,9 +217,10 @@ class _Controller:
             hook=self._hook(name, run_settings),
             wake=self._waking(name),
         )
-        self.leases.add(f"{name}/lease", control.turn)
+        self.leases.add(f"{name}/lease", self._one_run(name, "lease", control.turn))
         if run_settings.webhook_url is not None or run_settings.ping_url is not None:
-            self.notices.add(f"{name}/notify", self._notify(name, run_settings, control).turn)
+            notify = self._notify(name, run_settings, control)
+            self.notices.add(f"{name}/notify", self._one_run(name, "notify", notify.turn))
         return control
 
     def _verifier(self, name: str) -> CheckpointVerifier:
@@ -223,7 +253,7 @@ class _Controller:
             journal=parts.journal,
             wake=lambda: self.notices.wake(f"{name}/hook"),
         )
-        self.notices.add(f"{name}/hook", hook.turn)
+        self.notices.add(f"{name}/hook", self._one_run(name, "hook", hook.turn))
         return hook
 
     def _notify(self, name: str, run_settings: RunSettings, control: Controller) -> Webhooks:

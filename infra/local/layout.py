@@ -191,6 +191,10 @@ class Layout:
         """A server's pid file."""
         return self.folder / "pids" / f"{name}.pid"
 
+    def restarts_file(self, name: str) -> Path:
+        """How often a server was started again, and why; there once it was."""
+        return self.folder / "pids" / f"{name}.restarts.json"
+
     def _proxy(self, client: str, target: str, what: str, upstream: str) -> Proxy:
         name = f"{client}.{target}.{what}"
         return Proxy(name, client, target, what, self.ports[name], self.ports[upstream])

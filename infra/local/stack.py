@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from infra.local import servers
 from infra.local.errors import StackBusy, StackError, StackNotRunning
@@ -19,6 +22,8 @@ from infra.local.links import LinkBytes, Links
 from infra.local.ports import PortClaims
 from infra.local.tools import Tools
 from services.runtime.child_processes import ProcessId, own_id, spawn, start_ticks, state_letter, tail, wait_for
+from services.runtime.restarts import RestartPolicy
+from services.runtime.supervision import Supervised, Supervisor
 
 FIRST_PORT = 20_100
 READY_S = 60.0
@@ -35,6 +40,8 @@ class ServerState:
     port: int
     state: str  # running, frozen, gone
     uptime_s: float
+    restarts: int = 0  # how often its supervisor has started it again
+    reason: str = ""  # how it ended last; "" if it never did
 
 
 class Stack:
@@ -132,6 +139,25 @@ class Stack:
         """SIGCONT."""
         self._child(name).send_signal(signal.SIGCONT)
 
+    def supervised(self, say: Say, policy: RestartPolicy) -> Supervisor:
+        """Starts the servers again when they end, if its `look` is called again and again. `stop` ends them as before.
+
+        Args:
+            say: is told of each end and each new start.
+            policy: how long a server stays down.
+        """
+        processes = [
+            Supervised(name, partial(self._again, name), child, started_s=time.monotonic(), due_s=None)
+            for name, child in self._children.items()
+        ]
+        return Supervisor(processes, policy, say, time.monotonic)
+
+    def note_restarts(self, supervisor: Supervisor) -> None:
+        """Write down how often each server was started again, and why, for `states`."""
+        for process in supervisor.processes:
+            noted = {"restarts": process.restarts.count, "reason": process.restarts.reason}
+            servers.write_private(self.layout.restarts_file(process.name), json.dumps(noted) + "\n")
+
     def restart(self, name: str) -> None:
         """Start a killed server again, on its ports and data."""
         if self._child(name).poll() is None:
@@ -191,14 +217,28 @@ class Stack:
             done = subprocess.run(server.format_argv, env=dict(server.env), capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise StackError(f"{name} could not format its storage:\n{done.stdout}{done.stderr}")
-        child = spawn(server.argv, server.env, self.folder, log)
-        self._children[name] = child
-        ticks = start_ticks(child.pid)
-        self.layout.pid_file(name).write_text(json.dumps({"pid": child.pid, "ticks": ticks}), encoding="utf-8")
+        self.layout.restarts_file(name).unlink(missing_ok=True)
+        child = self._spawned(name)
         wait_for(lambda: child.poll() is not None or server.ready(), READY_S)
         if child.poll() is not None or not server.ready():
             raise StackError(f"{name} did not come up; the end of {log}:\n{tail(log)}")
         say(f"{name} answers")
+
+    def _spawned(self, name: str) -> subprocess.Popen[bytes]:
+        server = self._servers[name]
+        child = spawn(server.argv, server.env, self.folder, self.layout.log(name))
+        self._children[name] = child
+        ticks = start_ticks(child.pid)
+        self.layout.pid_file(name).write_text(json.dumps({"pid": child.pid, "ticks": ticks}), encoding="utf-8")
+        return child
+
+    def _again(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a server that ended; nobody waits for it but the links, whose paths have to be made again."""
+        child = self._spawned(name)
+        if name == LINKS:
+            wait_for(lambda: child.poll() is not None or self._servers[name].ready(), END_S)
+            self.links.create()
+        return child
 
     def _write_state(self) -> None:
         owner = own_id()
@@ -248,11 +288,14 @@ def remove(folder: Path) -> None:
 
 def _state(layout: Layout, name: str) -> ServerState:
     port = layout.ports[name]
+    noted: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError):
+        noted = json.loads(layout.restarts_file(name).read_text(encoding="utf-8"))
     try:
         process = ProcessId(**json.loads(layout.pid_file(name).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return ServerState(name, None, port, "gone", 0.0)
+        return ServerState(name, None, port, "gone", 0.0, **noted)
     if not process.alive():
-        return ServerState(name, None, port, "gone", 0.0)
+        return ServerState(name, None, port, "gone", 0.0, **noted)
     word = "frozen" if state_letter(process.pid) == "T" else "running"
-    return ServerState(name, process.pid, port, word, process.uptime_s())
+    return ServerState(name, process.pid, port, word, process.uptime_s(), **noted)

@@ -1,4 +1,4 @@
-"""The process that owns a detached stack: starts the servers, waits for a signal, ends them.
+"""The process that owns a detached stack: starts the servers, starts again what ends, waits for a signal, ends them.
 
 Used as ``python -m infra.local.supervisor FOLDER LATENCY_MS BANDWIDTH_MBIT_S REGION...``. The servers die with it,
 however it ends, so a stack never outlives its supervisor.
@@ -15,8 +15,10 @@ from infra.local.errors import StackError
 from infra.local.layout import LinkShape
 from infra.local.stack import Stack
 from infra.local.tools import Tools
+from services.runtime.restarts import RestartPolicy
 
 USAGE_EXIT = 2
+LOOK_S = 0.2
 _ARGUMENTS_LEAST = 4
 
 
@@ -35,7 +37,10 @@ def main(arguments: list[str]) -> int:
     except StackError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its log
         return 1
-    ended.wait()
+    supervisor = stack.supervised(lambda line: print(line, flush=True), RestartPolicy())  # noqa: T201 - its log
+    while not ended.wait(LOOK_S):
+        if supervisor.look():
+            stack.note_restarts(supervisor)
     stack.stop()
     return 0
 

@@ -29,7 +29,11 @@ class PieceStore(Protocol):
 
 
 class ObjectStore(Protocol):
-    """One region's bucket."""
+    """One region's bucket.
+
+    Only the store's own word that there is no such key is absence; a missing bucket is a MisconfiguredError. A key that
+    no store takes is a CorruptError of every method: whoever named it named no object.
+    """
 
     def get(self, key: str) -> bytes | None:
         """An object's bytes; None if there is none.
@@ -123,7 +127,8 @@ class LeaseStore(Protocol):
         Raises:
             RetryableError: the witness does not answer in time.
             MisconfiguredError: it refuses the user, or the user may not do this.
-            DecodeError: the record is not one of ours.
+            DecodeError: the record is not one of ours, or of a later version.
+            CorruptError: it is one of ours, and makes no sense.
         """
 
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:

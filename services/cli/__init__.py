@@ -20,6 +20,7 @@ from services.cli import (
     serve,
     stack,
     status,
+    supervise,
 )
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command()(demo.demo)
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.ps)
+app.command()(supervise.supervise)
 app.command()(status.status)
 app.command()(failover.failover)
 for _verb in (

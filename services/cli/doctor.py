@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 SKEW_S_MAX = 5.0  # the stores' clocks are for people; the lease measures durations only
 RUNS_S = 300.0
-PRODUCTION_REPLICATION = 3
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -73,12 +73,15 @@ def doctor(context: typer.Context, config: Config = None, *, as_json: Json = Fal
 
 
 def _try(what: str, check: Callable[[], str]) -> Finding:
+    """One check on its own: whatever it raises is its finding, and the others are made all the same."""
     from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
 
     try:
         return Finding(what, passed=True, detail=check())
     except FarsideError as error:
         return Finding(what, passed=False, detail=str(error))
+    except Exception as error:  # noqa: BLE001 - a check that breaks must not take away what the others found
+        return Finding(what, passed=False, detail=f"the check itself failed: {type(error).__name__}: {error}")
 
 
 def _region(name: str, region: RegionSettings) -> list[Finding]:
@@ -97,37 +100,52 @@ def _region(name: str, region: RegionSettings) -> list[Finding]:
         store_of(region).put(paths.health("doctor", name), b"doctor")
         return f"{region.s3} accepts a write"
 
-    checks = [_try(f"{name} Kafka", kafka), _try(f"{name} store", store), _try(f"{name} clock", lambda: _clock(region))]
-    below = region.replication < PRODUCTION_REPLICATION
-    detail = (
-        f"replication factor {region.replication} is below {PRODUCTION_REPLICATION}: for development only"
-        if below
-        else f"replication factor {region.replication}"
-    )
-    return [*checks, Finding(f"{name} topics", passed=True, detail=detail)]
+    checks = {"Kafka": kafka, "topics": lambda: _topics(region), "store": store, "clock": lambda: _clock(region)}
+    return [_try(f"{name} {what}", check) for what, check in checks.items()]
+
+
+def _topics(region: RegionSettings) -> str:
+    """The topics as the brokers have them; MisconfiguredError names each that breaks a promise."""
+    from pipelines import paths  # noqa: PLC0415 - as above
+    from pipelines.core.topic_rules import faults_of, summary_of  # noqa: PLC0415 - as above
+    from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
+    from services.adapters.kafka.topic_facts import topic_facts  # noqa: PLC0415 - as above
+    from services.runtime.clients import cluster_of  # noqa: PLC0415 - as above
+
+    every = topic_facts(cluster_of(region), paths.TOPICS)
+    if not every:
+        return "there are none yet: the first service makes them"
+    wrong = [
+        f"{facts.name}: {fault}"
+        for facts in every
+        for fault in faults_of(facts, replication=region.replication, compacted=facts.name in paths.COMPACTED)
+    ]
+    if wrong:
+        raise MisconfiguredError("; ".join(wrong))
+    return summary_of(every)
 
 
 def _pulls_only(name: str, peer: str, link: LinkSettings) -> Finding:
     """6.2: a region's link may read its peer's store and not write there: a superseded region could spoil it."""
     from pipelines import paths  # noqa: PLC0415 - as above
-    from pipelines.errors import FarsideError, MisconfiguredError  # noqa: PLC0415 - as above
+    from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
     from services.adapters.s3.object_store import S3ObjectStore  # noqa: PLC0415 - as above
     from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
-    what, key = f"{name} only pulls from {peer}", paths.health("doctor", name)
-    store = S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
-    try:
+    key = paths.health("doctor", name)
+
+    def check() -> str:
+        store = S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
         store.size(key)  # a user whose password is wrong is refused writes too: so a read has to work first
-    except FarsideError as error:
-        return Finding(what, passed=False, detail=str(error))
-    try:
-        store.put(key, b"")
-    except MisconfiguredError:
-        return Finding(what, passed=True, detail=f"{link.s3} lets the link's user read and refuses its writes")
-    except FarsideError as error:
-        return Finding(what, passed=False, detail=str(error))
-    detail = f"the user of {link.credentials_file} may write to {peer}'s store: see docs/credentials.md"
-    return Finding(what, passed=False, detail=detail)
+        try:
+            store.put(key, b"")
+        except MisconfiguredError:
+            return f"{link.s3} lets the link's user read and refuses its writes"
+        raise MisconfiguredError(
+            f"the user of {link.credentials_file} may write to {peer}'s store: see docs/credentials.md"
+        )
+
+    return _try(f"{name} only pulls from {peer}", check)
 
 
 def _reads_only(name: str, peer: str, link: LinkSettings) -> Finding:
@@ -178,12 +196,13 @@ def _in_clear(kafka: KafkaSettings) -> str:
 
 def _clock(region: RegionSettings) -> str:
     from pipelines.errors import MisconfiguredError  # noqa: PLC0415 - as above
-    from services.adapters.s3.object_store import mapped_errors  # noqa: PLC0415 - as above
+    from services.adapters.s3.faults import mapped_errors  # noqa: PLC0415 - as above
+    from services.adapters.s3.object_store import place_of  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemClock  # noqa: PLC0415 - as above
     from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
     client = client_of(region.s3, region.credentials_file)
-    with mapped_errors("the store's clock"):
+    with mapped_errors("the store's clock", place_of(client, region.bucket)):
         date = client.head_bucket(Bucket=region.bucket)["ResponseMetadata"]["HTTPHeaders"].get("date", "")
     if not date:
         return "not compared: the store's answers have no Date header"
@@ -196,21 +215,24 @@ def _clock(region: RegionSettings) -> str:
 
 
 def _witness(settings: Settings) -> list[Finding]:
-    from pipelines.errors import FarsideError  # noqa: PLC0415 - as above
+    """Every promise of a witness, from each region: those that hold are kept when another one is broken."""
+    findings: list[Finding] = []
+    for name, region in settings.regions.items():
+        found: list[Finding] = []
+        asked = _try(f"witness from {name}", partial(_proves, settings, region, name, found))
+        findings += [*found] if asked.passed else [*found, asked]
+    return findings
+
+
+def _proves(settings: Settings, region: RegionSettings, name: str, found: list[Finding]) -> str:
     from services.adapters.s3.conformance import probe  # noqa: PLC0415 - as above
     from services.adapters.system_clock import SystemEntropy  # noqa: PLC0415 - as above
     from services.runtime.clients import client_of  # noqa: PLC0415 - as above
 
-    findings = []
-    for name, region in settings.regions.items():
-        client = client_of(region.witness, region.witness_credentials_file)
-        try:
-            checks = probe(client, settings.witness.bucket, SystemEntropy())
-        except FarsideError as error:
-            findings.append(Finding(f"witness from {name}", passed=False, detail=str(error)))
-            continue
-        findings += [Finding(f"witness from {name}: {check.name}", check.passed, check.detail) for check in checks]
-    return findings
+    client = client_of(region.witness, region.witness_credentials_file)
+    checks = probe(client, settings.witness.bucket, SystemEntropy())
+    found += [Finding(f"witness from {name}: {check.name}", check.passed, check.detail) for check in checks]
+    return "it was tried"
 
 
 @app.command()

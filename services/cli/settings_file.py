@@ -18,7 +18,12 @@ def load(config: Path | None) -> Settings:
     """
     from services import settings  # noqa: PLC0415 - heavy; `farside --help` must be quick
 
-    return settings.load(config or _default())
+    return settings.load(path_of(config))
+
+
+def path_of(config: Path | None) -> Path:
+    """The settings file that `load` reads."""
+    return config or _default()
 
 
 def _default() -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from infra.local import background_stack
 from infra.local.errors import StackError, StackNotRunning
 from infra.local.layout import LinkShape
 from infra.local.stack import ServerState, running_layout, states
+from services.runtime.child_processes import ProcessId
 
 DEVELOPMENT_ONLY = (
     "For development only: each region has one broker and so no second copy, passwords cross loopback without TLS, "
@@ -83,14 +85,17 @@ def down(folder: Folder = None) -> None:
 
 
 def ps(folder: Folder = None, *, as_json: Json = False) -> None:
-    """List the local stack's servers, with process id, port, state and time since start.
+    """List the local stack's servers, with process id, port, state, time since start, and restarts with their reason.
+
+    Services that `farside supervise` runs on this stack are listed too.
 
     Example: farside ps
 
     Exit codes: 0 every server runs, 1 some server does not run, or there is no stack.
     """
     try:
-        servers = states(folder or background_stack.default_folder())
+        where = folder or background_stack.default_folder()
+        servers = [*states(where), *supervised_states(where / "state")]
     except StackNotRunning as error:
         _fail(error)
     _show(servers, as_json=as_json)
@@ -98,13 +103,34 @@ def ps(folder: Folder = None, *, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def supervised_states(state_dir: Path) -> list[ServerState]:
+    """The services that some `farside supervise` keeps running with this folder for its state."""
+    found = []
+    for path in sorted(state_dir.glob("supervised-*.json")):
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if ProcessId(**plain["owner"]).alive():
+            found += [_service(one) for one in plain["services"]]
+    return found
+
+
+def _service(plain: Mapping[str, Any]) -> ServerState:
+    process = None if plain["ticks"] is None else ProcessId(plain["pid"], plain["ticks"])
+    runs = process is not None and process.alive()
+    uptime_s = process.uptime_s() if process is not None and runs else 0.0
+    pid, state = (plain["pid"], "running") if runs else (None, "gone")
+    return ServerState(plain["name"], pid, plain["port"], state, uptime_s, plain["restarts"], plain["reason"])
+
+
 def _show(servers: list[ServerState], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(server) for server in servers]))
         return
-    table = Table("server", "pid", "port", "state", "up")
+    table = Table("server", "pid", "port", "state", "up", "restarts", "ended last with")
     for server in servers:
-        table.add_row(server.name, str(server.pid or "-"), str(server.port), server.state, f"{server.uptime_s:.0f} s")
+        up_for, restarts = f"{server.uptime_s:.0f} s", str(server.restarts)
+        table.add_row(
+            server.name, str(server.pid or "-"), str(server.port), server.state, up_for, restarts, server.reason
+        )
     Console().print(table)
 
 

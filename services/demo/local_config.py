@@ -11,7 +11,8 @@ from infra.local.ports import PortClaims
 from schemas.codec import digest
 from services.adapters.kafka.acls import give
 from services.adapters.kafka.connection import KafkaCluster, KafkaUser
-from services.adapters.s3.object_store import connect, ensure_bucket, mapped_errors
+from services.adapters.s3.faults import mapped_errors
+from services.adapters.s3.object_store import connect, ensure_bucket, place_of
 from services.adapters.signer import generate_keypair
 from services.permissions.kafka_policies import grants
 from services.permissions.store_policies import bucket_policy
@@ -46,7 +47,7 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
         root = connect(endpoint=endpoint, **roots[store])
         ensure_bucket(root, bucket)
         users = [(user, _role(store, user)) for user in layout.store_users()[store]]
-        with mapped_errors(f"policy of {bucket}"):
+        with mapped_errors(f"policy of {bucket}", place_of(root, bucket)):
             root.put_bucket_policy(Bucket=bucket, Policy=bucket_policy(users, bucket))
     for region in layout.regions:
         admin = KafkaCluster(ends.regions[region].kafka_bootstrap, KafkaUser(**roots[f"kafka-{region}"]))

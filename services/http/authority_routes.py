@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipelines.core.failover_decision import Decision
-from pipelines.errors import RetryableError
 from pipelines.flows.authority.planned_moves import KINDS, MoveRequest
 from pipelines.ports import GrantReply
 from schemas.http_bodies import (
@@ -43,7 +42,7 @@ class Authority(Protocol):
         """Note a person's request to the holder; why it is refused, or "" if it is not."""
 
     def history(self) -> tuple[Lease, ...]:
-        """Every noted change of authority; RetryableError if the witness does not answer."""
+        """Every noted change of authority; the errors of `LeaseStore.noted`."""
 
 
 class AuthorityRoutes:
@@ -89,8 +88,5 @@ class AuthorityRoutes:
         return answer_of(MoveAnswer(refused=self._of(body.run).ask(move)))
 
     def _history(self, request: Request) -> Response:
-        try:
-            records = self._of(request.query_params.get("run", "")).history()
-        except RetryableError as error:
-            raise HTTPException(503, str(error)) from error
+        records = self._of(request.query_params.get("run", "")).history()
         return answer_of(HistoryAnswer(records=records))

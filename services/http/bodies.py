@@ -6,11 +6,14 @@ newer service may send more.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+INT_LEAST, INT_MOST = -(1 << 63), (1 << 63) - 1  # an Avro long
 _SAYS = {
     "missing": "it is missing",
     "string_type": "a str is wanted",
@@ -42,12 +45,34 @@ def from_json(kind: type[T], body: bytes | str) -> T:
     """The record of this kind that a body holds.
 
     Raises:
-        BodyError: it is no JSON, or a field is missing or of another type.
+        BodyError: it is no JSON, or a field is missing, of another type, or a number that no record can hold.
     """
     try:
-        return cast("T", _adapter(kind).validate_json(body, strict=True))
+        record = cast("T", _adapter(kind).validate_json(body, strict=True))
     except ValidationError as error:
         raise BodyError(_sentence(error)) from error
+    place = _beyond_records(record)
+    if place is not None:
+        raise BodyError(f"{place or 'the body'}: a number of 64 bits at most is wanted")
+    return record
+
+
+def _beyond_records(value: object) -> str | None:
+    """The place of a number that would be refused only when it is written down, much later; None if there is none."""
+    if isinstance(value, int):
+        return None if INT_LEAST <= value <= INT_MOST else ""
+    inner: Iterable[tuple[object, object]] = ()
+    if dataclasses.is_dataclass(value):
+        inner = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+    elif isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, tuple):
+        inner = enumerate(value)
+    for name, one in inner:
+        place = _beyond_records(one)
+        if place is not None:
+            return f"{name}.{place}" if place else str(name)
+    return None
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}

@@ -15,23 +15,30 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pipelines.errors import MisconfiguredError
+from pipelines.errors import CorruptError, FarsideError, MisconfiguredError
 from pipelines.ports import Clock
+from schemas.codec import DecodeError
 from services.http.bodies import BodyError, from_json, to_json
 from services.settings import HOST
 
 STUCK_S = 30.0
 START_S = 10.0
+BODY_BYTES_MAX = 16 << 20  # a replay's list of offsets is the longest
 T = TypeVar("T")
 
 
 async def body_of(request: Request, kind: type[T]) -> T:
     """The request's body as the record of this kind; HTTPException 400 says which field is missing or wrong."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > BODY_BYTES_MAX:
+            raise HTTPException(413, f"the body is longer than {BODY_BYTES_MAX} bytes")
     try:
-        return from_json(kind, await request.body())
+        return from_json(kind, bytes(body))
     except BodyError as error:
         raise HTTPException(400, str(error)) from error
 
@@ -39,6 +46,17 @@ async def body_of(request: Request, kind: type[T]) -> T:
 def answer_of(record: object) -> Response:
     """A record, or a dictionary of records, as the answer to a request."""
     return Response(to_json(record), media_type="application/json")
+
+
+def application(routes: Sequence[BaseRoute]) -> Starlette:
+    """The routes; an error of our tree in one is its answer, with a status that says whose it is."""
+
+    def answered(status: int) -> Callable[[Request, Exception], Response]:
+        return lambda _request, error: PlainTextResponse(str(error), status)
+
+    # What was asked for is wrong; or a dependency of ours cannot be asked now.
+    statuses = {CorruptError: 400, DecodeError: 503, FarsideError: 503}
+    return Starlette(routes=routes, exception_handlers={kind: answered(code) for kind, code in statuses.items()})
 
 
 @dataclass(slots=True)
@@ -86,7 +104,7 @@ class HttpServer:
 
         own = [Route("/healthz", healthz), Route("/metrics", metrics), Route("/status", answer_status)]
         config = uvicorn.Config(
-            Starlette(routes=[*own, *routes]), host=HOST, port=port, log_config=None, lifespan="off", access_log=False
+            application([*own, *routes]), host=HOST, port=port, log_config=None, lifespan="off", access_log=False
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="ops", daemon=True)

@@ -24,11 +24,12 @@ class Grant(NamedTuple):
 
 _LOOK = ("Describe", "Read")
 _WORK = ("Create", "Describe", "Read", "Write")
+_SEE = ("DescribeConfigs",)  # `farside doctor` compares the topics' settings with what is promised of events
 
 ROLES: Mapping[str, tuple[Grant, ...]] = {
     # For the agent, replicator, warmer and controller of a region, in its own Kafka. No topic is deleted or altered.
     "region": (
-        Grant(_WORK, TOPIC, paths.TOPIC_PREFIX),
+        Grant((*_WORK, *_SEE), TOPIC, paths.TOPIC_PREFIX),
         Grant(("Describe", "Write"), TRANSACTIONAL_ID, paths.transactional_prefix("REGION")),
     ),
     # For another region's replicator and controller.

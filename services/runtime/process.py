@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
-from pipelines.errors import FencedError, MisconfiguredError
+from pipelines.errors import FencedError, MisconfiguredError, RetryableError
 from pipelines.ports import Clock, Journal
 from services.http.server import HttpServer, Turns
 from services.runtime.scheduler import Flow, Scheduler
 
 FAILED_EXIT, MISCONFIGURED_EXIT, FENCED_EXIT = 1, 2, 3
 JOIN_S = 15.0
+RETRY_S = 1.0
 
 
 class Process:
@@ -90,10 +91,13 @@ class Process:
             scheduler.done(name, self._once(name, flow))
 
     def _once(self, name: str, flow: Flow) -> float:
-        """One turn; how long it rests, and whatever it raises ends the process."""
+        """One turn; how long it rests. Whatever it raises ends the process, but for a dependency that is away."""
         self._turns.at_s[name] = self._clock.boottime_s()
         try:
             return flow()
+        except RetryableError as error:
+            self._journal.say("service.waits", flow=name, why=str(error))
+            return RETRY_S
         except FencedError as error:
             self._end(FENCED_EXIT, "service.fenced", name, str(error))
         except MisconfiguredError as error:

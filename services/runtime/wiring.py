@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -28,7 +29,6 @@ from services.runtime.scheduler import Flow, Scheduler
 from services.settings import LinkSettings, RegionSettings, Settings
 from services.wrappers.retrying import RetryingObjectStore, repeat_until_done
 
-PREPARE_S = 60.0
 PROBE_TIMEOUT_S = 2.0
 
 
@@ -131,8 +131,10 @@ class Wiring:
     def prepare(self) -> None:
         """Wait for this region's store and Kafka, and make the bucket, topics and schemas that are missing.
 
+        However long that takes: a dependency that is slow to start is no reason to end.
+
         Raises:
-            RetryableError: they did not answer in time.
+            MisconfiguredError: one of them refuses us.
         """
         client = client_of(self.here.s3, self.here.credentials_file)
 
@@ -142,7 +144,7 @@ class Wiring:
             store_schemas(self.store())
 
         repeat_until_done(
-            make, clock=self.clock, deadline_s=PREPARE_S, waits=lambda why: self.journal.say("service.waits", why=why)
+            make, clock=self.clock, deadline_s=math.inf, waits=lambda why: self.journal.say("service.waits", why=why)
         )
 
     def serve(

@@ -3,7 +3,8 @@
 `pipelines.core.lease_groups` decides what a member's write or read means. Here requests are gathered: those that come
 while another is under way, or within a moment, go together in the next one. A read is answered by a request that
 *began* after it was asked for, so no answer is older than its question; a write is refused only by what was read after
-it was asked for, and a write of the object that was not answered leaves every member's write in it unknown.
+it was asked for, and a write of the object that was not answered leaves every member's write in it unknown. An object
+that cannot be read stops the members of its group, and a member that cannot be read stops its run: nobody else.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.core.lease import Held
+from pipelines.core.lease_checks import checked
 from pipelines.core.lease_groups import Change, applied, etag_of, member_of
-from pipelines.errors import RetryableError
+from pipelines.errors import CorruptError, RetryableError
 from pipelines.ports import Clock, Entropy, GroupStore, LeaseStore
 from schemas.codec import Codec
 from schemas.records import Lease, LeaseGroup, LeaseMember
@@ -54,7 +56,12 @@ class GroupedLeases:
         if group is None:
             return self._leases.read(run)
         member = member_of(group.read(), run)
-        return None if member is None else Held(self._codec.decode_as(Lease, member.lease), etag_of(member))
+        if member is None:
+            return None
+        lease = checked(self._codec.decode_as(Lease, member.lease), run)
+        if lease.write_id != member.write_id:
+            raise CorruptError(f"the lease record of {run} in its group is not the version that the group names")
+        return Held(lease, etag_of(member))
 
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Implements LeaseStore."""

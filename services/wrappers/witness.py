@@ -2,14 +2,18 @@
 
 Without that, a witness that swallows requests would hold every thread of the scheduler for the whole timeout, and the
 runs would stand still until it is back. A request that is held back was never sent: to its caller that is a
-RetryableError, for a write too, and not an unknown outcome.
+RetryableError, for a write too, and not an unknown outcome. A witness that refuses one run's request, or whose record
+of one run cannot be read, has answered: the other runs go on.
+
+Before the first request it is tried whether it can be a witness at all (`services.adapters.s3.conformance`). Until that
+has passed nothing is read there, and nothing written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -26,15 +30,43 @@ class WitnessStore(LeaseStore, GroupStore, Protocol):
 
 
 class Witness:
-    """Implements LeaseStore and GroupStore around another; may be shared by threads."""
+    """Implements LeaseStore and GroupStore around another; may be shared by threads.
 
-    def __init__(self, leases: WitnessStore, registry: CollectorRegistry) -> None:
+    Args:
+        leases: the witness.
+        registry: counts the requests.
+        prove: raises MisconfiguredError if the witness is unfit, RetryableError if it does not answer.
+    """
+
+    def __init__(
+        self, leases: WitnessStore, registry: CollectorRegistry, prove: Callable[[], None] = lambda: None
+    ) -> None:
         self._leases = leases
+        self._prove = prove
+        self._proving = threading.Lock()
+        self._proven = False
         self._lock = threading.Lock()
         self._away = False
         self._tried = False  # somebody is trying whether it is back
         self._requests = CounterCollector(WITNESS_REQUESTS)
         registry.register(self._requests)
+
+    def prove(self) -> None:
+        """Find out whether it can be a witness, unless that is known.
+
+        Raises:
+            RetryableError: it does not answer, or another thread is finding out; the next request tries again.
+            MisconfiguredError: it cannot be one, or denies us.
+        """
+        if self._proven:
+            return
+        if not self._proving.acquire(blocking=False):
+            raise RetryableError("whether the witness can be one is being tried out")
+        try:
+            self._prove()
+            self._proven = True
+        finally:
+            self._proving.release()
 
     def read(self, run: str) -> Held | None:
         """Implements LeaseStore."""
@@ -79,10 +111,13 @@ class Witness:
                 raise RetryableError("the witness does not answer; another request tries it")
             self._tried = tries
         self._requests.add(kind)
-        away = True
+        away = False
         try:
+            self.prove()
             yield
-            away = False
+        except RetryableError:
+            away = True
+            raise
         finally:
             with self._lock:
                 self._away = away

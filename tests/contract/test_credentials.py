@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,19 +11,24 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from kafka.admin import ConfigResource, KafkaAdminClient
 from typer.testing import CliRunner
 from types_boto3_s3 import S3Client
 
 from pipelines import paths
+from pipelines.core.topic_rules import MESSAGE_BYTES_LEAST
 from pipelines.errors import MisconfiguredError
 from schemas.codec import Codec
+from services.adapters.kafka.connection import KafkaCluster, KafkaUser
+from services.adapters.kafka.log import ensure_topics
 from services.adapters.s3.conformance import probe
-from services.adapters.s3.object_store import S3ObjectStore, code_of, connect, ensure_bucket
+from services.adapters.s3.faults import code_of
+from services.adapters.s3.object_store import S3ObjectStore, connect, ensure_bucket
 from services.adapters.system_clock import SystemEntropy
 from services.cli import app
 from services.demo import local_config
 from services.permissions.store_policies import ROLES, iam_policy
-from services.runtime.clients import client_of, store_of
+from services.runtime.clients import client_of, cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings, load
 from tests.manifests import manifest_of, shard_of, state_of
@@ -281,6 +287,28 @@ def test_the_doctor_does_not_take_a_user_who_is_not_let_in_for_one_who_only_read
     assert "denies it" in failures["west only pulls from east"]
     assert "user link-west" in failures["west only reads east's Kafka"]
     assert "not let in" in failures["west only reads east's Kafka"]
+
+
+@pytest.mark.servers
+def test_the_doctor_reads_the_topics_as_the_broker_has_them(config: Path) -> None:
+    """Whatever the settings say: a topic that loses events, or refuses large ones, is named with what to set."""
+    settings = load(config, {})
+    east = cluster_of(settings.region("east"))
+    ensure_topics(east, replication=1)
+    assert "records up to" in _doctor(config)["east topics"][1]
+    roots = json.loads((config.parent / "credentials.json").read_text(encoding="utf-8"))
+    admin = KafkaCluster(east.bootstrap, KafkaUser(**roots["kafka-east"]))
+    wrong = {"cleanup.policy": "compact", "max.message.bytes": "1000", "compression.type": "zstd"}
+    right = {"cleanup.policy": "delete", "max.message.bytes": str(MESSAGE_BYTES_LEAST), "compression.type": "producer"}
+    with contextlib.closing(KafkaAdminClient(**admin.options())) as client:
+        client.alter_configs([ConfigResource("TOPIC", paths.METRICS, configs=wrong)])
+        try:
+            passed, detail = _doctor(config)["east topics"]
+        finally:
+            client.alter_configs([ConfigResource("TOPIC", paths.METRICS, configs=right)])
+    assert not passed
+    for said in ("cleanup.policy=compact", "max.message.bytes=1000", "compression.type=zstd"):
+        assert f"{paths.METRICS}: {said}" in detail
 
 
 def test_the_policies_in_the_docs_are_the_ones_that_are_tested() -> None:

@@ -32,6 +32,8 @@ from schemas.records import (
     Watermark,
 )
 from services.adapters.spool import UNREADABLE, NodeSpool
+from tests.fuzz.http_target import bodies
+from tests.fuzz.lease_target import leases
 from tests.fuzz.mutations import mutated
 
 Target = Callable[[random.Random, Path], None]
@@ -186,4 +188,10 @@ class _Journal:
             self.torn.append(fields)
 
 
-TARGETS: dict[str, Target] = {"codec": codec, "headers": headers, "segments": segments}
+TARGETS: dict[str, Target] = {
+    "codec": codec,
+    "headers": headers,
+    "segments": segments,
+    "leases": leases,
+    "bodies": bodies,
+}

@@ -100,14 +100,24 @@ def test_a_killed_broker_comes_back_on_its_port_with_its_data(stack: Stack) -> N
 
 
 @pytest.mark.alone  # another stack could take the ports that are given back
-def test_a_killed_supervisor_leaves_no_server_and_no_port(tmp_path: Path) -> None:
-    """Even SIGKILL of the owner ends every server that it had started."""
+def test_a_supervisor_starts_again_what_ends_and_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
+    """A killed server is back, with why in the list; SIGKILL of the owner ends every server, the second one too."""
     command = [sys.executable, "-m", "infra.local.supervisor", str(tmp_path), "0", "0", "east"]
     supervisor = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=os.environ.copy())
     try:
         wait_until(lambda: owner_of(tmp_path) is not None or supervisor.poll() is not None, 90, "the stack")
         found = states(tmp_path)
         assert {server.state for server in found} == {"running"}
+        (store,) = [server for server in found if server.name == "s3-east"]
+        os.kill(store.pid or 0, signal.SIGKILL)
+
+        def again() -> bool:
+            (now,) = [server for server in states(tmp_path) if server.name == "s3-east"]
+            return (now.state, now.restarts) == ("running", 1) and now.reason.startswith("signal 9 after")
+
+        wait_until(again, 20, "the killed server")
+        wait_until(lambda: http_answers(f"http://127.0.0.1:{store.port}/farside-health"), 20, "its answer")
+        found = states(tmp_path)
         pids = [json.loads((tmp_path / "pids" / f"{server.name}.pid").read_text()) for server in found]
     finally:
         supervisor.send_signal(signal.SIGKILL)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tests.mutants.places import CHECKPOINT_STORIES, RETENTION, SWEEP, SWEEPS, Mutant
 
+S3_FAULTS, STORE_FAULTS = "services/adapters/s3/faults.py", ("tests/contract/test_store_faults.py",)
+BROKEN_WITNESS = ("tests/core/authority/test_broken_witness.py",)
+TOPIC_RULES, SUPERVISION = ("tests/core/runtime/test_topic_rules.py",), ("tests/core/runtime/test_supervision.py",)
 RETRIES = ("tests/core/runtime/test_retrying.py",)
 
 OTHER_FAULTS = (
@@ -35,6 +38,118 @@ OTHER_FAULTS = (
         "at.host == onward.host and",
         "at.host != '' and",
         ("tests/core/runtime/test_http_sending.py",),
+    ),
+    Mutant(
+        "a missing bucket is taken for a missing object",
+        S3_FAULTS,
+        'MISSING = "NoSuchKey"',
+        'MISSING = "NoSuchBucket"',
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a conflict is taken for an object that is there",
+        S3_FAULTS,
+        'REFUSED_CONDITION = frozenset({"412",',
+        'REFUSED_CONDITION = frozenset({"412", "ConditionalRequestConflict",',
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "an error of the library's leaves the store's adapter",
+        S3_FAULTS,
+        "    except Exception as error:\n        raise mapped",
+        "    except ClientError as error:\n        raise mapped",
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a page that is no listing is taken for an empty bucket",
+        "services/adapters/s3/object_store.py",
+        'if "IsTruncated" not in page and "KeyCount" not in page:',
+        "if not isinstance(page, Mapping):",
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a conditional write without an answer counts as refused",
+        "services/adapters/s3/lease_store.py",
+        'raise UnknownOutcomeError(f"{ours}; the write may have happened") from error',
+        "raise ours from error",
+        STORE_FAULTS,
+    ),
+    Mutant(
+        "a broken record makes the witness count as away",
+        "services/wrappers/witness.py",
+        "        except RetryableError:\n            away = True",
+        "        except Exception:\n            away = True",
+        BROKEN_WITNESS,
+    ),
+    Mutant(
+        "a witness is used before it is proven",
+        "services/wrappers/witness.py",
+        "            self.prove()\n            yield",
+        "            yield",
+        BROKEN_WITNESS,
+    ),
+    Mutant(
+        "an unfit witness is taken",
+        "services/adapters/s3/conformance.py",
+        "if not check.passed]\n    if broken:",
+        "if not check.passed]\n    if not broken:",
+        ("tests/contract/test_conformance.py",),
+    ),
+    Mutant(
+        "a lease record that makes no sense is believed",
+        "pipelines/core/lease_checks.py",
+        "    if wrong:",
+        "    if not wrong and False:",
+        BROKEN_WITNESS,
+    ),
+    Mutant(
+        "an error in one run's flow ends all runs",
+        "services/runtime/one_run.py",
+        "        except (FarsideError, DecodeError) as error:\n            return self._stands(str(error), str(error))",
+        "        except FarsideError:\n            raise",
+        BROKEN_WITNESS,
+    ),
+    Mutant(
+        "the doctor loses its findings when a check breaks",
+        "services/cli/doctor.py",
+        "    except Exception as error:  # noqa: BLE001",
+        "    except OSError as error:  # noqa: BLE001",
+        TOPIC_RULES,
+    ),
+    Mutant(
+        "a topic's size limit is not looked at",
+        "pipelines/core/topic_rules.py",
+        "facts.message_bytes_max >= MESSAGE_BYTES_LEAST",
+        "facts.message_bytes_max >= 0",
+        TOPIC_RULES,
+    ),
+    Mutant(
+        "a dependency that is away ends a process",
+        "services/runtime/process.py",
+        "        except RetryableError as error:",
+        "        except NotADirectoryError as error:",
+        ("tests/core/runtime/test_http_server.py",),
+    ),
+    Mutant(
+        "every restart comes at once",
+        "services/runtime/restarts.py",
+        "policy.first_s * 2.0 ** min(in_row, 60)",
+        "policy.first_s",
+        SUPERVISION,
+    ),
+    Mutant(
+        "a process that ended is not started again",
+        "services/runtime/supervision.py",
+        "process.due_s = now_s + process.restarts.wait_s",
+        "process.due_s = now_s * 1e9",
+        SUPERVISION,
+    ),
+    Mutant(
+        "a number that no record can hold is taken from a request",
+        "services/http/bodies.py",
+        "INT_LEAST <= value <= INT_MOST else",
+        "value is not None else",
+        ("tests/fuzz/test_fuzz.py",),
     ),
     Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
     Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),

@@ -36,6 +36,7 @@ from pipelines.flows.authority.planned_moves import (
     refusal,
 )
 from pipelines.flows.authority.status import Situation, finite, status_of
+from pipelines.flows.authority.troubles import Troubles
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import GrantReply
 from schemas.http_bodies import RunStatus
@@ -104,7 +105,8 @@ class Controller:
         self._hook = hook
         self._noted = -1
         self._notes: list[Lease] = []
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles(role.run, ports.journal)
+        self._try = self._troubles.attempt
 
     # --- what others ask ---
 
@@ -284,17 +286,6 @@ class Controller:
             return TURN_S
         now_s = self._clock.boottime_s()
         return next_in_s(self._view(self._fork), decision, self._asked_witness_s, now_s, self._policy)
-
-    def _try(self, name: str, part: Callable[[], object]) -> None:
-        """Run one part of a turn: a dependency that is away stops that part only, and status shows it."""
-        try:
-            part()
-        except RetryableError as error:
-            if name not in self._troubles:
-                self._journal.say("control.waits", run=self._run, part=name, error=str(error))
-            self._troubles[name] = str(error)
-        else:
-            self._troubles.pop(name, None)
 
     def _read(self) -> None:
         self._asked_witness_s = self._clock.boottime_s()

@@ -22,15 +22,19 @@ from kafka.admin import (
 from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
 from services.adapters.kafka.clients import made, thrown_away
 from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.kafka.knock import why_not_reached
 from services.adapters.kafka.login_refusal import why_not_let_in
 from services.permissions.kafka_policies import TOPIC, Grant
 
+# Of these the library says the same whatever the reason.
+_UNREACHED = (errors.KafkaTimeoutError, errors.KafkaConnectionError)
 GUIDE = "docs/credentials.md"
 CONNECT_MS, KNOCK_MS, PROBE_MS = 2_000, 1_000, 10_000
 COMMON: dict[str, Any] = {"bootstrap_timeout_ms": CONNECT_MS, "reconnect_backoff_max_ms": 1_000}
 # Whoever gets one of these has passed the authorizer.
 _MAY_MAKE = (errors.TopicAlreadyExistsError, errors.PolicyViolationError, errors.InvalidReplicationFactorError)
 _NAMES = {"Create": ACLOperation.CREATE, "Describe": ACLOperation.DESCRIBE}
+_NAMES |= {"DescribeConfigs": ACLOperation.DESCRIBE_CONFIGS}
 _NAMES |= {"Read": ACLOperation.READ, "Write": ACLOperation.WRITE}
 
 
@@ -48,6 +52,10 @@ def translated(
     if refused(error):
         reason = error.message if isinstance(error, errors.AuthorizationError) else str(error)
         return MisconfiguredError(f"{cluster.who}: refused ({reason}): grant it {need} ({GUIDE})")
+    unreached = why_not_reached(cluster, KNOCK_MS / 1000) if isinstance(error, _UNREACHED) else None
+    if unreached is not None:
+        known = MisconfiguredError if unreached.permanent else kind
+        return known(f"Kafka {cluster.bootstrap}: {unreached.why}")
     if isinstance(error, errors.KafkaTimeoutError) and (why := why_not_let_in(cluster, KNOCK_MS / 1000)):
         return MisconfiguredError(
             f"{cluster.who}: not let in ({why}): put its kafka_credentials_file right, or make the user ({GUIDE})"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pipelines.errors import MisconfiguredError
+from services.adapters.tls_faults import authorities
 
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 
@@ -35,7 +39,11 @@ class KafkaCluster:
         return f"user {self.user.username if self.user else '(none)'} at Kafka {self.bootstrap}"
 
     def options(self) -> dict[str, Any]:
-        """The options of every client of kafka-python."""
+        """The options of every client of kafka-python.
+
+        Raises:
+            MisconfiguredError: the file of certificate authorities cannot be used.
+        """
         options: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
         if self.user is not None:
             options |= {
@@ -44,6 +52,20 @@ class KafkaCluster:
                 "sasl_plain_password": self.user.password,
             }
         if self.tls_ca_file is not None:
-            options["ssl_cafile"] = str(self.tls_ca_file)
+            options["ssl_context"] = self._trusting(self.tls_ca_file)
         transport = "PLAINTEXT" if self.tls_ca_file is None else "SSL"
         return options | {"security_protocol": transport if self.user is None else f"SASL_{transport}"}
+
+    @staticmethod
+    def _trusting(ca_file: Path) -> ssl.SSLContext:
+        try:
+            return authorities(ca_file)
+        except ssl.SSLError as error:
+            raise MisconfiguredError(
+                f"kafka_tls_ca_file {ca_file} holds no certificate ({error.reason or error}): it must hold those of "
+                "the certificate authorities, in PEM"
+            ) from error
+        except OSError as error:
+            raise MisconfiguredError(
+                f"kafka_tls_ca_file {ca_file}: {error.strerror}: name the file with the certificate authorities in PEM"
+            ) from error

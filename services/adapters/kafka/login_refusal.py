@@ -7,12 +7,12 @@ closes right behind its answer, and the library takes the end of the connection 
 from __future__ import annotations
 
 import socket
-import ssl
 import struct
 
 from kafka.net.sasl import get_sasl_mechanism
 
 from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.tls_faults import authorities
 
 _HANDSHAKE, _AUTHENTICATE = (17, 1), (36, 0)  # api key and version: both are as old as SASL over Kafka's own protocol
 _ANSWER_MOST = 1 << 20
@@ -28,7 +28,7 @@ def why_not_let_in(cluster: KafkaCluster, timeout_s: float) -> str:
             with socket.create_connection((host, int(port)), timeout=timeout_s) as plain:
                 if cluster.tls_ca_file is None:
                     return _login(plain, host, cluster)
-                context = ssl.create_default_context(cafile=str(cluster.tls_ca_file))
+                context = authorities(cluster.tls_ca_file)
                 with context.wrap_socket(plain, server_hostname=host) as wrapped:
                     return _login(wrapped, host, cluster)
         except (OSError, ValueError, struct.error):
@@ -40,13 +40,13 @@ def _login(connection: socket.socket, host: str, cluster: KafkaCluster) -> str:
     if cluster.user is None:
         return ""
     mechanism = cluster.user.mechanism
-    answer = _ask(connection, _HANDSHAKE, _text(mechanism))
+    answer = ask(connection, _HANDSHAKE, _text(mechanism))
     if struct.unpack(">h", answer[:2])[0]:
         return f"it does not know the mechanism {mechanism}"
     talk = get_sasl_mechanism(mechanism)(host=host, **cluster.options())
     while not talk.is_done():
         token = talk.auth_bytes()
-        answer = _ask(connection, _AUTHENTICATE, struct.pack(">i", len(token)) + token)
+        answer = ask(connection, _AUTHENTICATE, struct.pack(">i", len(token)) + token)
         code, length = struct.unpack(">hh", answer[:4])
         if code:
             return answer[4 : 4 + max(length, 0)].decode("utf-8", "replace") or f"error {code}"
@@ -56,7 +56,7 @@ def _login(connection: socket.socket, host: str, cluster: KafkaCluster) -> str:
     return ""
 
 
-def _ask(connection: socket.socket, request: tuple[int, int], body: bytes) -> bytes:
+def ask(connection: socket.socket, request: tuple[int, int], body: bytes) -> bytes:
     """One request in Kafka's framing; the answer without length and correlation id."""
     sent = struct.pack(">hhi", *request, 1) + _text("farside") + body
     connection.sendall(struct.pack(">i", len(sent)) + sent)

@@ -6,6 +6,8 @@ is a promise that the lease protocol rests on (design 6.3, 6.6); a store that fa
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,14 +15,17 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
+from pipelines.errors import FarsideError, MisconfiguredError
 from pipelines.ports import Entropy
-from services.adapters.s3.object_store import MISSING, REFUSED_CONDITION, code_of, mapped_errors
+from services.adapters.s3.faults import CONFLICT, MISSING, REFUSED_CONDITION, code_of, mapped_errors
+from services.adapters.s3.object_store import place_of, stored
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 RACERS = 8
-ROUNDS = 10
+ROUNDS, ROUNDS_AT_START = 10, 1
+CONFLICTS_MAX = 5  # so often a racer begins again because another write was under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,22 @@ class Check:
     detail: str
 
 
-def probe(client: S3Client, bucket: str, entropy: Entropy) -> tuple[Check, ...]:
+def probe(client: S3Client, bucket: str, entropy: Entropy, rounds: int = ROUNDS) -> tuple[Check, ...]:
     """Try every promise on fresh keys under `probe/`, which are deleted afterwards.
+
+    The checks are tried at the same time, each on keys of its own, since the store may be far away.
+
+    Args:
+        client: of the store; it must have connections for as many threads as race.
+        bucket: which.
+        entropy: names the keys.
+        rounds: how many races of each kind, and how many versions of each key.
 
     Raises:
         RetryableError: the store does not answer; nothing was learnt.
         MisconfiguredError: it denies us.
     """
-    store = _Store(client, bucket, f"probe/{entropy.new_id()}")
+    store = _Store(client, bucket, f"probe/{entropy.new_id()}", rounds)
     checks: dict[str, Callable[[_Store], str]] = {
         "create-only refuses an existing key": _create_only,
         "a stale version is refused": _stale,
@@ -49,52 +62,82 @@ def probe(client: S3Client, bucket: str, entropy: Entropy) -> tuple[Check, ...]:
         f"of {RACERS} replacers one wins": _replace_races,
         "a read sees the write before it": _read_back,
     }
-    with mapped_errors("conformance probe"):
+    with mapped_errors("conformance probe", place_of(client, bucket, "witness.bucket")):
         try:
-            faults = [(name, check(store)) for name, check in checks.items()]
+            with ThreadPoolExecutor(len(checks)) as pool:
+                faults = list(pool.map(lambda check: check(store), checks.values()))
         finally:
             store.clean()
-    return tuple(Check(name, passed=not wrong, detail=wrong or "as it must be") for name, wrong in faults)
+    named = zip(checks, faults, strict=True)
+    return tuple(Check(name, passed=not wrong, detail=wrong or "as it must be") for name, wrong in named)
+
+
+def refuse_unfit(client: S3Client, bucket: str, entropy: Entropy) -> None:
+    """Refuse a store that cannot be a witness: the probe in short, for a controller before it uses one.
+
+    Raises:
+        RetryableError: the store does not answer; nothing was learnt.
+        MisconfiguredError: it denies us, or broke a promise; the text says which, and what to do.
+    """
+    broken = [check for check in probe(client, bucket, entropy, ROUNDS_AT_START) if not check.passed]
+    if broken:
+        seen = "; ".join(f"{check.name}: {check.detail}" for check in broken)
+        raise MisconfiguredError(
+            f"the witness, {place_of(client, bucket)}, is refused, since two regions could hold a run at once: {seen}. "
+            "Name a store that honours If-Match and If-None-Match (regions.*.witness); `farside doctor` tries all of it"
+        )
 
 
 class _Store:
-    """The few requests that the checks make."""
+    """The few requests that the checks make; threads share it."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+    def __init__(self, client: S3Client, bucket: str, prefix: str, rounds: int) -> None:
+        self.rounds = rounds
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
         self._keys: set[str] = set()
+        self._lock = threading.Lock()
 
     def put(self, key: str, body: str, *, replaces: str | None) -> str | None:
-        """A conditional put; the new ETag, or None if it was refused."""
-        self._keys.add(key)
-        name = f"{self._prefix}/{key}"
-        try:
-            if replaces is None:
-                done = self._client.put_object(Bucket=self._bucket, Key=name, Body=body.encode(), IfNoneMatch="*")
-            else:
-                done = self._client.put_object(Bucket=self._bucket, Key=name, Body=body.encode(), IfMatch=replaces)
-        except ClientError as error:
-            if code_of(error) in REFUSED_CONDITION | MISSING:
-                return None
-            raise
-        return done["ETag"]
+        """A conditional put; the new ETag, or None if it was refused. After a conflict it is tried again."""
+        with self._lock:
+            self._keys.add(key)
+        conflicts = 0
+        while True:
+            try:
+                return self._sent(f"{self._prefix}/{key}", body.encode(), replaces)
+            except ClientError as error:
+                if code_of(error) in {*REFUSED_CONDITION, MISSING}:
+                    return None
+                conflicts += code_of(error) in CONFLICT
+                if code_of(error) not in CONFLICT or conflicts > CONFLICTS_MAX:
+                    raise
+
+    def _sent(self, name: str, body: bytes, replaces: str | None) -> str:
+        if replaces is None:
+            return stored(self._client.put_object(Bucket=self._bucket, Key=name, Body=body, IfNoneMatch="*"))
+        return stored(self._client.put_object(Bucket=self._bucket, Key=name, Body=body, IfMatch=replaces))
 
     def get(self, key: str) -> str | None:
         """The body; None if there is none."""
         try:
             got = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
         except ClientError as error:
-            if code_of(error) in MISSING:
+            if code_of(error) == MISSING:
                 return None
             raise
-        return got["Body"].read().decode()
+        return got["Body"].read().decode("utf-8", "replace")
 
     def clean(self) -> None:
-        """Delete what the probe made."""
+        """Delete what the probe made; what cannot be deleted stays, and is in nobody's way."""
         for key in self._keys:
-            self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
+            name = f"{self._prefix}/{key}"
+            with (
+                contextlib.suppress(FarsideError),
+                mapped_errors(f"delete {name}", place_of(self._client, self._bucket)),
+            ):
+                self._client.delete_object(Bucket=self._bucket, Key=name)
 
 
 def _create_only(store: _Store) -> str:
@@ -121,26 +164,27 @@ def _missing(store: _Store) -> str:
 
 def _etags(store: _Store) -> str:
     seen, etag = set(), None
-    for number in range(ROUNDS):
+    rounds = max(2, store.rounds)
+    for number in range(rounds):
         etag = store.put("etags", f"body {number}", replaces=etag)
         seen.add(etag)
-    return "" if len(seen) == ROUNDS and None not in seen else f"{ROUNDS} bodies had {len(seen)} ETags"
+    return "" if len(seen) == rounds and None not in seen else f"{rounds} bodies had {len(seen)} ETags"
 
 
 def _create_races(store: _Store) -> str:
     wrong = 0
-    for number in range(ROUNDS):
+    for number in range(store.rounds):
         key = f"create-race-{number}"
         wrong += _race(store, key, None) != 1
-    return f"{wrong} of {ROUNDS} races had not exactly one winner" if wrong else ""
+    return f"{wrong} of {store.rounds} races had not exactly one winner" if wrong else ""
 
 
 def _replace_races(store: _Store) -> str:
     wrong = 0
-    for number in range(ROUNDS):
+    for number in range(store.rounds):
         key = f"replace-race-{number}"
         wrong += _race(store, key, store.put(key, "before", replaces=None)) != 1
-    return f"{wrong} of {ROUNDS} races had not exactly one winner" if wrong else ""
+    return f"{wrong} of {store.rounds} races had not exactly one winner" if wrong else ""
 
 
 def _race(store: _Store, key: str, replaces: str | None) -> int:
@@ -156,7 +200,7 @@ def _race(store: _Store, key: str, replaces: str | None) -> int:
 
 def _read_back(store: _Store) -> str:
     etag = None
-    for number in range(ROUNDS):
+    for number in range(store.rounds):
         etag = store.put("read-back", str(number), replaces=etag)
         body = store.get("read-back")
         if body != str(number):

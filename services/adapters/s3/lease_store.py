@@ -6,27 +6,22 @@ Nothing of ours runs at the witness. Each request is sent once, and nothing repe
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import (
-    ClientError,
-    HTTPClientError,
-)
-from botocore.exceptions import (
-    ConnectionError as ConnectError,
-)
+from botocore.exceptions import ClientError, ParamValidationError
 
 from pipelines import paths
 from pipelines.core.lease import Held
-from pipelines.errors import UnknownOutcomeError
+from pipelines.core.lease_checks import checked
+from pipelines.errors import CorruptError, MisconfiguredError, UnknownOutcomeError
 from schemas.codec import Codec
 from schemas.records import Lease, LeaseGroup
-from services.adapters.s3.object_store import MISSING, REFUSED_CONDITION, code_of, mapped_errors
+from services.adapters.s3.faults import MISSING, REFUSED_CONDITION, code_of, mapped, mapped_errors
+from services.adapters.s3.object_store import listed, place_of, stored
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-
-SERVER_ERROR_LEAST = 500
 
 
 class S3LeaseStore:
@@ -44,11 +39,12 @@ class S3LeaseStore:
         self._bucket = bucket
         self._prefix = prefix
         self._codec = codec
+        self._place = place_of(client, bucket, "witness.bucket")
 
     def read(self, run: str) -> Held | None:
         """The record now; None if it does not exist."""
         stored = self._get(paths.lease(run))
-        return None if stored is None else Held(self._codec.decode_as(Lease, stored[0]), stored[1])
+        return None if stored is None else Held(checked(self._codec.decode_as(Lease, stored[0]), run), stored[1])
 
     def write(self, lease: Lease, expected_etag: str | None) -> str | None:
         """Replace one version; the new ETag, or None if the record had moved on; UnknownOutcomeError if unanswered."""
@@ -64,11 +60,9 @@ class S3LeaseStore:
 
     def noted(self, run: str) -> tuple[Lease, ...]:
         """The noted records, oldest first."""
-        with mapped_errors(f"read the history of {run}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + paths.history_prefix(run)
-            )
-            keys = sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
+        prefix = self._prefix + paths.history_prefix(run)
+        with self._asking(f"read the history of {run}"):
+            keys = sorted(str(entry["Key"]) for entry in listed(self._client, self._bucket, prefix))
             bodies = [self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read() for key in keys]
         return tuple(self._codec.decode_as(Lease, body) for body in bodies)
 
@@ -83,36 +77,35 @@ class S3LeaseStore:
 
     def _get(self, name: str) -> tuple[bytes, str] | None:
         key = self._prefix + name
-        with mapped_errors(f"read {key}"):
+        with self._asking(f"read {key}"):
             try:
                 got = self._client.get_object(Bucket=self._bucket, Key=key)
-                return got["Body"].read(), got["ETag"]
             except ClientError as error:
-                if code_of(error) in MISSING:
+                if code_of(error) == MISSING:
                     return None
                 raise
+            return got["Body"].read(), got["ETag"]
 
     def _conditional(self, name: str, body: bytes, expected_etag: str | None) -> str | None:
-        key = self._prefix + name
-        with mapped_errors(f"write {key}"):
-            try:
-                if expected_etag is None:
-                    done = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
-                else:
-                    done = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=expected_etag)
-                return done["ETag"]
-            except ClientError as error:
-                _raise_unless_refused(error, key)
+        """The new ETag; None only if the witness said that the condition did not hold.
+
+        What it refused by a word of its own was not written, and neither was what could not be sent. Everything else
+        is unknown until a read: no answer, one that cannot be understood, and also a conflict, of which S3 says that
+        the ETag is to be read before another try. Even a refused connection: a proxy may have taken the request.
+        """
+        key, what = self._prefix + name, f"write {self._prefix}{name}"
+        try:
+            if expected_etag is None:
+                return stored(self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*"))
+            return stored(self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=expected_etag))
+        except Exception as error:
+            # If-Match on a missing key is answered with 412 or NoSuchKey.
+            if isinstance(error, ClientError) and code_of(error) in {*REFUSED_CONDITION, MISSING}:
                 return None
-            except (HTTPClientError, ConnectError) as error:
-                # Even a refused connection is counted as unknown: a proxy may have taken the request before it broke.
-                raise UnknownOutcomeError(f"write {key}: no answer: {error}") from error
+            ours = mapped(what, self._place, error)
+            if isinstance(error, ParamValidationError) or isinstance(ours, MisconfiguredError | CorruptError):
+                raise ours from error
+            raise UnknownOutcomeError(f"{ours}; the write may have happened") from error
 
-
-def _raise_unless_refused(error: ClientError, key: str) -> None:
-    code = code_of(error)
-    if code in REFUSED_CONDITION or code in MISSING:  # If-Match on a missing key is answered 404 or 412
-        return
-    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= SERVER_ERROR_LEAST:
-        raise UnknownOutcomeError(f"write {key}: the store answers {code}, the write may have happened") from error
-    raise error
+    def _asking(self, what: str) -> AbstractContextManager[None]:
+        return mapped_errors(what, self._place)

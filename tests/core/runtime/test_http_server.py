@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from infra.local.ports import PortClaims
-from pipelines.errors import FencedError
+from pipelines.errors import FencedError, RetryableError
 from services.adapters.system_clock import SystemClock
 from services.http.server import HttpServer, Turns, answer_of, body_of
 from services.runtime.journal import ServiceJournal
@@ -90,6 +90,30 @@ def test_a_process_ends_with_the_code_that_says_why(tmp_path: Path, error: Excep
     lines = [json.loads(line) for line in (tmp_path / "agent-east.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines][-1] == "service.ended"
     assert any(str(error) in str(line.get("why")) for line in lines)
+
+
+def test_a_flow_whose_dependency_is_away_ends_no_process(tmp_path: Path) -> None:
+    """It is turned again, and the journal has why it waited; only the signal ends the process."""
+    registry = CollectorRegistry()
+    journal = ServiceJournal(service="agent", region="east", folder=tmp_path, clock=CLOCK, registry=registry)
+    turns: list[str] = []
+
+    def flow() -> float:
+        turns.append("turned")
+        if len(turns) == 1:
+            raise RetryableError("Kafka is away")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.1
+
+    process = Process(clock=CLOCK, journal=journal, registry=registry, port=PortClaims().claim([]), status=dict)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert process.run({"flow": flow}) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert len(turns) > 1
+    assert "Kafka is away" in (tmp_path / "agent-east.jsonl").read_text()
 
 
 def test_a_process_ends_cleanly_on_sigterm(tmp_path: Path) -> None:

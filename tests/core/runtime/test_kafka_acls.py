@@ -18,6 +18,7 @@ from services.adapters.memory.kafka import MemoryKafka, MemorySource
 from services.permissions.kafka_policies import ROLES, grants
 from services.runtime.clients import cluster_of
 from services.settings import KafkaSettings, kafka_user
+from tests.certificates import certificate, pem
 from tests.manual_clock import ManualClock
 
 SECRET = "s3cr3t"  # noqa: S105 - no secret of anything
@@ -44,12 +45,17 @@ def test_a_cluster_is_reached_as_its_settings_say(user: bool, tls: bool, protoco
     path = tmp_path / "user.json"
     path.write_text(json.dumps({"username": "west", "password": SECRET}))
     ca = tmp_path / "ca.pem" if tls else None
+    if ca is not None:
+        ca.write_bytes(pem(certificate("an authority")[1]))
     cluster = cluster_of(
         KafkaSettings(kafka="k:1", kafka_credentials_file=path if user else None, kafka_tls_ca_file=ca)
     )
     options = cluster.options()
     assert (options["bootstrap_servers"], options["security_protocol"]) == ("k:1", protocol)
-    assert options.get("ssl_cafile") == (str(ca) if tls else None)
+    assert (options.get("ssl_context") is not None) == tls
+    if tls:
+        assert options["ssl_context"].check_hostname
+        assert options["ssl_context"].get_ca_certs(), "it trusts nobody"
     assert options.get("sasl_mechanism") == ("SCRAM-SHA-512" if user else None)
     assert options.get("sasl_plain_password") == (SECRET if user else None)
     assert SECRET not in f"{cluster!r} {cluster} {cluster.who}"
@@ -96,7 +102,7 @@ def test_only_a_region_writes_farsides_topics_and_only_its_own_drill_writes_the_
         "operator": {paths.REPLAY_TOPICS},
     }
     operations = {name for role in ROLES for one in grants(role, "west") for name in one.operations}
-    assert operations == {"Create", "Describe", "Read", "Write"}
+    assert operations == {"Create", "Describe", "DescribeConfigs", "Read", "Write"}
 
 
 def test_every_topic_and_transactional_id_lies_under_what_its_user_may_touch() -> None:
