@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.dead_letters import KEY_KEPT_BYTES, cut, fitting
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.metric_batches import METRICS, first_number, parted
@@ -282,15 +283,12 @@ class RecordJudge:
             UnknownSchemaError: neither store holds the writer's schema.
             RetryableError: a store does not answer.
         """
+        if fetched.damage is not None:
+            raise CorruptError(fetched.damage.reason)
         try:
             record = self._codec.decode(fetched.value)
         except UnknownSchemaError as error:
-            key = paths.schema(error.fingerprint)
-            text = self._store.get(key) or self._peer_store.get(key)
-            if text is None:
-                raise
-            self._store.create(key, text)
-            learn(self._codec, text, fetched.value)
+            self._learn(error, fetched.value)
             record = self._codec.decode(fetched.value)
         if not isinstance(record, _EVENT_TYPES[self._lane]):
             raise CorruptError(f"a {type(record).__name__} does not belong in the lane {self._lane}")
@@ -301,6 +299,17 @@ class RecordJudge:
         except MisconfiguredError as error:
             raise CorruptError(str(error)) from error
         return record
+
+    def _learn(self, unknown: UnknownSchemaError, value: bytes) -> None:
+        """Learn the writer's schema; it is kept here only if it may be used, since it could never be replaced."""
+        key = paths.schema(unknown.fingerprint)
+        kept = self._store.get(key)
+        text = kept or self._peer_store.get(key)
+        if text is None:
+            raise unknown
+        learn(self._codec, text, value)
+        if kept is None:
+            self._store.create(key, text)
 
     def _republished(self, item: WaitingRecord, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
         fetched, place = item.fetched, item.fetched.partition
@@ -327,7 +336,9 @@ class RecordJudge:
             time_ms=self._clock.wall_ms(),
             stack=traceback.format_exc() if sys.exc_info()[0] is not None else "",
         )
-        message = Message(paths.DEAD_LETTERS, fetched.key, self._codec.encode(letter))
+        if fetched.damage is not None and fetched.damage.size_bytes > len(fetched.value):
+            letter = cut(letter, fetched.damage.size_bytes, fetched.damage.sha256)
+        message = Message(paths.DEAD_LETTERS, fetched.key[:KEY_KEPT_BYTES], self._codec.encode(fitting(letter)))
         return Outcome(message, takes, kind, {"reason": reason, "detail": detail, "offset": fetched.offset})
 
 
