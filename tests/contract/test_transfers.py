@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from pipelines.core.retention import Listed
-from pipelines.errors import RetryableError
+from pipelines.errors import MisconfiguredError, RetryableError
 from pipelines.ports import PIECE_BYTES, CopyJob, CopyResult, ObjectStore, Transfers
 from schemas.codec import digest
 from services.adapters.memory.object_store import MemoryObjectStore
@@ -34,6 +34,7 @@ class _Link:
         self.gate.set()
         self.reads = 0
         self.failing = False
+        self.refusing = False
         self.piece_bytes = PIECE_BYTES
         self.pieces_read = 0
         self.piece_gate = threading.Event()  # held before each further piece
@@ -53,6 +54,8 @@ class _Link:
         self.gate.wait(10)
         if self.failing:
             raise RetryableError("the link is cut")
+        if self.refusing:
+            raise MisconfiguredError("user west: denied")
 
     def _slowly(self, body: bytes) -> Generator[bytes, None, None]:
         for at in range(0, len(body), self.piece_bytes):
@@ -158,7 +161,7 @@ def test_a_copy_is_verified_created_and_reported_once(pair: _Pair) -> None:
     ("change", "reason"),
     [
         ({"key": "absent"}, "not in the store of east"),
-        ({"size": 3}, "500 bytes, its manifest names 3"),
+        ({"size": 3}, "bytes, its manifest names 3"),
         ({"sha256": "0" * 64}, "has SHA-256"),
     ],
 )
@@ -297,7 +300,62 @@ def test_an_object_that_is_larger_than_its_manifest_says_is_not_read_to_its_end(
     transfers.start(JOB)
     (result,) = _ended(transfers)
     assert result.corrupt
-    assert "600 bytes, its manifest names 500" in result.error
+    assert result.error == "east's k has more than 500 bytes, its manifest names 500"
+    assert link.pieces_read == 2, "of the third, one byte tells"
+
+
+class _LastSection:
+    """Stands for the lock of some transfers: holds a worker up behind its last section, before its future is told."""
+
+    def __init__(self, transfers: ThreadTransfers) -> None:
+        self._transfers, self._inner = transfers, threading.Lock()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        self._inner.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        is_last = bool(self._transfers._done) and threading.current_thread() is not threading.main_thread()
+        self._inner.release()
+        if is_last and not self.reached.is_set():
+            self.reached.set()
+            self.go_on.wait(10)
+
+
+def test_a_copy_that_is_cancelled_as_it_ends_can_be_started_again(transfers: ThreadTransfers, link: _Link) -> None:
+    """Between its last word and the end of its future: its id must be free, or its checkpoint waits for ever."""
+    section = _LastSection(transfers)
+    transfers._lock = section  # type: ignore[assignment] # it stands for a lock
+    transfers.start(JOB)
+    assert section.reached.wait(10)
+    transfers.cancel(JOB.job_id)
+    section.go_on.set()
+    transfers.start(JOB)
+    assert [(one.job, one.error) for one in _ended(transfers)] == [(JOB, "")]
+    assert link.reads == 1, "what it had brought here is not fetched again"
+    assert (transfers._jobs, transfers._cancelled) == ({}, set())
+
+
+def test_I18_what_a_store_refuses_is_told_from_what_does_not_answer(transfers: ThreadTransfers, link: _Link) -> None:
+    """The one is tried again at once, the other less and less often."""
+    link.refusing = True
+    transfers.start(JOB)
+    (result,) = _ended(transfers)
+    assert (result.error, result.refused, result.corrupt) == ("user west: denied", True, False)
+
+
+def test_what_is_here_and_longer_than_its_manifest_says_is_not_read(transfers: ThreadTransfers) -> None:
+    """Whoever made it so long must not fill the memory of whoever looks at it."""
+
+    class Long(MemoryObjectStore):
+        def get(self, key: str) -> bytes | None:
+            raise AssertionError(f"{key} is read")
+
+    transfers._store = Long()
+    transfers._store.put("k", BODY + b"?")
+    transfers.start(JOB)
+    (result,) = _ended(transfers)
+    assert (result.corrupt, result.error) == (True, "this region's k has 501 bytes, its manifest names 500")
 
 
 def test_a_store_serves_an_object_in_pieces(pair: _Pair) -> None:

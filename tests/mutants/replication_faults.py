@@ -73,15 +73,15 @@ REPLICATION_FAULTS = (
     Mutant(
         "an unknown schema is skipped",
         JUDGE,
-        "it waits, it is no dead letter\n            return None",
-        "it waits, it is no dead letter\n            return Outcome()",
+        "self._clock.boottime_s()):\n                return None\n            detail =",
+        "self._clock.boottime_s()):\n                return Outcome()\n            detail =",
         REPLICATOR_STORIES,
     ),
     Mutant(
         "a store that is away stops all runs of a lane",
         JUDGE,
-        "except (UnknownSchemaError, RetryableError) as error:",
-        "except UnknownSchemaError as error:",
+        "except RetryableError as error:\n            item.why",
+        "except ZeroDivisionError as error:\n            item.why",
         REPLICATOR_STORIES,
     ),
     Mutant(

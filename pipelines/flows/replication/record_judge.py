@@ -25,6 +25,7 @@ from pipelines.core.dead_letters import KEY_KEPT_BYTES, cut, fitting
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.metric_batches import METRICS, first_number, parted
+from pipelines.core.patience import Patience
 from pipelines.core.sequence_numbers import Numbered, place_of
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
 from pipelines.flows.log.envelope import METRIC_BATCH, headers_of
@@ -64,6 +65,7 @@ class Outcome:
     fields: dict[str, object] = field(default_factory=dict)
     view: LineageView | None = None  # the lineage on which this rests; read again before it is published
     set_aside: Message | None = None  # the dead letter of those rows of a batch that lie past a fork
+    is_unknown: bool = False  # its epoch did not become known here in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class RecordJudge:
         self._peer, self._lane = lane.peer, lane.name
         self._store, self._peer_store, self._lineage = ports.store, ports.peer_store, ports.lineage
         self._codec, self._clock, self._copies = ports.codec, ports.clock, copies
+        self._patience = Patience(ports.unknown_wait_s)
         self._views: dict[str, LineageView | None] = {}  # of this turn
         self._newest_steps: dict[str, int] = {}
 
@@ -131,14 +134,11 @@ class RecordJudge:
         """
         try:
             event = item.event = item.event or self._decode(item.fetched)
-        except (UnknownSchemaError, RetryableError) as error:
-            item.why = str(error)  # regions upgrade at different times: it waits, it is no dead letter
+        except RetryableError as error:
+            item.why = str(error)
             return None
         except (DecodeError, CorruptError) as error:
-            arrival, takes = place_of(item.fetched.headers, ledger)
-            if arrival is Arrival.DUPLICATE:
-                return Outcome()  # its dead letter was written when it came first
-            return self._dead_letter(item, "undecodable", str(error), takes)
+            return self._undecodable(item, error, ledger)
         arrival = ledger.arrival(event)
         if event.region != self._peer or arrival is Arrival.DUPLICATE:
             return Outcome()
@@ -147,6 +147,19 @@ class RecordJudge:
         if isinstance(event, MetricBatch):
             return self._batch(item, event, queue, ledger)
         return self._by_lineage(item, event, queue)
+
+    def _undecodable(self, item: WaitingRecord, error: DecodeError | CorruptError, ledger: Ledger) -> Outcome | None:
+        """Set a record aside; one whose schema is not known waits first, since regions upgrade at different times."""
+        detail = str(error)
+        if isinstance(error, UnknownSchemaError):
+            item.why = detail
+            if not self._patience.is_over(("schema", item.fetched.key), self._clock.boottime_s()):
+                return None
+            detail = f"{detail}; nobody had it for {self._patience.wait_s:.0f} s"
+        arrival, takes = place_of(item.fetched.headers, ledger)
+        if arrival is Arrival.DUPLICATE:
+            return Outcome()  # its dead letter was written when it came first
+        return self._dead_letter(item, "undecodable", detail, takes)
 
     def out_of_turn(self, fetched: Fetched, known: int | None = None) -> Verdict:
         """Decide about a record as if its number were due and nothing newer were there.
@@ -212,7 +225,7 @@ class RecordJudge:
         ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
         if view is None or place is Standing.UNKNOWN or ahead:
             item.why = f"epoch {event.epoch + ahead} is not known here yet"
-            return None
+            return None if view is None else self._unknown_epoch(item, event, event.epoch + ahead - view.epoch, takes)
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
             return dataclasses.replace(self._dead_letter(item, "branch", detail, takes, kind="branch"), view=view)
@@ -224,7 +237,9 @@ class RecordJudge:
                 if why:
                     return self._superseded(item, event, why, view, **more)
                 if not self._copies.done(event):
-                    item.why = f"step {event.step} is being copied"
+                    trouble = self._copies.trouble(event)
+                    failed = "" if trouble is None else f"; an object fails, and is tried again: {trouble.reason}"
+                    item.why = f"step {event.step} is being copied{failed}"
                     return None
         except CorruptError as error:
             return self._dead_letter(item, "corrupt", str(error), takes)
@@ -232,6 +247,17 @@ class RecordJudge:
         message = self._republished(item, item.fetched.value, late)
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return Outcome(message, takes, "published", fields, view)
+
+    def _unknown_epoch(self, item: WaitingRecord, event: Event, ahead: int, takes: Numbered) -> Outcome | None:
+        """Set an event aside whose epoch did not become known in time: nobody may ever win it, and its run waits.
+
+        The next epoch has a wait of its own, and all those beyond share one: so nobody can hold a run up by naming ever
+        new ones. A run of which no lineage is known here at all waits for ever: it holds up nobody but itself.
+        """
+        if not self._patience.is_over((event.run, min(ahead, 2)), self._clock.boottime_s()):
+            return None
+        detail = f"{item.why}, after {self._patience.wait_s:.0f} s"
+        return dataclasses.replace(self._dead_letter(item, "unknown_epoch", detail, takes), is_unknown=True)
 
     def _reason_to_give_up(
         self, event: Checkpoint, queue: deque[WaitingRecord], view: LineageView

@@ -111,6 +111,22 @@ def test_bounds_hold_in_every_lane(world: _World, begin: Bound, until: Bound, fo
     assert _read(MemorySource(world.east), _parts(world, begin, until)) == found
 
 
+def test_a_time_bound_compares_each_record_since_a_log_is_not_ordered_by_time(world: _World) -> None:
+    """Producers set the times: behind the first that is too late, earlier ones follow, and none of them is left out."""
+    for seq in range(1, 8):
+        world.send(_metric(seq))
+    offsets = [offset for offset, record in enumerate(world.east.topic(paths.METRICS)) if record is not None]
+    times = dict(zip(offsets, [1_000, 9_000, 2_000, 8_000, 3_000, 3_500, 4_000], strict=True))
+    world.east.times[paths.METRICS] = times
+    parts = _parts(world, until=Bound(Edge.TIME, 4_000))
+    rows = replay.plan(MemorySource(world.east), parts, RecordFilter(), _decoding())
+    assert sum(row.records for row in rows) == 4
+    found = _read(MemorySource(world.east), parts)
+    assert found == [f"metrics {offset}" for offset in offsets if times[offset] < 4_000]
+    later = _read(MemorySource(world.east), _parts(world, begin=Bound(Edge.TIME, 4_000)))
+    assert later == [f"metrics {offset}" for offset in offsets if times[offset] >= 4_000]
+
+
 @pytest.mark.parametrize(
     ("begin", "why"),
     [
