@@ -190,7 +190,6 @@ def test_I18_whatever_a_lane_meets_it_rests_says_why_and_since_when_and_goes_on(
     west.source.raises = None
     west.clock.now_s += REST_MOST_S
     west.turn()
-    assert west.flow.stands is None
     assert (west.flow.status().stands, west.flow.status().stands_since_ms) == ("", 0)
     assert [event.seq for event in west.visible()] == [1]
 
