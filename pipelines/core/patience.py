@@ -34,7 +34,7 @@ class Patience:
 
 @dataclass(slots=True)
 class Rest:
-    """What failed rests, longer each time, so that it holds up nothing else; with the reason and since when.
+    """A rest after a failure, longer each time, so that it holds up nothing else; with the reason and since when.
 
     `since_ms` is wall time, for people.
     """

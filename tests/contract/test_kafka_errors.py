@@ -89,7 +89,7 @@ WRITTEN: dict[str, Callable[[], object]] = {
 
 @pytest.fixture
 def raised(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """What each client raises from now on; nothing at first."""
+    """The error that each client raises from now on; none at first."""
     told: list[Exception] = []
     for place, name in ((kafka, "KafkaConsumer"), (kafka, "KafkaProducer"), (log, "KafkaAdminClient")):
         monkeypatch.setattr(place, name, lambda **options: _Client(told, **options))

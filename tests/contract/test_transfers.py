@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Generator, Iterator
@@ -304,36 +305,34 @@ def test_an_object_that_is_larger_than_its_manifest_says_is_not_read_to_its_end(
     assert link.pieces_read == 2, "of the third, one byte tells"
 
 
-class _LastSection:
-    """Stands for the lock of some transfers: holds a worker up behind its last section, before its future is told."""
+class _HeldAtItsEnd(ThreadTransfers):
+    """Holds its first copy up when all of it is done and said, before its future is told so."""
 
-    def __init__(self, transfers: ThreadTransfers) -> None:
-        self._transfers, self._inner = transfers, threading.Lock()
+    def __init__(self, link: _Link) -> None:
+        super().__init__(peers={"east": link}, store=MemoryObjectStore(), workers=2)
         self.reached, self.go_on = threading.Event(), threading.Event()
 
-    def __enter__(self) -> None:
-        self._inner.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        is_last = bool(self._transfers._done) and threading.current_thread() is not threading.main_thread()
-        self._inner.release()
-        if is_last and not self.reached.is_set():
-            self.reached.set()
-            self.go_on.wait(10)
+    def _run(self, job: CopyJob) -> None:
+        super()._run(job)
+        self.reached.set()
+        self.go_on.wait(10)
 
 
-def test_a_copy_that_is_cancelled_as_it_ends_can_be_started_again(transfers: ThreadTransfers, link: _Link) -> None:
-    """Between its last word and the end of its future: its id must be free, or its checkpoint waits for ever."""
-    section = _LastSection(transfers)
-    transfers._lock = section  # type: ignore[assignment] # it stands for a lock
-    transfers.start(JOB)
-    assert section.reached.wait(10)
-    transfers.cancel(JOB.job_id)
-    section.go_on.set()
-    transfers.start(JOB)
-    assert [(one.job, one.error) for one in _ended(transfers)] == [(JOB, "")]
-    assert link.reads == 1, "what it had brought here is not fetched again"
-    assert (transfers._jobs, transfers._cancelled) == ({}, set())
+def test_a_copy_that_is_cancelled_as_it_ends_can_be_started_again(link: _Link) -> None:
+    """Its id must be free at once, or its checkpoint waits for ever."""
+    transfers = _HeldAtItsEnd(link)
+    try:
+        transfers.start(JOB)
+        assert transfers.reached.wait(10)
+        transfers.cancel(JOB.job_id)
+        transfers.start(JOB)
+        transfers.go_on.set()
+        assert [(one.job, one.error) for one in _ended(transfers)] == [(JOB, "")]
+        assert link.reads == 1, "what it had brought here is not fetched again"
+        assert (transfers._jobs, transfers._cancelled) == ({}, set())
+    finally:
+        transfers.go_on.set()
+        transfers.close()
 
 
 def test_I18_what_a_store_refuses_is_told_from_what_does_not_answer(transfers: ThreadTransfers, link: _Link) -> None:
@@ -344,17 +343,20 @@ def test_I18_what_a_store_refuses_is_told_from_what_does_not_answer(transfers: T
     assert (result.error, result.refused, result.corrupt) == ("user west: denied", True, False)
 
 
-def test_what_is_here_and_longer_than_its_manifest_says_is_not_read(transfers: ThreadTransfers) -> None:
+class _LongHere(MemoryObjectStore):
+    """A store whose object is longer than it should be, and is never read."""
+
+    def get(self, key: str) -> bytes | None:
+        raise AssertionError(f"{key} is read")
+
+
+def test_what_is_here_and_longer_than_its_manifest_says_is_not_read(link: _Link) -> None:
     """Whoever made it so long must not fill the memory of whoever looks at it."""
-
-    class Long(MemoryObjectStore):
-        def get(self, key: str) -> bytes | None:
-            raise AssertionError(f"{key} is read")
-
-    transfers._store = Long()
-    transfers._store.put("k", BODY + b"?")
-    transfers.start(JOB)
-    (result,) = _ended(transfers)
+    here = _LongHere()
+    here.put("k", BODY + b"?")
+    with contextlib.closing(ThreadTransfers(peers={"east": link}, store=here)) as transfers:
+        transfers.start(JOB)
+        (result,) = _ended(transfers)
     assert (result.corrupt, result.error) == (True, "this region's k has 501 bytes, its manifest names 500")
 
 

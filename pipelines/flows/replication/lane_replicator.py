@@ -341,7 +341,7 @@ class LaneReplicator:
         return True
 
     def _outcome(self, run: str, item: WaitingRecord, queue: deque[WaitingRecord], after: Ledger) -> Outcome | None:
-        """What a record leads to; a run whose record cannot be judged rests, and the others go on."""
+        """The outcome of a record; a run whose record cannot be judged rests, and the others go on."""
         now_s = self._clock.boottime_s()
         before = self._run_rests.get(run)
         if before is not None and now_s < before.until_s:

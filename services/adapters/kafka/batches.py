@@ -157,6 +157,8 @@ class SafeBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has n
                 record = self._stand_in(data[at:end], f"the record's structure is broken: {error}", due, due)
             yield record
             at, due = end, record.offset + 1
+        if at != len(data) and due < self.next_offset:
+            yield self._stand_in(data[at:], "these bytes follow its last record", due, self.next_offset - 1)
 
     def _record(self, data: bytes, at: int, end: int, due: int) -> DefaultRecord:
         """One record; ValueError or IndexError if it is not one."""
