@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from schemas.records import DeadLetter, Header
 
-LETTER_MAX_BYTES = 1_000_000  # Kafka's own limit is 1,048,588 for a batch, with the frame around it
+RECORD_MAX_BYTES = 1_048_588  # Kafka's own limit of a batch, and so of the one record in it with its frame
+LETTER_MAX_BYTES = 1_000_000
 VALUE_KEPT_BYTES = 64 * 1024
 HEADERS_KEPT_BYTES = 16 * 1024
 KEY_KEPT_BYTES = 1024
@@ -22,9 +23,16 @@ TEXT_KEPT = 4_000  # characters of the detail, and of the stack
 CUT = "farside_cut"
 """The header of a letter that is cut: the size of the whole value in bytes and its SHA-256, with a space between."""
 
+_FRAME_BYTES = 100  # of a batch and the record in it
 _OVERHEAD_BYTES = 256  # of the fixed fields, and the lengths of the others
 _HEADER_BYTES = 10  # the lengths of its parts
 _CUT = re.compile(rb"(\d{1,18}) ([0-9a-f]{64})")
+
+
+def record_bytes(key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> int:
+    """How large a record is for its topic's limit: a few bytes more rather than less."""
+    plain = sum(_HEADER_BYTES + len(name.encode(errors="replace")) + len(content) for name, content in headers)
+    return _FRAME_BYTES + len(key) + len(value) + plain
 
 
 def fitting(letter: DeadLetter, most_bytes: int = LETTER_MAX_BYTES) -> DeadLetter:

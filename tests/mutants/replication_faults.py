@@ -295,4 +295,11 @@ REPLICATION_FAULTS = (
         "return source.offset_at(partition, time_ms), time_ms",
         ("tests/core/inspection/test_replay.py",),
     ),
+    Mutant(
+        "an event that is too large here stops its lane",
+        JUDGE,
+        "        if size > RECORD_MAX_BYTES:\n",
+        "        if False:\n",
+        POISON,
+    ),
 )

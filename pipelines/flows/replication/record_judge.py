@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
-from pipelines.core.dead_letters import KEY_KEPT_BYTES, cut, fitting
+from pipelines.core.dead_letters import KEY_KEPT_BYTES, RECORD_MAX_BYTES, cut, fitting, record_bytes
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.metric_batches import METRICS, first_number, parted
@@ -243,8 +243,16 @@ class RecordJudge:
                     return None
         except CorruptError as error:
             return self._dead_letter(item, "corrupt", str(error), takes)
+        return self._published(item, event, takes, view)
+
+    def _published(self, item: WaitingRecord, event: Event, takes: Numbered, view: LineageView) -> Outcome:
+        """Publish an event as it is, unless it is too large for the topic with the headers that it gets here."""
         late = (("farside_late", b"1"),) if event.epoch < view.epoch else ()
         message = self._republished(item, item.fetched.value, late)
+        size = record_bytes(message.key, message.value, message.headers)
+        if size > RECORD_MAX_BYTES:
+            detail = f"with the headers that it gets here it has {size} bytes, a topic takes {RECORD_MAX_BYTES}"
+            return self._dead_letter(item, "too_large", detail, takes)
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return Outcome(message, takes, "published", fields, view)
 

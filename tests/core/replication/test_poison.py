@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines import paths
-from pipelines.core.dead_letters import LETTER_MAX_BYTES, VALUE_KEPT_BYTES, whole_of
+from pipelines.core.dead_letters import LETTER_MAX_BYTES, RECORD_MAX_BYTES, VALUE_KEPT_BYTES, record_bytes, whole_of
 from pipelines.core.lineage import LineageView
 from pipelines.core.patience import REST_MOST_S, UNKNOWN_WAIT_S
 from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
@@ -345,6 +345,19 @@ def test_I18_a_dead_letter_fits_into_its_topic_however_large_its_record_is(
     assert whole_of(letter) == (len(value), digest(value))
     assert f"(SHA-256 {digest(value)}) are at farside.metrics/0/1" in letter.detail
     assert west.alarms() == [], "the record's number is accounted for"
+
+
+def test_I18_an_event_that_would_be_too_large_here_is_set_aside(west: _West) -> None:
+    """Each region adds a header that says where it came from: what just fitted there does not fit here."""
+    event = dataclasses.replace(west.metric(1), seq=2, step=2, event_id="gpt/1/2")
+    headers = (*headers_of(event, "metric"), ("padding", b""))
+    room = RECORD_MAX_BYTES - record_bytes(b"gpt", CODEC.encode(event), headers)
+    west.send(CODEC.encode(event), headers=(*headers[:-1], ("padding", b"x" * room)))
+    west.metric(3)
+    west.turn()
+    assert [event.seq for event in west.visible()] == [1, 3]
+    (letter,) = west.dead()
+    assert (letter.reason, letter.offset) == ("too_large", 1)
 
 
 def test_a_letter_that_is_cut_is_redriven_from_the_place_that_it_names(west: _West) -> None:
