@@ -12,10 +12,11 @@ KEPT_MAX = 10_000
 
 @dataclass(slots=True)
 class Patience:
-    """Since when each thing was waited for, without a pause as long as the wait itself.
+    """Since when each thing was waited for.
 
     Once a wait is over it stays so while more of its kind arrive, so that a stream of them holds nothing up for longer
-    than one of them; after a pause the next one is waited for again.
+    than one of them; after a pause as long as the wait itself the next one is waited for again. A clock that jumps
+    during a wait ends it.
     """
 
     wait_s: float
@@ -24,12 +25,18 @@ class Patience:
     def is_over(self, what: Hashable, now_s: float) -> bool:
         """Whether something was waited for long enough; the first question begins the wait."""
         since_s, asked_s = self._waits.pop(what, (now_s, now_s))
-        if now_s - asked_s > self.wait_s:
+        if asked_s - since_s >= self.wait_s < now_s - asked_s:
             since_s = now_s
         self._waits[what] = (since_s, now_s)
         if len(self._waits) > KEPT_MAX:
             del self._waits[next(iter(self._waits))]  # the one that was asked for longest ago
         return now_s - since_s >= self.wait_s
+
+    def settle(self, what: Hashable) -> None:
+        """Forget a wait that ended well; one that is over stays so."""
+        since_s, asked_s = self._waits.get(what, (0.0, self.wait_s))
+        if asked_s - since_s < self.wait_s:
+            del self._waits[what]
 
 
 @dataclass(slots=True)

@@ -43,14 +43,14 @@ RAISED = _raised()
 class _Client:
     """In place of each client of the library: answers, until it is told to raise."""
 
-    def __init__(self, raised: list[Exception], **_: Any) -> None:  # noqa: ANN401 - any option
-        self._raised = raised
+    def __init__(self, raised: list[Exception], only: set[str], **_: Any) -> None:  # noqa: ANN401 - any option
+        self._raised, self._only = raised, only
         self._fetcher = SimpleNamespace()
         self._sender = SimpleNamespace(force_close=lambda: None)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*_: object, **__: object) -> Any:  # noqa: ANN401 - whatever the method answers
-            if self._raised:
+            if self._raised and (not self._only or name in self._only):
                 raise self._raised[0]
             return _ANSWERS.get(name)
 
@@ -88,11 +88,17 @@ WRITTEN: dict[str, Callable[[], object]] = {
 
 
 @pytest.fixture
-def raised(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+def only() -> set[str]:
+    """The methods that raise; all of them while there is none."""
+    return set()
+
+
+@pytest.fixture
+def raised(monkeypatch: pytest.MonkeyPatch, only: set[str]) -> list[Exception]:
     """The error that each client raises from now on; none at first."""
     told: list[Exception] = []
     for place, name in ((kafka, "KafkaConsumer"), (kafka, "KafkaProducer"), (log, "KafkaAdminClient")):
-        monkeypatch.setattr(place, name, lambda **options: _Client(told, **options))
+        monkeypatch.setattr(place, name, lambda **options: _Client(told, only, **options))
     return told
 
 
@@ -112,6 +118,23 @@ def test_I18_a_reader_raises_only_errors_of_the_tree(method: str, raised: list[E
             raised.clear()
             source.seek(PLACE, 0)
             assert source.poll(0.0) == (), "it goes on afterwards"
+
+
+@pytest.mark.parametrize("step", ["assign", "seek", "pause"])
+def test_I18_a_position_that_cannot_be_restored_is_an_error_of_the_tree(
+    step: str, raised: list[Exception], only: set[str]
+) -> None:
+    """The bounds were told, and then the link was lost: in the middle of a seek, or of the reading after it."""
+    only.add(step)
+    for error in RAISED:
+        for method in ("seek", "position", "poll"):
+            raised.clear()
+            source = KafkaSource(CLUSTER)
+            source.seek(PLACE, 0)
+            source.close()
+            raised.append(error)
+            with pytest.raises(FarsideError):
+                READ[method](source)
 
 
 @pytest.mark.parametrize("method", QUIET)

@@ -186,15 +186,15 @@ REPLICATION_FAULTS = (
     Mutant(
         "an epoch that nobody wins is waited for for ever",
         JUDGE,
-        "if not self._patience.is_over((event.run, min(ahead, 2)), self._clock.boottime_s()):",
+        "if not self._patience.is_over((event.run, known, min(epoch, known + 2)), self._clock.boottime_s()):",
         "if True:",
         POISON,
     ),
     Mutant(
         "ever new epochs hold a run up for ever",
         JUDGE,
-        "(event.run, min(ahead, 2))",
-        "(event.run, ahead)",
+        "(event.run, known, min(epoch, known + 2))",
+        "(event.run, known, epoch)",
         POISON,
     ),
     Mutant(

@@ -139,6 +139,7 @@ class RecordJudge:
             return None
         except (DecodeError, CorruptError) as error:
             return self._undecodable(item, error, ledger)
+        self._patience.settle(("schema", item.fetched.key))
         arrival = ledger.arrival(event)
         if event.region != self._peer or arrival is Arrival.DUPLICATE:
             return Outcome()
@@ -225,7 +226,7 @@ class RecordJudge:
         ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
         if view is None or place is Standing.UNKNOWN or ahead:
             item.why = f"epoch {event.epoch + ahead} is not known here yet"
-            return None if view is None else self._unknown_epoch(item, event, event.epoch + ahead - view.epoch, takes)
+            return None if view is None else self._unknown_epoch(item, event, event.epoch + ahead, view.epoch, takes)
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
             return dataclasses.replace(self._dead_letter(item, "branch", detail, takes, kind="branch"), view=view)
@@ -256,13 +257,15 @@ class RecordJudge:
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return Outcome(message, takes, "published", fields, view)
 
-    def _unknown_epoch(self, item: WaitingRecord, event: Event, ahead: int, takes: Numbered) -> Outcome | None:
+    def _unknown_epoch(
+        self, item: WaitingRecord, event: Event, epoch: int, known: int, takes: Numbered
+    ) -> Outcome | None:
         """Set an event aside whose epoch did not become known in time: nobody may ever win it, and its run waits.
 
         The next epoch has a wait of its own, and all those beyond share one: so nobody can hold a run up by naming ever
         new ones. A run of which no lineage is known here at all waits for ever: it holds up nobody but itself.
         """
-        if not self._patience.is_over((event.run, min(ahead, 2)), self._clock.boottime_s()):
+        if not self._patience.is_over((event.run, known, min(epoch, known + 2)), self._clock.boottime_s()):
             return None
         detail = f"{item.why}, after {self._patience.wait_s:.0f} s"
         return dataclasses.replace(self._dead_letter(item, "unknown_epoch", detail, takes), is_unknown=True)

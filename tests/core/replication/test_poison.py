@@ -270,6 +270,26 @@ def test_I18_an_epoch_that_nobody_wins_holds_its_run_for_a_bounded_time_only(wes
     assert len(west.dead()) == 2, "once, also over a restart"
 
 
+def test_a_region_that_slept_through_the_wait_does_not_wait_again(west: _West) -> None:
+    """Its clock went on; and what is unknown after it has become known, hours later, has a wait of its own."""
+    west.metric(1, epoch=2)
+    west.send(MARKER + b"8 random", run="other")
+    west.turn()
+    west.clock.now_s += 2 * UNKNOWN_WAIT_S
+    west.turn()
+    assert {letter.reason for letter in west.dead()} == {"unknown_epoch", "undecodable"}
+    west.view = LineageView(2, ((1, 0, -1), (2, 1, 0)))
+    west.metric(2, epoch=3)
+    west.turn()
+    west.view = LineageView(3, ((1, 0, -1), (2, 1, 0), (3, 2, 0)))
+    west.turn()
+    assert [event.epoch for event in west.visible()] == [3]
+    west.clock.now_s += 5 * UNKNOWN_WAIT_S
+    west.metric(1, epoch=4)
+    west.turn()
+    assert len(west.dead()) == 2
+
+
 def test_what_was_set_aside_is_redriven_once_its_epoch_is_known(west: _West) -> None:
     """And its alarm ends: nothing was lost."""
     west.metric(1, epoch=2)
