@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 import fastavro
 
-from schemas import records
+from schemas import evolution, records
 
 MARKER = b"\xc3\x01"
 HEADER_BYTES = 10
+VALUE_MAX_BYTES = 64 * 1024 * 1024  # what is longer is no record, and is not decoded
 _FOLDER = Path(__file__).parent
 
 R = TypeVar("R", bound=records.Record)
@@ -83,6 +84,13 @@ def released_texts() -> tuple[tuple[str, str], ...]:
     return tuple((path.parts[-3], path.read_text(encoding="utf-8")) for path in files)
 
 
+@functools.cache
+def _of_name(name: str) -> tuple[str, ...]:
+    """Every schema of a record that was ever released, and today's, as text."""
+    released = (text for _, text in released_texts() if evolution.name_of(json.loads(text)) == name)
+    return tuple(dict.fromkeys((*released, schema_text(record_types()[name]))))
+
+
 def _fingerprint_of(text: str) -> str:
     canonical = fastavro.schema.to_parsing_canonical_form(json.loads(text))
     return str(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
@@ -131,11 +139,22 @@ class Codec:
         self._learnt: dict[str, str] = {}
 
     def learn(self, text: str) -> str:
-        """Remember a writer's schema (JSON text); returns its fingerprint."""
-        name = _fingerprint_of(text)
-        self._writers.setdefault(name, fastavro.parse_schema(json.loads(text)))
-        self._learnt.setdefault(name, text)
-        return name
+        """Remember a writer's schema (JSON text); returns its fingerprint.
+
+        Raises:
+            UnsafeSchemaError: by this one nothing is decoded: `schemas.evolution` says why.
+            ValueError: it is no schema; fastavro raises others, too.
+        """
+        name = evolution.name_of(json.loads(text))
+        if name not in record_types():
+            raise evolution.UnsafeSchemaError(f"schema {name or '(none)'} is no record of this version")
+        evolution.check(text, _of_name(name))
+        # Without logical types: a date in the place of a number is no safe evolution, and the fingerprint hides it.
+        canonical = fastavro.schema.to_parsing_canonical_form(json.loads(text))
+        fingerprint_of = str(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+        self._writers.setdefault(fingerprint_of, fastavro.parse_schema(json.loads(canonical)))
+        self._learnt.setdefault(fingerprint_of, text)
+        return fingerprint_of
 
     def text_of(self, name: str) -> str:
         """The JSON text of a writer's schema that is known here, by its fingerprint; KeyError if it is not."""
@@ -154,8 +173,10 @@ class Codec:
 
         Raises:
             UnknownSchemaError: the writer's schema has to be fetched first.
-            DecodeError: the bytes are not ours, are torn, or carry more than the record.
+            DecodeError: the bytes are not ours, are torn, are too many, or carry more than the record.
         """
+        if len(value) > VALUE_MAX_BYTES:
+            raise DecodeError(f"{len(value)} bytes are no record: {VALUE_MAX_BYTES} are permitted", value)
         name = writer_of(value)
         writer = self._writers.get(name)
         if writer is None:

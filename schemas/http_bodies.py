@@ -143,6 +143,8 @@ class CopyStatus:
     step: int
     moved_bytes: int
     size_bytes: int
+    error: str = ""  # why its last object could not be copied; "" once it could
+    error_since_ms: int = 0  # wall time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +191,8 @@ class LaneStatus:
     trouble: str = ""
     reachability_trouble: str = ""
     alarms: LaneAlarmsStatus = LaneAlarmsStatus()
+    stands: str = ""  # why nothing of the lane moves; "" if it does
+    stands_since_ms: int = 0  # wall time
 
 
 ReplicatorStatus = dict[str, LaneStatus]

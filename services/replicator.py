@@ -111,6 +111,7 @@ def flow_of(
             journal=parts.journal,
             visible_source=letters,
             replay_source=again,
+            unknown_wait_s=parts.settings.replicate.unknown_wait_s,
         ),
         runs=tuple(parts.settings.runs),
     )

@@ -26,6 +26,7 @@ from pydantic import (
 from pipelines.core.failover_decision import SETTLE_S
 from pipelines.core.lease_groups import MEMBERS_MAX
 from pipelines.core.lease_profiles import PROFILES, LeaseProfile
+from pipelines.core.patience import UNKNOWN_WAIT_S
 from pipelines.errors import MisconfiguredError
 from services.adapters.kafka.connection import MECHANISMS, KafkaUser
 
@@ -126,6 +127,13 @@ class PublishSettings(_Part):
     unanswered_s: float = Field(default=15.0, gt=0)  # a call to Kafka that takes longer is given up, its client with it
 
 
+class ReplicateSettings(_Part):
+    """How a replicator follows its peers."""
+
+    # An event whose epoch or schema does not become known in its region is set aside after so long, with an alarm.
+    unknown_wait_s: float = Field(default=UNKNOWN_WAIT_S, gt=0)
+
+
 class ProfileSettings(_Part):
     """A lease profile that the operator defines; it must be the same in every region."""
 
@@ -146,6 +154,7 @@ class Settings(_Part):
     witness: WitnessSettings
     regions: dict[str, RegionSettings]
     publish: PublishSettings = PublishSettings()
+    replicate: ReplicateSettings = ReplicateSettings()
 
     @field_validator("profiles")
     @classmethod

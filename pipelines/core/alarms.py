@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
-from pipelines.core.alarm_texts import TEXTS, Kind
+from pipelines.core.alarm_texts import Kind, text_of
 from pipelines.core.sequence_ranges import SequenceRanges
 from schemas.http_bodies import AlarmStatus
 from schemas.records import Alarm, AlarmRange
@@ -120,7 +120,7 @@ def sentence(record: Alarm) -> str:
     more = f" and {record.unlisted} more" if record.unlisted else ""
     whose = f" of {record.producer}, epoch {record.epoch}" if record.producer else ""
     run = "every run" if record.run == paths.EVERY_RUN else record.run
-    text = f"{TEXTS[Kind(record.kind)]}{ranges}{more}{whose}"
+    text = f"{text_of(record.kind)}{ranges}{more}{whose}"
     return f"{record.lane} of {record.peer}, {run}: {text}; likely: {record.cause}"
 
 
@@ -187,7 +187,7 @@ class Alarms:
 
     def fill(self, stream: Stream, first: int, last: int) -> None:
         """Take numbers that are accounted for out of the alarms; an alarm without any left is healed."""
-        for kind in (Kind.HOLE, Kind.EPOCH):
+        for kind in (Kind.HOLE, Kind.EPOCH, Kind.ASIDE):
             key = _key_of_stream(kind, stream)
             record = self.kept.get(key)
             if record is None:

@@ -4,7 +4,7 @@ A method raises the errors that it names (of pipelines.errors, and DecodeError o
 the network's or of a client library's. A method without `Raises:` does not reach over the network.
 """
 
-from pipelines.ports.events import EventLog, EventSource, Fetched, Message, Partition
+from pipelines.ports.events import Damage, EventLog, EventSource, Fetched, Message, Partition
 from pipelines.ports.node import Beat, GrantReply, Grants, PoolHealth, Spool, SpoolRecord, StandbyPool
 from pipelines.ports.stores import (
     PIECE_BYTES,
@@ -24,6 +24,7 @@ __all__ = [
     "Clock",
     "CopyJob",
     "CopyResult",
+    "Damage",
     "Entropy",
     "EventLog",
     "EventSource",

@@ -28,8 +28,18 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """Why a record, or a whole batch of them, cannot be given: its bytes are named by size and digest."""
+
+    reason: str
+    size_bytes: int
+    sha256: str
+    last_offset: int  # a batch takes its own offset and all up to this one
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
-    """One record that was read, with its place."""
+    """One record that was read, with its place. Of a damaged one, `value` holds the first bytes only."""
 
     partition: Partition
     offset: int
@@ -37,6 +47,7 @@ class Fetched:
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     time_ms: int = 0
+    damage: Damage | None = None
 
 
 class EventLog(Protocol):
@@ -135,6 +146,9 @@ class EventSource(Protocol):
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records of the assigned partitions that are not paused, in order per partition; maybe none.
 
+        A record or a batch that no client can read, or that would unpack to more than is permitted, is one record with
+        its `damage`; what follows it is read on. A header without a value has an empty one.
+
         Args:
             timeout_s: how long to wait for the first record.
             most: so many records at most.
@@ -146,7 +160,7 @@ class EventSource(Protocol):
         """
 
     def pause(self, partitions: Iterable[Partition]) -> None:
-        """Deliver nothing of some partitions until `resume`; polling goes on. Raises nothing.
+        """Deliver nothing of some partitions until `resume`; polling goes on. Raises nothing, also with the link lost.
 
         Args:
             partitions: assigned ones.

@@ -232,6 +232,7 @@ class CopyResult:
     error: str = ""
     corrupt: bool = False  # True: the peer's object is missing or of another digest; retrying may help only if late
     moved_bytes: int = 0
+    refused: bool = False  # True: a store refuses it; only a person can change that
 
 
 class Transfers(Protocol):

@@ -80,9 +80,10 @@ class RecordingTarget:
             self._writer = fastavro.write.Writer(self._file, _SCHEMA, codec="deflate", metadata=metadata)
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
-        """Append records."""
+        """Append records; of a damaged one only its beginning is known, so it is left out, and counted."""
+        whole = [item for item in records if item.damage is None]
         try:
-            for item in records:
+            for item in whole:
                 if self._writer is not None:
                     self._writer.write(_plain(item))
                 else:
@@ -90,7 +91,10 @@ class RecordingTarget:
                     self._file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise MisconfiguredError(f"file {self._path}: {error.strerror}; the same command goes on there") from error
-        return Counter(recorded=len(records))
+        counts = Counter(recorded=len(whole))
+        if len(whole) < len(records):
+            counts["left_out"] = len(records) - len(whole)
+        return counts
 
     def mark(self) -> int:
         """The file's length, all of it durable."""

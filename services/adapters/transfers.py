@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipelines.errors import CorruptError, FarsideError, RetryableError
+from pipelines.errors import CorruptError, FarsideError, MisconfiguredError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, ObjectStore, PieceStore
 
 _CANCELLED = "the copy was cancelled"
@@ -49,8 +49,10 @@ class ThreadTransfers:
             future = self._jobs.get(job_id)
             if future is None:
                 return
-            self._done = [result for result in self._done if result.job.job_id != job_id]
-            if future.cancel() or future.done():
+            kept = [result for result in self._done if result.job.job_id != job_id]
+            has_ended, self._done = len(kept) < len(self._done), kept
+            # Its result says that it has ended: its future may be told so a little later only.
+            if has_ended or future.cancel():
                 del self._jobs[job_id]
             else:
                 self._cancelled.add(job_id)
@@ -98,13 +100,15 @@ class ThreadTransfers:
         body = bytearray()
         with contextlib.closing(pieces):
             for piece in pieces:
-                body += piece
+                body += piece[: job.size + 1 - len(body)]
                 with self._lock:
                     if job.job_id in self._cancelled:
                         raise RetryableError(_CANCELLED)
                     self._crossed[job.job_id] = len(body)
                 if len(body) > job.size:
-                    break  # not what its manifest names: told by who verifies it
+                    raise CorruptError(
+                        f"{job.peer}'s {job.key} has more than {job.size} bytes, its manifest names {job.size}"
+                    )
         return bytes(body)
 
 
@@ -121,7 +125,7 @@ def copied(job: CopyJob, fetch: Callable[[CopyJob], bytes | None], store: Object
     except CorruptError as error:
         return CopyResult(job, error=str(error), corrupt=True)
     except FarsideError as error:
-        return CopyResult(job, error=str(error))
+        return CopyResult(job, error=str(error), refused=isinstance(error, MisconfiguredError))
     except Exception as error:  # noqa: BLE001 - a copy that died must be reported, or its checkpoint waits for ever
         return CopyResult(job, error=f"{type(error).__name__}: {error}")
 
@@ -133,14 +137,14 @@ def fetch_from(peers: Mapping[str, ObjectStore]) -> Callable[[CopyJob], bytes | 
 
 def _moved(job: CopyJob, fetch: Callable[[CopyJob], bytes | None], store: ObjectStore) -> int:
     """Copy and verify; the bytes that crossed the link."""
-    present = store.get(job.key)
-    if present is not None and _right(job, present):
+    size = store.size(job.key)  # first: what is longer than it should be is not read
+    if size == job.size and _right(job, store.get(job.key) or b""):
         return 0
     body = fetch(job)
     if body is None:
         raise CorruptError(f"{job.key} is not in the store of {job.peer}")
     verify(job, body, f"{job.peer}'s")
-    if present is not None:
+    if size is not None:
         store.put(job.key, body)  # what was there went bad: these are the bytes that the key names (I6)
     elif not store.create(job.key, body):
         verify(job, store.get(job.key) or b"", "this region's")
@@ -154,7 +158,11 @@ def _right(job: CopyJob, body: bytes) -> bool:
 def verify(job: CopyJob, body: bytes, whose: str) -> None:
     """CorruptError unless the bytes are those that the job names."""
     if len(body) != job.size:
-        raise CorruptError(f"{whose} {job.key} has {len(body)} bytes, its manifest names {job.size}")
+        raise _of_another_size(job, len(body), whose)
     digest = hashlib.sha256(body).hexdigest()
     if digest != job.sha256:
         raise CorruptError(f"{whose} {job.key} has SHA-256 {digest}, its manifest names {job.sha256}")
+
+
+def _of_another_size(job: CopyJob, size: int, whose: str) -> CorruptError:
+    return CorruptError(f"{whose} {job.key} has {size} bytes, its manifest names {job.size}")

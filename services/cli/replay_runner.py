@@ -189,7 +189,8 @@ def run(settings: Settings, asked: Asked, pace: Pace, *, execute: bool, again: b
 
 def _fresh(parts: Sequence[Stretch]) -> Mark:
     at, ends = {part.place: part.begin for part in parts}, {part.place: part.end for part in parts}
-    return Mark(SystemEntropy().new_id(), at, ends, {})
+    since_ms, before_ms = {part.place: part.since_ms for part in parts}, {part.place: part.before_ms for part in parts}
+    return Mark(SystemEntropy().new_id(), at, ends, {}, since_ms=since_ms, before_ms=before_ms)
 
 
 def _as_before(source: EventSource, asked: Asked, mark: Mark) -> tuple[Stretch, ...]:
@@ -200,7 +201,8 @@ def _as_before(source: EventSource, asked: Asked, mark: Mark) -> tuple[Stretch, 
         if place in mark.ends:
             first, end = source.bounds(partition)
             begin = max(first, mark.at.get(place, first))
-            remaining.append(Stretch(partition, begin, max(begin, min(end, mark.ends[place]))))
+            times = (mark.since_ms.get(place), mark.before_ms.get(place))
+            remaining.append(Stretch(partition, begin, max(begin, min(end, mark.ends[place])), *times))
     return tuple(remaining)
 
 

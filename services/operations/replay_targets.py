@@ -141,7 +141,11 @@ class TopicTarget:
 
     def deliver(self, records: Sequence[Fetched]) -> Counter[str] | None:
         """Publish these records, except those that are in the topic already."""
-        wanted = [(item, self.wire(item.value)) for item in records if not self._has(item)]
+        wanted = [
+            (item, self.wire(item.value) if item.damage is None else LeftOut(item.damage.reason))
+            for item in records
+            if not self._has(item)
+        ]
         self.log.publish(
             [
                 Message(self.topic, item.key, value, marked(item.headers, self.replay_id, origin(item)))

@@ -6,24 +6,32 @@ broken; whatever else it raises is a crash.
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kafka.record.memory_records import MemoryRecordsBuilder
+
 from farside import _spool
+from pipelines.core.dead_letters import LETTER_MAX_BYTES, fitting
 from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.metric_batches import batch_of, metrics_of
 from pipelines.core.sequence_numbers import DIGITS_MAX, SPAN_MAX, number_of, place_of
 from pipelines.errors import CorruptError
 from pipelines.flows.log.envelope import headers_of
-from schemas.codec import Codec, DecodeError
+from pipelines.flows.log.writer_schemas import learn
+from schemas.codec import HEADER_BYTES, MARKER, Codec, DecodeError, schema_text
 from schemas.records import (
     Checkpoint,
     DataShard,
     DataVersion,
+    DeadLetter,
     Event,
+    Header,
     Heartbeat,
     LastSeq,
     Metric,
@@ -31,6 +39,8 @@ from schemas.records import (
     Record,
     Watermark,
 )
+from services.adapters.kafka.batches import DamagedValue, SafeBatch
+from services.adapters.kafka.decompression import GZIP, LZ4, ZSTD
 from services.adapters.spool import UNREADABLE, NodeSpool
 from tests.fuzz.http_target import bodies
 from tests.fuzz.lease_target import leases
@@ -39,6 +49,7 @@ from tests.fuzz.mutations import mutated
 Target = Callable[[random.Random, Path], None]
 RUN, PRODUCER = "gpt", "r00000-0123456789abcdef"
 CODEC = Codec()
+BATCH_HEAD_BYTES = 61
 NUMBERS = (b"0", b"1", b"5", b"6", b"1000000", b"9223372036854775808", b"9" * 30, b"9" * 5_000, "\u0663".encode())
 
 
@@ -188,10 +199,96 @@ class _Journal:
             self.torn.append(fields)
 
 
+@cache
+def _batches() -> tuple[bytes, ...]:
+    made = []
+    for number, codec_number in enumerate((0, 0, GZIP, LZ4, ZSTD)):
+        builder = MemoryRecordsBuilder(2, codec_number, 1 << 20)
+        for seq, value in enumerate(_encoded()[: number + 1]):
+            plain = [("farside_seq", str(seq).encode()), ("null", None), ("", b"")]
+            builder.append(5, b"gpt", value, plain)
+        builder.close()
+        made.append(bytes(builder.buffer()))
+    return tuple(made)
+
+
+def batches(generator: random.Random, _folder: Path) -> None:
+    """A batch as it lies in a topic: each of its offsets is a record or damaged, in order; nothing is skipped."""
+    whole = generator.choice(_batches())
+    head, body = whole[:BATCH_HEAD_BYTES], whole[BATCH_HEAD_BYTES:]
+    batch = SafeBatch(head + mutated(generator, body))
+    due = batch.base_offset
+    for record in batch:
+        assert record.offset >= due, "an offset comes twice"
+        assert record.offset == due or not isinstance(record.value, DamagedValue), "damage leaps"
+        damage = getattr(record.value, "damage", None)
+        assert damage is None or damage.reason, "damage without a reason"
+        assert all(isinstance(value, bytes) for _, value in record.headers), "a header without a value"
+        due = 1 + (record.offset if damage is None else damage.last_offset)
+        letter = _letter_of(record)
+        assert len(CODEC.encode(fitting(letter))) <= LETTER_MAX_BYTES, "a dead letter that does not fit"
+    assert due <= batch.next_offset
+
+
+def _letter_of(record: Any) -> DeadLetter:  # noqa: ANN401 - kafka-python has no types
+    return DeadLetter(
+        cluster="c",
+        topic="t",
+        partition=0,
+        offset=record.offset,
+        key=record.key or b"",
+        value=record.value or b"",
+        headers=tuple(Header(key=name, value=value) for name, value in record.headers),
+        reason="undecodable",
+        detail="fuzz",
+        time_ms=5,
+    )
+
+
+@cache
+def _foreign_schemas() -> tuple[str, ...]:
+    plain = json.loads(schema_text(Metric))
+    types = (
+        "null",
+        "string",
+        {"type": "array", "items": "null"},
+        {"type": "array", "items": "long"},
+        {"type": "map", "values": ["null", "bytes"]},
+        ["null", {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}],
+        {"type": "fixed", "name": "F", "size": 0},
+    )
+    texts = [json.dumps({**plain, "fields": [*plain["fields"], {"name": "more", "type": one}]}) for one in types]
+    more = [{"name": "more", "type": one, "default": None} for one in types]
+    return (schema_text(Metric), *texts, *(json.dumps({**plain, "fields": [*plain["fields"], one]}) for one in more))
+
+
+def schemas(generator: random.Random, _folder: Path) -> None:
+    """A foreign writer's schema and a value of it: refused with a reason, or what it costs is the value's own size."""
+    text = mutated(generator, generator.choice(_foreign_schemas()).encode(), most=2)
+    reader = Codec()
+    value = MARKER + bytes(8) + mutated(generator, generator.choice(_encoded())[HEADER_BYTES:])
+    try:
+        learn(reader, text, value)
+    except DecodeError as error:
+        assert error.reason, "a refusal without a reason"
+        named = re.search(r"lies another one: ([0-9a-f]{16})", error.reason)
+        if named is None:
+            return
+        value = MARKER + bytes.fromhex(named[1]) + value[HEADER_BYTES:]
+    try:
+        record = reader.decode(value)
+    except DecodeError as error:
+        assert error.reason, "a refusal without a reason"
+        return
+    assert isinstance(CODEC.encode(record), bytes)
+
+
 TARGETS: dict[str, Target] = {
     "codec": codec,
     "headers": headers,
     "segments": segments,
     "leases": leases,
     "bodies": bodies,
+    "batches": batches,
+    "schemas": schemas,
 }

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from tests.fuzz.__main__ import memory, run_target
 from tests.fuzz.targets import TARGETS, codec, headers
 
-COUNTS = {"codec": 4_000, "headers": 4_000, "segments": 600, "leases": 700, "bodies": 300}
+COUNTS = {
+    "codec": 4_000,
+    "headers": 4_000,
+    "segments": 600,
+    "batches": 1_200,
+    "schemas": 200,
+    "leases": 700,
+    "bodies": 300,
+}
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))

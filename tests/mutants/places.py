@@ -50,6 +50,10 @@ REDRIVE, REDRIVES = (
     "pipelines/flows/replication/redrive_requests.py",
     ("tests/core/replication/test_redrive_requests.py",),
 )
+BATCHES, DECOMPRESSION = "services/adapters/kafka/batches.py", "services/adapters/kafka/decompression.py"
+FOREIGN_BATCHES, KAFKA_ERRORS = ("tests/contract/test_kafka_poison.py",), ("tests/contract/test_kafka_errors.py",)
+SCHEMAS, POISON = ("tests/core/log/test_schemas.py",), ("tests/core/replication/test_poison.py",)
+TRANSFERS, COPIES = "services/adapters/transfers.py", ("tests/contract/test_transfers.py",)
 JUDGE = "pipelines/flows/replication/record_judge.py"
 SENDING, SENDINGS = "pipelines/flows/agent/sending.py", ("tests/core/agent/test_sending.py",)
 AGENT, MIRROR = ("tests/core/agent/test_publisher.py",), ("tests/core/replication/test_lane_replicator.py",)

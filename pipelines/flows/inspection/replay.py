@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipelines import paths
@@ -33,11 +33,13 @@ NOTE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of one partition: from `begin` on, up to and without `end`."""
+    """A part of one partition: from `begin` on, up to and without `end`, and of that what is not older or newer."""
 
     partition: Partition
     begin: int
     end: int
+    since_ms: int | None = None
+    before_ms: int | None = None
 
     @property
     def lane(self) -> str:
@@ -48,6 +50,12 @@ class Stretch:
     def place(self) -> str:
         """The partition's name for people and bookmarks."""
         return f"{self.lane}/{self.partition.number}"
+
+    def has_time(self, time_ms: int) -> bool:
+        """Whether a record of such a time is meant."""
+        return (self.since_ms is None or self.since_ms <= time_ms) and (
+            self.before_ms is None or time_ms < self.before_ms
+        )
 
 
 def check_lane(lane: str) -> None:
@@ -81,9 +89,9 @@ def stretches(
     }
     result = []
     for partition, first, end in partitions:
-        low = _offset(source, partition, begin, (first, end), edges.get(begin))
-        high = _offset(source, partition, until, (first, end), edges.get(until), included=True)
-        result.append(Stretch(partition, low, max(low, high)))
+        low, since_ms = _offset(source, partition, begin, (first, end), edges.get(begin))
+        high, before_ms = _offset(source, partition, until, (first, end), edges.get(until), is_end=True)
+        result.append(Stretch(partition, low, max(low, high), since_ms, before_ms))
     return tuple(result)
 
 
@@ -94,22 +102,26 @@ def _offset(
     ends: tuple[int, int],
     checkpoint: Fetched | None,
     *,
-    included: bool = False,
-) -> int:
+    is_end: bool = False,
+) -> tuple[int, int | None]:
+    """A bound's offset, and the time that the records of the stretch are compared with, where it is one.
+
+    Producers set the times, so a log is not ordered by them: behind the first later record earlier ones may follow. So
+    a stretch goes to the log's end, and each of its records is compared.
+    """
     first, end = ends
     if bound.edge is Edge.EARLIEST:
-        return first
+        return first, None
     if bound.edge is Edge.LATEST:
-        return end
-    if bound.edge is Edge.TIME:
-        return source.offset_at(partition, bound.number)
-    if checkpoint is not None:
-        if partition == checkpoint.partition:
-            return checkpoint.offset + included
-        return source.offset_at(partition, checkpoint.time_ms + included)
-    if not first <= bound.number <= end:
-        raise MisconfiguredError(f"offset:{bound.number} is outside {first}..{end} of {partition.topic}")
-    return bound.number
+        return end, None
+    if bound.edge is Edge.OFFSET:
+        if not first <= bound.number <= end:
+            raise MisconfiguredError(f"offset:{bound.number} is outside {first}..{end} of {partition.topic}")
+        return bound.number, None
+    if checkpoint is not None and partition == checkpoint.partition:
+        return checkpoint.offset + is_end, None
+    time_ms = bound.number if checkpoint is None else checkpoint.time_ms + is_end
+    return end if is_end else source.offset_at(partition, time_ms), time_ms
 
 
 def _checkpoint(source: EventSource, chosen: RecordFilter, step: int, decoding: Decoding) -> Fetched:
@@ -136,13 +148,14 @@ class Merged:
     _held: dict[Partition, deque[Fetched]] = field(default_factory=dict)
     _at: dict[Partition, int] = field(default_factory=dict)
     _ends: dict[Partition, int] = field(default_factory=dict)
+    _meant: dict[Partition, Stretch] = field(default_factory=dict)
     _paused: set[Partition] = field(default_factory=set)
 
     def begin(self) -> None:
         """Go to the beginning of each stretch."""
         for stretch in self.stretches:
             self._held[stretch.partition], self._at[stretch.partition] = deque(), stretch.begin
-            self._ends[stretch.partition] = stretch.end
+            self._ends[stretch.partition], self._meant[stretch.partition] = stretch.end, stretch
             if stretch.begin < stretch.end:
                 self.source.seek(stretch.partition, stretch.begin)
                 self.source.resume([stretch.partition])
@@ -183,7 +196,7 @@ class Merged:
                 self.source.resume([partition])
                 self._paused.discard(partition)
         for item in self.source.poll(POLL_S):
-            if item.offset < self._ends.get(item.partition, 0):
+            if item.offset < self._ends.get(item.partition, 0) and self._meant[item.partition].has_time(item.time_ms):
                 self._held[item.partition].append(item)
         for partition in self._unread():
             self._at[partition] = min(self.source.position(partition), self._ends[partition])
@@ -306,11 +319,13 @@ def plan(
 def _all(source: EventSource, parts: Sequence[Stretch], clock: Clock) -> Iterator[Fetched]:
     merged = Merged(source, parts, clock)
     merged.begin()
-    moved_s = clock.boottime_s()
+    moved_s, at = clock.boottime_s(), -1
     while not merged.done:
         if merged.peek() is not None:
             yield merged.take()
-            moved_s = clock.boottime_s()
+        read = sum(merged.position(part.partition) for part in parts)
+        if read != at:  # also past records that are not meant
+            moved_s, at = clock.boottime_s(), read
         elif clock.boottime_s() - moved_s > SILENCE_S:
             raise RetryableError(f"the log gave nothing for {SILENCE_S:.0f} s, before the end was reached")
 
@@ -335,7 +350,7 @@ class ReplayTarget(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a replay is: the next offset and the end of each stretch, by its place."""
+    """How far a replay is: the next offset, the end and the times of each stretch, by its place."""
 
     replay_id: str
     at: dict[str, int]
@@ -343,6 +358,8 @@ class Mark:
     counts: dict[str, int]
     target: int = 0
     done: bool = False
+    since_ms: dict[str, int | None] = field(default_factory=dict)
+    before_ms: dict[str, int | None] = field(default_factory=dict)
 
 
 class Bookmark(Protocol):
@@ -418,7 +435,7 @@ class Drive:
         """Keep the position, unless a batch is under way: then it is the one before it."""
         self._noted_s = self._clock.boottime_s()
         begun = self._begun
-        mark = Mark(begun.replay_id, self._at, begun.ends, dict(self.counts), self._target.mark(), self.done)
+        mark = replace(begun, at=self._at, counts=dict(self.counts), target=self._target.mark(), done=self.done)
         self._bookmark.write(mark)
 
     def waits(self) -> str:

@@ -49,6 +49,8 @@ class Decoding:
 
     def see(self, fetched: Fetched) -> Seen:
         """A record of a log decoded, or with the reason why it cannot be."""
+        if fetched.damage is not None:
+            return Seen(fetched, None, fetched.damage.reason)
         return Seen(fetched, *self.read(fetched.value))
 
     def read(self, value: bytes) -> tuple[Record | None, str]:

@@ -10,11 +10,12 @@ from pipelines.core import manifests
 from pipelines.core.link_rate import LinkRate
 from pipelines.core.manifests import Named, checkpoint_of
 from pipelines.core.newest_wins import Candidate, giving_way_to
+from pipelines.core.patience import Rest
 from pipelines.core.retention import SWEPT
 from pipelines.errors import CorruptError, RetryableError
 from pipelines.flows.replication.list_copies import ListCopies
 from pipelines.flows.standby.damage_notes import open_notes
-from pipelines.ports import Clock, CopyJob, Journal, ObjectStore, Signer, Transfers
+from pipelines.ports import Clock, CopyJob, CopyResult, Journal, ObjectStore, Signer, Transfers
 from schemas.codec import Codec, DecodeError, digest
 from schemas.http_bodies import CopyStatus
 from schemas.records import Abandoned, Checkpoint, DataVersion, Manifest
@@ -35,6 +36,9 @@ class _Copy:
     is_complete: bool = False
     crossed_bytes: int = 0
     retry_at_s: dict[str, float] = field(default_factory=dict)
+    refusals: dict[str, Rest] = field(default_factory=dict)  # by key, of those that a store refuses
+    trouble: Rest | None = None
+    trouble_key: str = ""
     broken: str = ""
     swept: bool = False
 
@@ -89,11 +93,14 @@ class CheckpointCopies:
             if result.corrupt:
                 copy.broken = result.error
             elif result.error:
-                copy.retry_at_s[result.job.key] = now_s + RETRY_S
+                self._note_failure(copy, result, now_s)
             else:
                 copy.moved_bytes += copy.missing.pop(result.job.key).size
                 copy.crossed_bytes += result.moved_bytes
                 self.moved_bytes += result.moved_bytes
+                copy.refusals.pop(result.job.key, None)
+                if copy.trouble_key == result.job.key:
+                    copy.trouble, copy.trouble_key = None, ""
         for copy in self._copies.values():
             for key in [key for key, at_s in copy.retry_at_s.items() if at_s <= now_s]:
                 del copy.retry_at_s[key]
@@ -102,6 +109,28 @@ class CheckpointCopies:
         self._under_way = self._transfers.under_way()
         crossed_bytes = self.moved_bytes + sum(self._under_way.values())
         self._rate.observe(now_s, crossed_bytes, is_busy=bool(self._under_way))
+
+    def trouble(self, event: Checkpoint) -> Rest | None:
+        """Why an object of the event could not be copied when it was tried last, and since when; None if all could."""
+        copy = self._copies.get(event)
+        return None if copy is None else copy.trouble
+
+    def _note_failure(self, copy: _Copy, result: CopyResult, now_s: float) -> None:
+        """Try again a little later, later each time where a store refuses; the first of several is told about."""
+        key, wall_ms = result.job.key, self._clock.wall_ms()
+        copy.retry_at_s[key] = now_s + RETRY_S
+        if result.refused:
+            copy.refusals[key] = Rest.after(copy.refusals.get(key), result.error, now_s=now_s, wall_ms=wall_ms)
+            copy.retry_at_s[key] = copy.refusals[key].until_s
+        if copy.trouble is not None and key != copy.trouble_key:
+            return
+        if copy.trouble is None or copy.trouble.reason != result.error:
+            event = copy.event
+            self._journal.say(
+                "replicate.copy_fails", run=event.run, epoch=event.epoch, step=event.step, key=key, why=result.error
+            )
+        copy.trouble = Rest.after(copy.trouble, result.error, now_s=now_s, wall_ms=wall_ms)
+        copy.trouble_key = key
 
     def done(self, event: Checkpoint) -> bool:
         """Whether everything that the event names is verified here, its manifest included; the first call begins it.
@@ -187,6 +216,8 @@ class CheckpointCopies:
                 step=copy.event.step,
                 moved_bytes=copy.moved_bytes,
                 size_bytes=copy.event.size_bytes,
+                error="" if copy.trouble is None else copy.trouble.reason,
+                error_since_ms=0 if copy.trouble is None else copy.trouble.since_ms,
             )
             for copy in list(self._copies.values())
         )

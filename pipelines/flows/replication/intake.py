@@ -20,6 +20,7 @@ RUN_QUEUED_MAX = 500
 QUEUED_MAX = 2_000
 SHARE = 20
 AGAIN_RECORDS = 2_000
+KEY_READ_BYTES = 200  # no run has a longer name
 
 
 class Queue(Protocol):
@@ -90,7 +91,7 @@ class Intake(Generic[Q]):
 
     def _sort(self, fetched: Fetched, total: int) -> bool:
         """Queue a record if it is due; whether it was queued."""
-        partition, run = fetched.partition, fetched.key.decode(errors="replace")
+        partition, run = fetched.partition, fetched.key[:KEY_READ_BYTES].decode(errors="replace")
         following = self._followed.get(partition)
         if following is None:
             return False

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from pipelines import paths
-from pipelines.core.alarm_texts import LOST, OF_LOG, TEXTS, ZOMBIE, Kind
+from pipelines.core.alarm_texts import LOST, OF_LOG, TEXTS, UNKNOWN_EPOCH, ZOMBIE, Kind
 from pipelines.core.alarms import HEALED, OPEN, alarm, id_of, key_of, of_bounds, of_stream, plain, status_of
 from pipelines.core.ledger import Ledger, Stream
 from pipelines.core.ledger import key_of as ledger_key_of
@@ -92,6 +92,16 @@ class LaneAlarms:
             newest = after.epochs[run, self._peer, lane]
             cause = f"{self._peer} had written epoch {newest} before: {ZOMBIE}"
             self._of_stream(after, Kind.EPOCH, taken.stream, SequenceRanges([(taken.first_seq, taken.seq)]), cause)
+
+    def set_aside(self, after: Ledger, taken: Numbered) -> None:
+        """Settle the numbers of a record whose epoch did not become known in time, and raise the alarm of it.
+
+        The epoch is not noted as seen: nobody may ever have won it.
+        """
+        skipped = after.take(taken.stream, taken.first_seq, taken.seq)
+        self._of_stream(after, Kind.ASIDE, taken.stream, SequenceRanges([(taken.first_seq, taken.seq)]), UNKNOWN_EPOCH)
+        if skipped:
+            self._of_stream(after, Kind.HOLE, taken.stream, skipped, LOST)
 
     def absent(self, after: Ledger, stream: Stream, numbers: SequenceRanges) -> None:
         """Raise an alarm for numbers that are in no log of this region, although later ones are."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.core.lineage import LineageView
+from pipelines.core.patience import UNKNOWN_WAIT_S
 from pipelines.ports import Clock, EventLog, EventSource, Journal, ObjectStore, Signer, Transfers
 from schemas.codec import Codec
 
@@ -37,6 +38,7 @@ class LanePorts:
         visible_source: reads this region's lane and dead letters, to see what is visible already; None: nothing can be
             redriven or replayed.
         replay_source: reads the peer's lane for replays; None: nothing can be replayed.
+        unknown_wait_s: for so long an event waits whose epoch or schema is not known here; then it is set aside.
     """
 
     peer_source: EventSource
@@ -52,3 +54,4 @@ class LanePorts:
     journal: Journal
     visible_source: EventSource | None = None
     replay_source: EventSource | None = None
+    unknown_wait_s: float = UNKNOWN_WAIT_S

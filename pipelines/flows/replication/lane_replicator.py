@@ -8,6 +8,9 @@ answered leads to the same restart.
 **Runs do not wait for each other (6.9).** Events queue by run (`intake.py`). The position is that of the oldest event
 that waits, and what was published beyond it is known by its watermark.
 
+**Nothing from outside ends the process (I18).** A run whose record cannot be judged rests, and the other runs go on; a
+lane that is refused or fails rests, longer each time, and the other lanes and peers go on. Both say why.
+
 **Nothing goes missing unnoticed (6.8).** Gaps and resets become alarms (`lane_alarms.py`), a ledger that was lost is
 read from the lanes (`ledger_recovery.py`), and checkpoint events that a log lost are rebuilt from their manifests
 (`event_rebuild.py`).
@@ -16,13 +19,16 @@ read from the lanes (`ledger_recovery.py`), and checkpoint events that a log los
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from pipelines import paths
 from pipelines.core.ledger import Ledger
+from pipelines.core.patience import Rest
 from pipelines.core.sequence_numbers import Numbered
-from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
+from pipelines.errors import CorruptError, FarsideError, FencedError, MisconfiguredError, RefusedError, RetryableError
 from pipelines.flows.log.ledger_reader import read_ledger
 from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
 from pipelines.flows.replication.event_rebuild import EventRebuild
@@ -84,6 +90,8 @@ class LaneReplicator:
         self._seen = self._judge.newest_steps
         self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
+        self._rest: Rest | None = None
+        self._run_rests: dict[str, Rest] = {}
         self._intake = Intake(self._source, self._followed, self._queues, self._queue)
         self._alarms = LaneAlarms(lane, ports.clock, ports.journal)
         self._ledger_recovery = LedgerRecovery(lane, ports, self._alarms)
@@ -130,24 +138,55 @@ class LaneReplicator:
         Raises:
             FencedError: another replicator follows this lane now.
         """
+        left_s = 0.0 if self._rest is None else self._rest.until_s - self._clock.boottime_s()
+        if left_s > 0:
+            return left_s
         try:
-            ledger = self._follow(self._ledger or self._restart())
-            ledger = self._mend(ledger)
-            self._copies.collect()
-            settled = self._settle(ledger)
-            if self._redrives is not None:
-                before = self._ledger or ledger
-                self._ledger = self._redrives.turn(before, self._judge.out_of_turn)
-                self._alarms.report(self._ledger, before)
-            if self._replays is not None:
-                self._replays.turn(self._ledger or ledger, self._judge.out_of_turn, self._made_up)
+            settled = self._handle()
+        except FencedError:
+            raise
         except (RetryableError, CorruptError) as error:
             # Corrupt: the place to read from is gone; the next turn reads the ledger, and raises the alarm.
-            self._note_trouble(str(error))
-            self._forget()
+            self._stand(str(error))
             return TURN_S
-        self._trouble = ""
+        except MisconfiguredError as error:  # a peer that refuses this region, say: that is no fault of the others
+            return self._stand(str(error), rests=True)
+        except Exception as error:  # noqa: BLE001 - a fault in one lane must not end the others' following (I18)
+            self._journal.say("replicate.failed", lane=self._lane, peer=self._peer, trace=traceback.format_exc())
+            return self._stand(f"{type(error).__name__}: {error}", rests=True)
+        self._trouble, self._rest = "", None
         return 0.0 if settled else TURN_S
+
+    @property
+    def stands(self) -> Rest | None:
+        """Why the lane does not move, and since when; None if it does."""
+        return self._rest
+
+    def _handle(self) -> bool:
+        """One turn's work; whether any record was settled."""
+        ledger = self._follow(self._ledger or self._restart())
+        ledger = self._mend(ledger)
+        self._copies.collect()
+        settled = self._settle(ledger)
+        if self._redrives is not None:
+            before = self._ledger or ledger
+            self._ledger = self._redrives.turn(before, self._judge.out_of_turn)
+            self._alarms.report(self._ledger, before)
+        if self._replays is not None:
+            self._replays.turn(self._ledger or ledger, self._judge.out_of_turn, self._made_up)
+        return settled
+
+    def _stand(self, why: str, *, rests: bool = False) -> float:
+        """Note that the lane does not move, and begin again from the ledger; how long it rests, in seconds."""
+        if why != self._trouble:
+            self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=why)
+        self._trouble = why
+        now_s = self._clock.boottime_s()
+        self._rest = Rest.after(self._rest, why, now_s=now_s, wall_ms=self._clock.wall_ms())
+        if not rests:
+            self._rest = replace(self._rest, until_s=now_s)
+        self._forget()
+        return self._rest.until_s - now_s
 
     def status(self) -> LaneStatus:
         """The waiting records and why they wait, the copies, and how many steps this region is behind."""
@@ -163,6 +202,8 @@ class LaneReplicator:
             lag_steps=self.lag_steps(),
             trouble=self._trouble,
             alarms=self._alarms.status(),
+            stands="" if self._rest is None else self._rest.reason,
+            stands_since_ms=0 if self._rest is None else self._rest.since_ms,
         )
 
     def lag_steps(self) -> dict[str, int]:
@@ -179,9 +220,13 @@ class LaneReplicator:
     def _restart(self) -> Ledger:
         """Fence the replicator before this one, then learn from this region's log which events are done."""
         self._log.transaction(())
-        read = read_ledger(self._own, self._codec, self._clock)
+        read = read_ledger(self._own, self._codec, self._clock, self._note_unreadable)
         self._alarms.report(read, None)
         return self._commit(read, self._ledger_recovery.begin(read))
+
+    def _note_unreadable(self, item: Fetched, why: str) -> None:
+        place = f"{item.partition.topic}/{item.partition.number}/{item.offset}"
+        self._journal.say("replicate.ledger_unreadable", lane=self._lane, peer=self._peer, place=place, why=why)
 
     def _commit(self, before: Ledger, after: Ledger, messages: Iterable[Message] = ()) -> Ledger:
         """Publish messages and the changes of the ledger in one transaction; no transaction if there are none."""
@@ -269,31 +314,79 @@ class LaneReplicator:
         self._judge.begin_turn()
         after = ledger.copy()
         ready: list[tuple[str, Outcome]] = []
+        items: list[WaitingRecord] = []  # of which these are the outcomes
         share = max(1, BATCH_MAX // max(1, sum(1 for queue in self._queues.values() if queue)))
         for run, queue in self._queues.items():
             for item in itertools.islice(queue, share):  # no run takes the others' place in a transaction
-                outcome = self._judge.outcome(item, queue, after)
+                outcome = self._outcome(run, item, queue, after)
                 if outcome is None:
                     break
-                if outcome.takes is not None:
-                    aside = outcome.kind == "branch" or outcome.set_aside is not None
-                    self._alarms.taken(after, outcome.takes, is_aside=aside)
+                self._take(after, outcome)
                 ready.append((run, outcome))
+                items.append(item)
         if not ready or not self._judge.still_stands(ready):
             return False
         taken = Counter(run for run, _ in ready)
         self._note_positions(after, taken)
-        messages = [
-            message for _, outcome in ready for message in (outcome.message, outcome.set_aside) if message is not None
-        ]
-        self._commit(ledger, after, messages)
+        self._send(ledger, after, list(zip(items, (outcome for _, outcome in ready), strict=True)))
         for run, outcome in ready:
             self._done(self._queues[run].popleft(), outcome)
+        for run in {run for run, _ in ready if not self._queues[run]}:
+            del self._queues[run]  # the keys are a peer's, and there may be ever new ones
         settled = [SettledRecord(run, outcome.kind, outcome.fields) for run, outcome in ready if outcome.kind]
         for record in settled:
             self._count(record.what)
         log_settled(self._journal, lane=self._lane, peer=self._peer, settled=settled)
         return True
+
+    def _send(self, ledger: Ledger, after: Ledger, outcomes: list[tuple[WaitingRecord, Outcome]]) -> None:
+        """Publish outcomes; what our log refuses for good is a dead letter when the lane is read again."""
+        sent = [
+            (item, message)
+            for item, outcome in outcomes
+            for message in (outcome.message, outcome.set_aside)
+            if message is not None
+        ]
+        try:
+            self._commit(ledger, after, [message for _, message in sent])
+        except RefusedError as error:
+            for place, why in error.refused.items():
+                if place < len(sent):  # else it is the ledger's own
+                    self._judge.refused(sent[place][0], why)
+            raise
+
+    def _outcome(self, run: str, item: WaitingRecord, queue: deque[WaitingRecord], after: Ledger) -> Outcome | None:
+        """The outcome of a record; a run whose record cannot be judged rests, and the others go on."""
+        now_s = self._clock.boottime_s()
+        before = self._run_rests.get(run)
+        if before is not None and now_s < before.until_s:
+            return None
+        try:
+            outcome = self._judge.outcome(item, queue, after)
+        except FencedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one run's record does, the other runs go on (I18)
+            is_ours = isinstance(error, FarsideError)
+            item.why = str(error) if is_ours else f"{type(error).__name__}: {error}"
+            if before is None or before.reason != item.why:
+                more = {} if is_ours else {"trace": traceback.format_exc()}
+                self._journal.say(
+                    "replicate.run_waits", run=run, lane=self._lane, peer=self._peer, why=item.why, **more
+                )
+            self._run_rests[run] = Rest.after(before, item.why, now_s=now_s, wall_ms=self._clock.wall_ms())
+            return None
+        self._run_rests.pop(run, None)
+        return outcome
+
+    def _take(self, after: Ledger, outcome: Outcome) -> None:
+        """Settle the numbers that a record takes."""
+        if outcome.takes is None:
+            return
+        if outcome.is_unknown:
+            self._alarms.set_aside(after, outcome.takes)
+        else:
+            is_aside = outcome.kind == "branch" or outcome.set_aside is not None
+            self._alarms.taken(after, outcome.takes, is_aside=is_aside)
 
     def _note_positions(self, after: Ledger, taken: Mapping[str, int]) -> None:
         oldest: dict[Partition, int] = {}
@@ -317,11 +410,6 @@ class LaneReplicator:
 
     def _count(self, what: str) -> None:
         self._counts[what] = self._counts.get(what, 0) + 1
-
-    def _note_trouble(self, text: str) -> None:
-        if text != self._trouble:
-            self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=text)
-        self._trouble = text
 
 
 def _position(partition: Partition, offset: int) -> Position:

@@ -21,9 +21,12 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.dead_letters import KEY_KEPT_BYTES, cut, fitting
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.message_size import MESSAGE_BYTES_MAX, size_bytes
 from pipelines.core.metric_batches import METRICS, first_number, parted
+from pipelines.core.patience import Patience
 from pipelines.core.sequence_numbers import Numbered, place_of
 from pipelines.core.set_aside import why_set_aside
 from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
@@ -36,6 +39,7 @@ from pipelines.ports import Fetched, Message
 from schemas.codec import DecodeError, UnknownSchemaError
 from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, MetricBatch
 
+REFUSED_KEPT = 1_000
 _NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
 _EVENT_TYPES: dict[str, type[Event] | tuple[type[Event], ...]] = {
     "checkpoints": Checkpoint,
@@ -64,6 +68,7 @@ class Outcome:
     fields: dict[str, object] = field(default_factory=dict)
     view: LineageView | None = None  # the lineage on which this rests; read again before it is published
     set_aside: Message | None = None  # the dead letter of those rows of a batch that lie past a fork
+    is_unknown: bool = False  # its epoch did not become known here in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ class RecordJudge:
         self._peer, self._lane = lane.peer, lane.name
         self._store, self._peer_store, self._lineage = ports.store, ports.peer_store, ports.lineage
         self._codec, self._clock, self._copies = ports.codec, ports.clock, copies
+        self._patience = Patience(ports.unknown_wait_s)
+        self._refused: dict[tuple[str, int, int], str] = {}  # records that our log refuses, and why; the newest last
         self._views: dict[str, LineageView | None] = {}  # of this turn
         self._newest_steps: dict[str, int] = {}
 
@@ -131,15 +138,12 @@ class RecordJudge:
         """
         try:
             event = item.event = item.event or self._decode(item.fetched)
-        except (UnknownSchemaError, RetryableError) as error:
-            item.why = str(error)  # regions upgrade at different times: it waits, it is no dead letter
+        except RetryableError as error:
+            item.why = str(error)
             return None
         except (DecodeError, CorruptError) as error:
-            arrival, takes = place_of(item.fetched.headers, ledger)
-            if arrival is Arrival.DUPLICATE:
-                return Outcome()  # its dead letter was written when it came first
-            reason, detail = why_set_aside(item.fetched.headers, item.fetched.value) or ("undecodable", str(error))
-            return self._dead_letter(item, reason, detail, takes)
+            return self._undecodable(item, error, ledger)
+        self._patience.settle(("schema", item.fetched.key))
         arrival = ledger.arrival(event)
         if event.region != self._peer or arrival is Arrival.DUPLICATE:
             return Outcome()
@@ -148,6 +152,20 @@ class RecordJudge:
         if isinstance(event, MetricBatch):
             return self._batch(item, event, queue, ledger)
         return self._by_lineage(item, event, queue)
+
+    def _undecodable(self, item: WaitingRecord, error: DecodeError | CorruptError, ledger: Ledger) -> Outcome | None:
+        """Set a record aside; one whose schema is not known waits first, since regions upgrade at different times."""
+        detail = str(error)
+        if isinstance(error, UnknownSchemaError):
+            item.why = detail
+            if not self._patience.is_over(("schema", item.fetched.key), self._clock.boottime_s()):
+                return None
+            detail = f"{detail}; nobody had it for {self._patience.wait_s:.0f} s"
+        arrival, takes = place_of(item.fetched.headers, ledger)
+        if arrival is Arrival.DUPLICATE:
+            return Outcome()  # its dead letter was written when it came first
+        reason, detail = why_set_aside(item.fetched.headers, item.fetched.value) or ("undecodable", detail)
+        return self._dead_letter(item, reason, detail, takes)
 
     def out_of_turn(self, fetched: Fetched, known: int | None = None) -> Verdict:
         """Decide about a record as if its number were due and nothing newer were there.
@@ -213,7 +231,7 @@ class RecordJudge:
         ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
         if view is None or place is Standing.UNKNOWN or ahead:
             item.why = f"epoch {event.epoch + ahead} is not known here yet"
-            return None
+            return None if view is None else self._unknown_epoch(item, event, event.epoch + ahead, view.epoch, takes)
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
             return dataclasses.replace(self._dead_letter(item, "branch", detail, takes, kind="branch"), view=view)
@@ -229,18 +247,55 @@ class RecordJudge:
                 return None
         except CorruptError as error:
             return self._dead_letter(item, "corrupt", str(error), takes)
+        return self._published(item, event, takes, view)
+
+    def _published(self, item: WaitingRecord, event: Event, takes: Numbered, view: LineageView) -> Outcome:
+        """Publish an event as it is, unless it is too large for the topic with the headers that it gets here."""
         late = (("farside_late", b"1"),) if event.epoch < view.epoch else ()
         message = self._republished(item, item.fetched.value, late)
+        size = size_bytes(message.key, message.value, message.headers)
+        if size > MESSAGE_BYTES_MAX:
+            detail = f"with the headers that it gets here it has {size} bytes, a topic takes {MESSAGE_BYTES_MAX}"
+            return self._dead_letter(item, "too_large", detail, takes)
+        refused = self._refused.get(_lies_at(item))
+        if refused is not None:
+            return self._dead_letter(item, "refused", refused, takes)
         fields: dict[str, object] = {"epoch": event.epoch, "step": event.step, "seq": event.seq, "late": bool(late)}
         return Outcome(message, takes, "published", fields, view)
 
     def _copying(self, event: Event) -> str:
         """The part of what an event names that is still being copied; "" once all of it is verified here (I13)."""
         if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES and not self._copies.done(event):
-            return f"step {event.step} is being copied"
+            trouble = self._copies.trouble(event)
+            failed = "" if trouble is None else f"; an object fails, and is tried again: {trouble.reason}"
+            return f"step {event.step} is being copied{failed}"
         if isinstance(event, DataVersion) and not self._copies.lists.done(event):
             return f"the list of data version {event.name!r} is being copied"
         return ""
+
+    def refused(self, item: WaitingRecord, why: str) -> None:
+        """This region's own log refuses an event for good: when it is read again, it is set aside.
+
+        Args:
+            item: the event's record in the peer's log.
+            why: as the log says it.
+        """
+        self._refused[_lies_at(item)] = why
+        while len(self._refused) > REFUSED_KEPT:
+            del self._refused[next(iter(self._refused))]
+
+    def _unknown_epoch(
+        self, item: WaitingRecord, event: Event, epoch: int, known: int, takes: Numbered
+    ) -> Outcome | None:
+        """Set an event aside whose epoch did not become known in time: nobody may ever win it, and its run waits.
+
+        The next epoch has a wait of its own, and all those beyond share one: so nobody can hold a run up by naming ever
+        new ones. A run of which no lineage is known here at all waits for ever: it holds up nobody but itself.
+        """
+        if not self._patience.is_over((event.run, known, min(epoch, known + 2)), self._clock.boottime_s()):
+            return None
+        detail = f"{item.why}, after {self._patience.wait_s:.0f} s"
+        return dataclasses.replace(self._dead_letter(item, "unknown_epoch", detail, takes), is_unknown=True)
 
     def _reason_to_give_up(
         self, event: Checkpoint, queue: deque[WaitingRecord], view: LineageView
@@ -292,15 +347,12 @@ class RecordJudge:
             UnknownSchemaError: neither store holds the writer's schema.
             RetryableError: a store does not answer.
         """
+        if fetched.damage is not None:
+            raise CorruptError(fetched.damage.reason)
         try:
             record = self._codec.decode(fetched.value)
         except UnknownSchemaError as error:
-            key = paths.schema(error.fingerprint)
-            text = self._store.get(key) or self._peer_store.get(key)
-            if text is None:
-                raise
-            self._store.create(key, text)
-            learn(self._codec, text, fetched.value)
+            self._learn(error, fetched.value)
             record = self._codec.decode(fetched.value)
         if not isinstance(record, _EVENT_TYPES[self._lane]):
             raise CorruptError(f"a {type(record).__name__} does not belong in the lane {self._lane}")
@@ -311,6 +363,17 @@ class RecordJudge:
         except MisconfiguredError as error:
             raise CorruptError(str(error)) from error
         return record
+
+    def _learn(self, unknown: UnknownSchemaError, value: bytes) -> None:
+        """Learn the writer's schema; it is kept here only if it may be used, since it could never be replaced."""
+        key = paths.schema(unknown.fingerprint)
+        kept = self._store.get(key)
+        text = kept or self._peer_store.get(key)
+        if text is None:
+            raise unknown
+        learn(self._codec, text, value)
+        if kept is None:
+            self._store.create(key, text)
 
     def _republished(self, item: WaitingRecord, value: bytes, more: tuple[tuple[str, bytes], ...] = ()) -> Message:
         fetched, place = item.fetched, item.fetched.partition
@@ -337,8 +400,15 @@ class RecordJudge:
             time_ms=self._clock.wall_ms(),
             stack=traceback.format_exc() if sys.exc_info()[0] is not None else "",
         )
-        message = Message(paths.DEAD_LETTERS, fetched.key, self._codec.encode(letter))
+        if fetched.damage is not None and fetched.damage.size_bytes > len(fetched.value):
+            letter = cut(letter, fetched.damage.size_bytes, fetched.damage.sha256)
+        message = Message(paths.DEAD_LETTERS, fetched.key[:KEY_KEPT_BYTES], self._codec.encode(fitting(letter)))
         return Outcome(message, takes, kind, {"reason": reason, "detail": detail, "offset": fetched.offset})
+
+
+def _lies_at(item: WaitingRecord) -> tuple[str, int, int]:
+    partition = item.fetched.partition
+    return (partition.topic_id, partition.number, item.fetched.offset)
 
 
 def _is_branch(event: Event) -> bool:

@@ -11,18 +11,21 @@ already, from another copy of the same record, is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines import paths
+from pipelines.core.dead_letters import whole_of
 from pipelines.core.ledger import Arrival, Ledger
 from pipelines.core.record_filter import Facts, facts_of, facts_of_letter, identity_of
 from pipelines.errors import CorruptError, RetryableError
+from pipelines.flows.log.log_reader import at_place
 from pipelines.flows.replication.lane_alarms import changed
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.record_judge import Verdict
 from pipelines.flows.replication.requests import DONE, REFUSED, WAITS, Requests
 from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.ports import Fetched, Message, Partition
+from schemas.codec import digest
 from schemas.http_bodies import RedriveAnswer, RedriveBody
 from schemas.records import DeadLetter, Redriven
 
@@ -64,6 +67,7 @@ class RedriveRequests:
     def __init__(self, lane: PeerLane, ports: LanePorts, visible: VisibleIndex) -> None:
         self._peer, self._lane = lane.peer, lane.name
         self._visible, self._log, self._codec = visible, ports.log, ports.codec
+        self._peer_source = ports.replay_source
         self._clock, self._journal = ports.clock, ports.journal
         self._requests = Requests[str, _Asked](KEPT_MAX)
 
@@ -100,7 +104,7 @@ class RedriveRequests:
         if letter.topic != paths.topic(self._lane):
             raise CorruptError(_foreign(letter, self._lane))
         try:
-            verdict = judge(_original(letter))
+            verdict = judge(self._original(letter))
         except RetryableError as error:
             asked.why = str(error)
             return ledger
@@ -113,6 +117,30 @@ class RedriveRequests:
         if not verdict.stands():
             return ledger
         return self._do(asked, letter, verdict, ledger)
+
+    def _original(self, letter: DeadLetter) -> Fetched:
+        """The record as it was when it was set aside; of a letter that is cut, it is read at its own place.
+
+        Raises:
+            CorruptError: the letter is cut, and what lies at its place cannot be read or is another record.
+            RetryableError: it is cut, and the peer's log does not answer or does not hold it.
+        """
+        place = Partition(letter.cluster, "", letter.topic, letter.partition)
+        headers = tuple((one.key, one.value) for one in letter.headers)
+        fetched = Fetched(place, letter.offset, letter.key, letter.value, headers)
+        whole = whole_of(letter)
+        if whole is None:
+            return fetched
+        if self._peer_source is None:
+            raise CorruptError("it is cut, and this replicator has no source to read the whole record")
+        at = at_place(self._peer_source, letter.topic, letter.partition, letter.offset, self._clock)
+        if at.damage is not None:
+            raise CorruptError(f"the cause still holds: {at.damage.reason}")
+        if (len(at.value), digest(at.value)) != whole:
+            raise CorruptError(
+                f"it is cut, and {letter.topic}/{letter.partition}/{letter.offset} is another record now"
+            )
+        return replace(at, partition=place)
 
     def _do(self, asked: _Asked, letter: DeadLetter, verdict: Verdict, ledger: Ledger) -> Ledger:
         facts = facts_of_letter(letter) if verdict.event is None else facts_of(verdict.event, ())
@@ -175,13 +203,6 @@ def parse_request(body: RedriveBody) -> RedriveRequest:
     return RedriveRequest(
         ask_id=body.ask_id, partition=body.partition, offset=body.offset, force=body.force, actor=body.actor
     )
-
-
-def _original(letter: DeadLetter) -> Fetched:
-    """The record as it was when it was set aside."""
-    place = Partition(letter.cluster, "", letter.topic, letter.partition)
-    headers = tuple((one.key, one.value) for one in letter.headers)
-    return Fetched(place, letter.offset, letter.key, letter.value, headers)
 
 
 def _foreign(letter: DeadLetter, lane: str) -> str:

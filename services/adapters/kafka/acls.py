@@ -39,7 +39,7 @@ _NAMES |= {"Read": ACLOperation.READ, "Write": ACLOperation.WRITE}
 
 
 def translated(
-    cluster: KafkaCluster, error: errors.KafkaError, need: str, kind: type[FarsideError] = RetryableError
+    cluster: KafkaCluster, error: Exception, need: str, kind: type[FarsideError] = RetryableError
 ) -> FarsideError:
     """The error of our tree for one of the client library's: it says what the caller must do.
 
@@ -64,7 +64,7 @@ def translated(
     return kind(f"Kafka {cluster.bootstrap}: {error!r}{hint}")
 
 
-def refused(error: errors.KafkaError) -> bool:
+def refused(error: Exception) -> bool:
     """Whether the broker forbids it; the producer puts its first refusal into a text."""
     return isinstance(error, errors.AuthorizationError) or "AuthorizationFailedError" in str(error)
 
@@ -90,7 +90,7 @@ def give(cluster: KafkaCluster, wanted: Mapping[str, Iterable[Grant]]) -> None:
     try:
         with contextlib.closing(made(KafkaAdminClient, **cluster.options(), **COMMON)) as admin:
             failed = admin.create_acls(acls)["failed"]
-    except errors.KafkaError as error:
+    except Exception as error:  # the library raises others besides its own
         raise translated(cluster, error, "Alter on the cluster") from error
     if failed:
         raise RetryableError(f"Kafka {cluster.bootstrap}: ACLs: {failed[0].__name__}")
@@ -119,7 +119,7 @@ def allowed(cluster: KafkaCluster, topic: str, transactional_id: str, *, there: 
     for what, attempt in tries.items():
         try:
             attempt()
-        except errors.KafkaError as error:
+        except Exception as error:  # as above
             if refused(error):
                 continue
             raise translated(cluster, error, "") from error

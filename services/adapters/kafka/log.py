@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import kafka
@@ -22,6 +22,7 @@ from pipelines.errors import (
 )
 from pipelines.ports import Fetched, Message, Partition
 from services.adapters.kafka.acls import COMMON, translated
+from services.adapters.kafka.batches import DamagedValue, Doubted, read_safely
 from services.adapters.kafka.clients import made, thrown_away
 from services.adapters.kafka.connection import KafkaCluster
 
@@ -36,6 +37,7 @@ _REFUSED = errors.TopicAuthorizationFailedError
 # A broker that says so says it again, however often it is asked; the library retries none of them.
 _INVALID = errors.InvalidRecordError
 _FOR_GOOD = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError, _INVALID)
+_GONE = (errors.OffsetOutOfRangeError, errors.LogTruncationError)  # what was to be read is not there any more
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
 
 
@@ -52,12 +54,12 @@ class KafkaLog:
         """Append and return when all are acknowledged."""
         try:
             self._send(messages)
-        except errors.KafkaError as error:
-            self.close()
-            raise self._translated(error, messages) from error
         except RefusedError:
             self.close()  # of what was sent beside it, nothing is known
             raise
+        except Exception as error:  # a client whose connection dies under it also raises what is none of its own
+            self.close()
+            raise self._translated(error, messages) from error
 
     def transaction(self, messages: Sequence[Message]) -> None:
         """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
@@ -69,16 +71,16 @@ class KafkaLog:
             self._send(messages)
             committing = True
             self._producer.commit_transaction()
-        except errors.KafkaError as error:
+        except RefusedError:
+            self.close()
+            raise
+        except Exception as error:  # as above
             self.close()  # the next producer's init_transactions settles whatever this one left open
             if isinstance(error, _FENCED):
                 self._fenced = f"transactional id {self._transactional_id}: {error!r}"
                 raise FencedError(self._fenced) from error
             kind = UnknownOutcomeError if committing else RetryableError
             raise self._translated(error, messages, kind) from error
-        except RefusedError:
-            self.close()
-            raise
 
     def close(self) -> None:
         """Drop the producer; the next call makes another."""
@@ -87,7 +89,7 @@ class KafkaLog:
             thrown_away(producer)
 
     def _translated(
-        self, error: errors.KafkaError, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
+        self, error: Exception, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
     ) -> FarsideError:
         """Of an idempotent producer that may write no topic at all, the broker says that the cluster refuses it."""
         what = f"topic {', '.join(sorted({item.topic for item in messages}))}"
@@ -148,6 +150,7 @@ class KafkaSource:
         self._assigned: dict[Any, Partition] = {}
         self._positions: dict[Any, int] = {}
         self._paused: set[Any] = set()
+        self._doubted: Doubted = set()
 
     def partitions(self, topics: Sequence[str]) -> tuple[Partition, ...]:
         """The partitions of these topics as they are now."""
@@ -158,7 +161,7 @@ class KafkaSource:
             )
             cluster = str(admin.describe_cluster()["cluster_id"])
             described = admin.describe_topics(list(topics))
-        except errors.KafkaError as error:
+        except Exception as error:  # a client whose connection dies under it also raises what is none of its own
             self._drop_admin()
             raise translated(self._cluster, error, _reading(topics)) from error
         refused = [topic["name"] for topic in described if topic["error_code"] == _REFUSED.errno]
@@ -178,70 +181,59 @@ class KafkaSource:
         shown, and one that stopped there would take a part of the log for the whole.
         """
         place = _place(partition)
-        try:
+        with self._mapped(partition):
             consumer = self._bounds_consumer = self._bounds_consumer or self._consumer_of("read_uncommitted")
             first = consumer.beginning_offsets([place], timeout_ms=DELIVERY_MS)[place]
             return first, consumer.end_offsets([place], timeout_ms=DELIVERY_MS)[place]
-        except errors.KafkaError as error:
-            raise self._lost(error, partition) from error
 
     def offset_at(self, partition: Partition, time_ms: int) -> int:
         """The first offset whose record was put there at a time or later; the end if there is none."""
         _, end = self.bounds(partition)
         place = _place(partition)
-        try:
+        with self._mapped(partition):
             later = self._bounds_consumer.offsets_for_times({place: time_ms}, timeout_ms=DELIVERY_MS)[place]
-        except errors.KafkaError as error:
-            raise self._lost(error, partition) from error
-        return end if later is None else int(later.offset)
+            return end if later is None else int(later.offset)
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Assign the partition if need be and read on from an offset; CorruptError if it is out of range."""
         first, end = self.bounds(partition)
         if not first <= offset <= end:
             raise CorruptError(f"{partition.topic}/{partition.number}: offset {offset} is outside {first}..{end}")
-        self._ready()
-        place = _place(partition)
-        self._assigned[place] = partition
-        self._positions[place] = offset
-        self._restore()
+        with self._mapped(partition):
+            self._ready()
+            place = _place(partition)
+            self._assigned[place] = partition
+            self._positions[place] = offset
+            self._restore()
 
     def position(self, partition: Partition) -> int:
         """The offset at which an assigned partition is read next."""
-        try:
+        with self._mapped(partition):
             return int(self._ready().position(_place(partition), timeout_ms=DELIVERY_MS))
-        except errors.KafkaError as error:
-            raise self._lost(error, partition) from error
 
     def poll(self, timeout_s: float, most: int = 500) -> tuple[Fetched, ...]:
         """The next records of the assigned partitions that are not paused."""
         if not self._assigned:
             return ()
-        try:
-            batches = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
-        except errors.OffsetOutOfRangeError as error:
-            raise CorruptError(f"Kafka {self._cluster.bootstrap}: {error!r}") from error
-        except errors.KafkaError as error:
-            raise self._lost(error, *self._assigned.values()) from error
         fetched: list[Fetched] = []
-        for place, batch in batches.items():
-            self._positions[place] = batch[-1].offset + 1
-            fetched.extend(_fetched(self._assigned[place], item) for item in batch)
+        with self._mapped(*self._assigned.values()):
+            batches = self._ready().poll(timeout_ms=int(timeout_s * 1000), max_records=most)
+            for place, batch in batches.items():
+                self._positions[place] = batch[-1].offset + 1
+                fetched.extend(_fetched(self._assigned[place], item) for item in batch)
         return tuple(fetched)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Deliver nothing of these until `resume`."""
         places = [_place(item) for item in partitions]
         self._paused.update(places)
-        if self._consumer is not None:
-            self._consumer.pause(*places)
+        self._tell("pause", places)
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Undo `pause`."""
         places = [_place(item) for item in partitions]
         self._paused.difference_update(places)
-        if self._consumer is not None:
-            self._consumer.resume(*places)
+        self._tell("resume", places)
 
     def close(self) -> None:
         """Drop the clients; the next call makes others, and reads on at the same positions."""
@@ -249,17 +241,34 @@ class KafkaSource:
         consumers = [consumer for consumer in (self._consumer, self._bounds_consumer) if consumer is not None]
         self._consumer = self._bounds_consumer = None
         for consumer in consumers:
-            with contextlib.suppress(errors.KafkaError):  # it is being thrown away
+            with contextlib.suppress(Exception):  # it is being thrown away
                 consumer.close(autocommit=False)
 
     def _drop_admin(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
-            admin.close()
+            with contextlib.suppress(Exception):  # it is being thrown away
+                admin.close()
 
-    def _lost(self, error: errors.KafkaError, *partitions: Partition) -> FarsideError:
-        self.close()
-        return translated(self._cluster, error, _reading(partition.topic for partition in partitions))
+    @contextlib.contextmanager
+    def _mapped(self, *partitions: Partition) -> Iterator[None]:
+        """Turn whatever the library raises into an error of our tree; its clients are thrown away with it."""
+        try:
+            yield
+        except _GONE as error:
+            raise CorruptError(f"Kafka {self._cluster.bootstrap}: {error!r}") from error
+        except Exception as error:  # a client whose connection dies under it also raises what is none of its own
+            self.close()
+            raise translated(self._cluster, error, _reading(one.topic for one in partitions)) from error
+
+    def _tell(self, what: str, places: Iterable[Any]) -> None:
+        """Pause or resume in the client; one that does not know them is thrown away, and the next one is told."""
+        if self._consumer is None:
+            return
+        try:
+            getattr(self._consumer, what)(*places)
+        except Exception:  # noqa: BLE001 - kept in `_paused`, which each new client is told
+            self.close()
 
     def _restore(self) -> None:
         consumer = self._consumer
@@ -271,6 +280,7 @@ class KafkaSource:
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._consumer is None:
             self._consumer = self._consumer_of("read_committed")
+            read_safely(self._consumer, self._doubted)
             if self._assigned:
                 self._restore()
         return self._consumer
@@ -363,7 +373,7 @@ def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, 
                     topic = NewTopic(prefix + name, partitions, replication, topic_configs=configs)
                     with contextlib.suppress(errors.TopicAlreadyExistsError):  # another service was quicker
                         admin.create_topics([topic])
-    except errors.KafkaError as error:
+    except Exception as error:  # as in `KafkaSource`
         need = f"Create, Describe, Read and Write on topics {prefix}{paths.TOPIC_PREFIX}*"
         raise translated(cluster, error, need) from error
 
@@ -377,7 +387,7 @@ def ensure_topic(cluster: KafkaCluster, name: str, replication: int) -> None:
                 return
             with contextlib.suppress(errors.TopicAlreadyExistsError):  # another one was quicker
                 admin.create_topics([NewTopic(name, 1, replication, topic_configs=_LIMITS)])
-    except errors.KafkaError as error:
+    except Exception as error:  # as in `KafkaSource`
         raise translated(cluster, error, f"Create, Describe, Read and Write on topic {name}") from error
 
 
@@ -391,5 +401,7 @@ def _place(partition: Partition) -> Any:  # noqa: ANN401 - kafka-python has no t
 
 
 def _fetched(partition: Partition, item: Any) -> Fetched:  # noqa: ANN401 - kafka-python has no types
-    headers = tuple((key, value) for key, value in item.headers)
-    return Fetched(partition, item.offset, item.key or b"", item.value or b"", headers, item.timestamp)
+    damage = item.value.damage if isinstance(item.value, DamagedValue) else None
+    return Fetched(
+        partition, item.offset, item.key or b"", item.value or b"", tuple(item.headers), item.timestamp or 0, damage
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 
+from kafka.errors import KafkaError
 from kafka.net.sasl import get_sasl_mechanism
 
 from services.adapters.kafka.connection import KafkaCluster
@@ -31,7 +32,7 @@ def why_not_let_in(cluster: KafkaCluster, timeout_s: float) -> str:
                 context = authorities(cluster.tls_ca_file)
                 with context.wrap_socket(plain, server_hostname=host) as wrapped:
                     return _login(wrapped, host, cluster)
-        except (OSError, ValueError, struct.error):
+        except (OSError, ValueError, LookupError, struct.error, KafkaError):
             continue  # that is no refusal; perhaps another broker answers
     return ""
 

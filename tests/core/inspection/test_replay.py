@@ -17,14 +17,14 @@ from pipelines.errors import MisconfiguredError
 from pipelines.flows.agent.publisher import headers_of
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
 from pipelines.flows.inspection import replay
-from pipelines.flows.inspection.replay import Drive, Handlers, Mark, Merged, Row, Stretch, check_lane
+from pipelines.flows.inspection.replay import Drive, Handlers, Mark, Merged, ReplayTarget, Row, Stretch, check_lane
 from pipelines.flows.log.ledger_reader import read_ledger
 from pipelines.flows.log.log_reader import Decoding
 from pipelines.flows.replication import visible_index
 from pipelines.flows.replication.checkpoint_copies import whole
 from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.paths import CheckpointId
-from pipelines.ports import EventSource, Fetched, Message, Partition
+from pipelines.ports import Damage, EventSource, Fetched, Message, Partition
 from schemas.codec import Codec
 from schemas.http_bodies import ReplayAnswer, ReplayBody
 from schemas.records import Heartbeat, Watermark
@@ -109,6 +109,39 @@ def test_bounds_hold_in_every_lane(world: _World, begin: Bound, until: Bound, fo
     """A checkpoint stands for its own record in its lane, and for its moment in the others."""
     _filled(world)
     assert _read(MemorySource(world.east), _parts(world, begin, until)) == found
+
+
+def test_a_time_bound_compares_each_record_since_a_log_is_not_ordered_by_time(world: _World) -> None:
+    """Producers set the times: behind the first that is too late, earlier ones follow, and none of them is left out."""
+    for seq in range(1, 8):
+        world.send(_metric(seq))
+    offsets = [offset for offset, record in enumerate(world.east.topic(paths.METRICS)) if record is not None]
+    times = dict(zip(offsets, [1_000, 9_000, 2_000, 8_000, 3_000, 3_500, 4_000], strict=True))
+    world.east.times[paths.METRICS] = times
+    parts = _parts(world, until=Bound(Edge.TIME, 4_000))
+    rows = replay.plan(MemorySource(world.east), parts, RecordFilter(), _decoding())
+    assert sum(row.records for row in rows) == 4
+    found = _read(MemorySource(world.east), parts)
+    assert found == [f"metrics {offset}" for offset in offsets if times[offset] < 4_000]
+    later = _read(MemorySource(world.east), _parts(world, begin=Bound(Edge.TIME, 4_000)))
+    assert later == [f"metrics {offset}" for offset in offsets if times[offset] >= 4_000]
+
+
+@pytest.mark.parametrize("kind", ["topic", "file"])
+def test_a_record_that_nobody_can_read_is_left_out_and_counted(world: _World, tmp_path: Path, kind: str) -> None:
+    """Its beginning alone must not pass for a record."""
+    world.send(_metric(1))
+    (recorded,) = _everything(MemorySource(world.east))
+    bad = dataclasses.replace(recorded, offset=7, damage=Damage("its checksum is wrong", 9, "e" * 64, 7))
+    said: list[str] = []
+    if kind == "topic":
+        target: ReplayTarget = TopicTarget("replay.x", MemoryLog(world.east), "r-1", say=said.append)
+    else:
+        target = RecordingTarget(tmp_path / "x.avro", 0, lambda _item: {})
+    counts = target.deliver([recorded, bad]) or Counter()
+    assert counts["left_out"] == 1
+    assert counts["published"] + counts["recorded"] == 1
+    assert said == (["farside.metrics/0/7 is left out: its checksum is wrong"] if kind == "topic" else [])
 
 
 @pytest.mark.parametrize(

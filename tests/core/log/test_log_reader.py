@@ -150,7 +150,7 @@ def test_a_schema_that_we_lack_is_fetched_from_the_regions_store_once() -> None:
     decoding.see(fetched)
     assert len(asked) == 2, "but again after a while: a tail may run for hours"
     garbage = Decoding(Codec(), SystemClock(), lambda _key: b"no schema")
-    assert "its schema is no schema" in garbage.see(fetched).problem
+    assert "its schema is refused" in garbage.see(fetched).problem
 
 
 @given(times=st.lists(st.integers(0, 50), max_size=60), limit=st.integers(1, 20))

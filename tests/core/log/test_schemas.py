@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from schemas import codec, records
 from schemas.codec import Codec, DecodeError, UnknownSchemaError
+from schemas.evolution import UnsafeSchemaError
 from schemas.records import Heartbeat, LastSeq, Metric
 
 SCHEMAS = Path(codec.__file__).parent
@@ -120,3 +123,76 @@ def test_a_record_of_another_kind_is_refused_by_name() -> None:
     """`decode_as` says what it found."""
     with pytest.raises(DecodeError, match="expected Heartbeat, found Metric"):
         Codec().decode_as(Heartbeat, Codec().encode(METRIC))
+
+
+def _metric_with(**field: Any) -> str:  # noqa: ANN401 - a field's schema
+    """Today's Metric with one more field."""
+    newer = json.loads(codec.schema_text(Metric))
+    newer["fields"].append({"name": "more", **field})
+    return json.dumps(newer)
+
+
+def _nested(depth: int) -> Any:  # noqa: ANN401 - a schema
+    return "long" if depth == 0 else {"type": "array", "items": _nested(depth - 1)}
+
+
+_ENDLESS = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}
+_EMPTY = {"type": "record", "name": "Nothing", "fields": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (_metric_with(type={"type": "array", "items": "null"}, default=[]), "takes no byte"),
+        (_metric_with(type={"type": "map", "values": {"type": "null"}}, default={}), "takes no byte"),
+        (_metric_with(type={"type": "array", "items": _EMPTY}, default=[]), "takes no byte"),
+        (_metric_with(type={"type": "fixed", "name": "F", "size": 0}, default=""), "takes no byte"),
+        (_metric_with(type=["null", _ENDLESS], default=None), "contains itself"),
+        (_metric_with(type=_nested(20), default=[]), "nested deeper than 16"),
+        (_metric_with(type="string", default="x" * 300_000), "longer than 262144"),
+        (_metric_with(type="long"), "it cannot read a release of Metric: Metric.more is missing, and has no default"),
+        (codec.schema_text(Metric).replace('"long"', '"string"'), "it cannot be read by a release of Metric"),
+        (codec.schema_text(Metric).replace('"Metric"', '"Sphinx"'), "Sphinx is no record of this version"),
+    ],
+)
+def test_I18_a_foreign_schema_that_is_harmful_or_no_evolution_of_a_release_is_refused(text: str, reason: str) -> None:
+    """Thirty bytes of it would hold the interpreter for hours, or the fields would be of another type than they are."""
+    with pytest.raises(UnsafeSchemaError, match=reason):
+        Codec().learn(text)
+
+
+def test_I18_a_logical_type_cannot_turn_a_number_into_something_else() -> None:
+    """A fingerprint does not cover it, so a stranger may add one to a schema of ours."""
+    plain = '{\n      "name": "time_ms",\n      "type": "long"\n    }'
+    text = codec.schema_text(Metric)
+    assert plain in text
+    dated = text.replace(plain, '{"name": "time_ms", "type": {"type": "long", "logicalType": "timestamp-millis"}}')
+    newer = json.loads(dated)
+    newer["fields"].append({"name": "unit", "type": "string", "default": ""})
+    reader = Codec()
+    name = reader.learn(json.dumps(newer))
+    value = codec.MARKER + bytes.fromhex(name) + Codec().encode(METRIC)[codec.HEADER_BYTES :] + b"\x00"
+    assert reader.decode(value) == METRIC
+
+
+@pytest.mark.parametrize("cls", [*codec.record_types().values()])
+def test_every_schema_of_ours_is_harmless_and_an_evolution_of_its_releases(cls: type[records.Record]) -> None:
+    """By our own checker, as by Avro's."""
+    assert Codec().learn(codec.schema_text(cls)) == codec.fingerprint(cls)
+
+
+@pytest.mark.parametrize("length", [2**62, 2**40, -1, -(2**62)])
+@pytest.mark.parametrize("at", range(codec.HEADER_BYTES, 60))
+def test_I18_no_length_in_a_value_costs_more_than_the_value_itself(length: int, at: int) -> None:
+    """Whatever stands where a length is expected: quickly refused, or no length at all."""
+    huge = (length << 1) ^ (length >> 63)
+    varint = bytearray()
+    while huge > 0x7F:
+        varint.append(huge & 0x7F | 0x80)
+        huge >>= 7
+    varint.append(huge)
+    value = Codec().encode(METRIC)
+    began_s = time.monotonic()
+    with contextlib.suppress(DecodeError):
+        Codec().decode(value[:at] + bytes(varint) + value[at + 1 :])
+    assert time.monotonic() - began_s < 1.0
