@@ -13,8 +13,11 @@ from starlette.routing import Route
 from pipelines.core.failover_decision import Decision
 from pipelines.errors import RetryableError
 from pipelines.flows.authority.planned_moves import KINDS, MoveRequest
+from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.ports import GrantReply
 from schemas.http_bodies import (
+    AcknowledgeAnswer,
+    AcknowledgeBody,
     FailoverAnswer,
     FailoverBody,
     GrantBody,
@@ -42,6 +45,10 @@ class Authority(Protocol):
     def ask(self, body: MoveRequest) -> str:
         """Note a person's request to the holder; why it is refused, or "" if it is not."""
 
+    @property
+    def watch(self) -> RunWatch:
+        """Everything that is wrong with the run, and the alarms about it."""
+
     def history(self) -> tuple[Lease, ...]:
         """Every noted change of authority; RetryableError if the witness does not answer."""
 
@@ -60,6 +67,7 @@ class AuthorityRoutes:
             Route("/v1/preview", self._preview),
             Route("/v1/ask", self._ask, methods=["POST"]),
             Route("/v1/history", self._history),
+            Route("/v1/alarm", self._acknowledge, methods=["POST"]),
         ]
 
     def _of(self, run: str) -> Authority:
@@ -94,3 +102,8 @@ class AuthorityRoutes:
         except RetryableError as error:
             raise HTTPException(503, str(error)) from error
         return answer_of(HistoryAnswer(records=records))
+
+    async def _acknowledge(self, request: Request) -> Response:
+        body = await body_of(request, AcknowledgeBody)
+        known = any(control.watch.acknowledge(body.alarm, body.actor) for control in self._controls.values())
+        return answer_of(AcknowledgeAnswer(state="done" if known else "unknown"))

@@ -102,6 +102,7 @@ class Publisher:
         self._turns = 0
         self._kafka_away = ""
         self._committed: dict[str, int] = {}
+        self._newest: dict[str, tuple[int, int, int]] = {}  # by run: epoch, lineage number and step, of the newest
         self._uploading = Uploads(
             spool=ports.spool,
             store=ports.store,
@@ -409,6 +410,7 @@ class Publisher:
         self._send([wrap(event, "checkpoint", self._codec)])
         if state == "committed":
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
+            self._newest[own.run] = max((own.epoch, seq, own.step), self._newest.get(own.run, (0, -1, -1)))
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
         self._spool.release(own)
         self._uploading.forget(own)
@@ -478,6 +480,7 @@ class Publisher:
         newest = max(beats, key=lambda one: (one.epoch, one.attempt, one.time_ms), default=None)
         epoch = newest.epoch if newest else 0
         seq = self._beat_seq[run, epoch] = self._beat_seq.get((run, epoch), 0) + 1
+        committed_epoch, committed_seq, committed_step = self._newest_committed(run)
         event = Heartbeat(
             event_id=f"{run}/{epoch}/{self._producer}/heartbeats/{seq}",
             run=run,
@@ -496,8 +499,22 @@ class Publisher:
                 for beat in beats
                 for lane, last in sorted(beat.last_seq.items())
             ),
+            committed_epoch=committed_epoch,
+            committed_step=committed_step,
+            committed_seq=committed_seq,
         )
         self._send([wrap(event, "heartbeat", self._codec)])
+
+    def _newest_committed(self, run: str) -> tuple[int, int, int]:
+        """Epoch, lineage number (-1: not known) and step of the run's newest committed checkpoint.
+
+        This node commits it itself, or hears of it from its controller, which every node of the region tells.
+        """
+        own = self._newest.get(run, (0, -1, -1))
+        for launch in self._launches.get(run, {}).values():
+            if launch.reply.state == "granted" and (launch.epoch, launch.reply.committed_step) > (own[0], own[2]):
+                own = (launch.epoch, -1, launch.reply.committed_step)
+        return own
 
 
 def _step(step: int) -> int | None:

@@ -28,6 +28,7 @@ from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
 from pipelines.flows.replication.event_rebuild import EventRebuild
 from pipelines.flows.replication.intake import Intake
 from pipelines.flows.replication.lane_alarms import LaneAlarms, changed
+from pipelines.flows.replication.lane_health import LaneHealth
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.ledger_recovery import LedgerRecovery
 from pipelines.flows.replication.record_judge import Outcome, RecordJudge, WaitingRecord
@@ -81,10 +82,16 @@ class LaneReplicator:
         self._queues: dict[str, deque[WaitingRecord]] = {}
         self._refreshed_s = float("-inf")
         self._counts: dict[str, int] = {}
-        self._seen = self._judge.newest_steps
-        self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
         self._intake = Intake(self._source, self._followed, self._queues, self._queue)
+        self._health = LaneHealth(
+            source=self._source,
+            followed=self._followed,
+            queues=self._queues,
+            intake=self._intake,
+            copies=self._copies,
+            clock=ports.clock,
+        )
         self._alarms = LaneAlarms(lane, ports.clock, ports.journal)
         self._ledger_recovery = LedgerRecovery(lane, ports, self._alarms)
         self._rebuild = EventRebuild(lane, ports, runs)
@@ -141,16 +148,18 @@ class LaneReplicator:
                 self._alarms.report(self._ledger, before)
             if self._replays is not None:
                 self._replays.turn(self._ledger or ledger, self._judge.out_of_turn, self._made_up)
+            self._health.turned(settled=settled)
         except (RetryableError, CorruptError) as error:
             # Corrupt: the place to read from is gone; the next turn reads the ledger, and raises the alarm.
             self._note_trouble(str(error))
+            self._health.failed(str(error))
             self._forget()
             return TURN_S
         self._trouble = ""
         return 0.0 if settled else TURN_S
 
     def status(self) -> LaneStatus:
-        """The waiting records and why they wait, the copies, and how many steps this region is behind."""
+        """The waiting records and why they wait, the copies, what stands, and what of the source is not settled."""
         queues = {run: queue for run, queue in list(self._queues.items()) if queue}
         return LaneStatus(
             peer=self._peer,
@@ -160,14 +169,13 @@ class LaneReplicator:
             counts=dict(self._counts),
             copies=self._copies.progress(),
             link_bytes=self._copies.moved_bytes,
-            lag_steps=self.lag_steps(),
             trouble=self._trouble,
             alarms=self._alarms.status(),
+            backlog=self._health.backlog,
+            backlog_grows=self._health.backlog_grows,
+            standing=self._health.standing(),
+            completions=self._health.completions(),
         )
-
-    def lag_steps(self) -> dict[str, int]:
-        """For each run: the newest committed step that was heard of, minus the newest that is visible here."""
-        return {run: max(0, step - self._there.get(run, 0)) for run, step in list(self._seen.items())}
 
     @property
     def lane_alarms(self) -> LaneAlarms:
@@ -310,10 +318,9 @@ class LaneReplicator:
 
     def _done(self, item: WaitingRecord, outcome: Outcome) -> None:
         event = item.event
+        self._health.settled(event, outcome.kind)
         if isinstance(event, Checkpoint):
             self._copies.drop(event)
-            if outcome.kind == "published" and event.state == "committed":
-                self._there[event.run] = max(event.step, self._there.get(event.run, 0))
 
     def _count(self, what: str) -> None:
         self._counts[what] = self._counts.get(what, 0) + 1

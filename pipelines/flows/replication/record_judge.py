@@ -16,7 +16,7 @@ import dataclasses
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
@@ -91,12 +91,6 @@ class RecordJudge:
         self._store, self._peer_store, self._lineage = ports.store, ports.peer_store, ports.lineage
         self._codec, self._clock, self._copies = ports.codec, ports.clock, copies
         self._views: dict[str, LineageView | None] = {}  # of this turn
-        self._newest_steps: dict[str, int] = {}
-
-    @property
-    def newest_steps(self) -> Mapping[str, int]:
-        """The newest committed step that was heard of, by run; this view changes as records are judged."""
-        return self._newest_steps
 
     def begin_turn(self) -> None:
         """Ask for each run's lineage anew."""
@@ -215,8 +209,6 @@ class RecordJudge:
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
             return dataclasses.replace(self._dead_letter(item, "branch", detail, takes, kind="branch"), view=view)
-        if isinstance(event, Checkpoint) and event.state == "committed":
-            self._newest_steps[event.run] = max(event.step, self._newest_steps.get(event.run, 0))
         try:
             if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES:
                 why, more = self._reason_to_give_up(event, queue, view)
