@@ -4,8 +4,9 @@ The lag is the primary's newest committed step minus this region's recoverable s
 first from somewhere: the heartbeats of the primary's nodes, over the link, or the lease record at the witness. What was
 heard was true some time ago, so a figure has an age, and three forms:
 
-- *exact*: heard within `FRESH_S`;
-- a *lower bound*: what was heard is older. The primary may have committed more since, never less;
+- *exact*: the primary's nodes said it within `FRESH_S`;
+- a *lower bound*: it is older, or only the lease record says it, while the nodes are not heard. The primary may have
+  committed more since, never less;
 - *unknown*: nothing that counts was heard, or what was heard does not say how far behind this region is.
 
 **Shown lag is never less than the true lag at the time of its age.** A committed step is never taken back on the
@@ -43,6 +44,11 @@ class HeardPlace:
     place: Place
     age_s: float
     source: str
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the primary itself said so just now."""
+        return self.source == HEARTBEATS and self.age_s <= FRESH_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +110,14 @@ def lag_of(heard: Iterable[HeardPlace], recoverable: Place | None, view: Lineage
     if went_back is not None and recoverable is not None:
         why = f"the run went back: step {went_back.place.step} came after step {recoverable.step}, the newest here"
         return Lag(None, age_s=went_back.age_s, source=went_back.source, why=why)
-    newest = max(current, key=lambda one: (one.place.epoch, one.place.step, -one.age_s))
+    newest = max(current, key=lambda one: (one.place.epoch, one.place.step, one.is_fresh, -one.age_s))
     return _between(newest, 0 if recoverable is None else max(0, recoverable.step))
 
 
 def _between(newest: HeardPlace, step_here: int) -> Lag:
-    steps, is_exact = newest.place.step - step_here, newest.age_s <= FRESH_S
-    if steps > 0 or is_exact:
-        return Lag(max(0, steps), is_exact, newest.age_s, newest.source)
+    steps = newest.place.step - step_here
+    if steps > 0 or newest.is_fresh:
+        return Lag(max(0, steps), newest.is_fresh, newest.age_s, newest.source)
     why = f"nothing newer was heard than what is here, and that {_seconds(newest.age_s)} ago"
     return Lag(None, age_s=newest.age_s, source=newest.source, why=why)
 

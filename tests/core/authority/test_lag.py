@@ -12,6 +12,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from pipelines import paths
 from pipelines.core import lease as core
 from pipelines.core.failover_decision import policy_of
 from pipelines.core.lag import FRESH_S, HEARTBEATS, LEASE_RECORD, HeardPlace, Lag, Place, lag_of
@@ -21,8 +22,11 @@ from pipelines.core.lineage import LineageView, Standing, standing, view_of
 from pipelines.flows.authority.controller_parts import Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.run_watch import RunWatch
+from schemas.codec import Codec
 from schemas.records import Heartbeat
+from services.adapters.signer import Ed25519Signer
 from tests.manual_clock import ManualClock
+from tests.manual_world import ManualWorld
 
 ONE = LineageView(1, ((1, 0, -1),))
 TWO = LineageView(2, ((1, 0, -1), (2, 1, 30)))
@@ -48,7 +52,8 @@ def _record(epoch: int, step: int, age_s: float = OLD) -> HeardPlace:
         ([_beat(1, 240), _record(1, 240)], Place(1, 220), ONE, "20 steps"),
         ([_beat(1, 220), _record(1, 240)], Place(1, 220), ONE, ">= 20 steps, 25 s ago"),
         ([_record(1, 240)], None, ONE, ">= 240 steps, 25 s ago"),
-        ([_record(1, -1, FRESH)], None, ONE, "0 steps"),
+        ([_beat(1, -1)], None, ONE, "0 steps"),
+        ([_record(1, 240, FRESH)], Place(1, 220), ONE, ">= 20 steps, 0 s ago"),
         (
             [_beat(1, 220, OLD)],
             Place(1, 220),
@@ -57,7 +62,13 @@ def _record(epoch: int, step: int, age_s: float = OLD) -> HeardPlace:
         ),
         ([], Place(1, 220), ONE, "unknown: the primary's committed step was not heard"),
         ([_beat(1, 40)], Place(1, 30), TWO, "unknown: the primary's committed step was not heard"),
-        ([_record(2, 30, FRESH)], Place(1, 30), TWO, "0 steps"),
+        ([_beat(2, 30)], Place(1, 30), TWO, "0 steps"),
+        (
+            [_record(2, 30, 1.0)],
+            Place(1, 30),
+            TWO,
+            "unknown: nothing newer was heard than what is here, and that 1 s ago",
+        ),
         ([_beat(2, 60)], Place(1, 30), TWO, "30 steps"),
         (
             [_beat(2, 40)],
@@ -284,3 +295,18 @@ def test_I19_with_the_link_cut_the_lag_is_a_bound_that_grows_with_the_lease_reco
     lag = world.judge()
     assert lag is not None
     assert lag.text == "220 steps"
+
+
+def test_the_primarys_heartbeats_name_its_newest_committed_checkpoint(signer: Ed25519Signer) -> None:
+    """Before the first commit they say that there is none; then its epoch, step and lineage number."""
+    world = ManualWorld(signer)
+    world.until(lambda: "launch-1" in world.spool.told, "the launch is granted")
+    world.turn()
+
+    def said() -> list[tuple[int, int, int]]:
+        records = [Codec().decode_as(Heartbeat, one.value) for one in world.east.kafka.topic(paths.HEARTBEATS) if one]
+        return [(one.committed_epoch, one.committed_step, one.committed_seq) for one in records]
+
+    world.until(lambda: said()[-1:] == [(1, -1, -1)], "a heartbeat says that nothing is committed")
+    world.save(10)
+    world.until(lambda: said()[-1:] == [(1, 10, 1)], "a heartbeat names the checkpoint")

@@ -75,6 +75,9 @@ def test_I21_a_bound_counts_from_the_first_checkpoint_that_waits_also_if_it_gave
     assert found is not None
     assert (found.waiting_s, found.bound_s) == (30.0, lag_s_max(1_000, 100.0, 3.0))
     completions.settled(1, 2, visible=False)
+    found = completions.completion(33.0, 100.0)
+    assert found is not None
+    assert found.waiting_s == 30.0, "set aside is not visible"
     completions.settled(1, 3, visible=True)
     found = completions.completion(33.0, None)
     assert found is not None
