@@ -308,6 +308,7 @@ class PublisherStatus:
     committed_step: dict[str, int]  # by run
     troubles: dict[str, str]  # by run and part
     launches: dict[str, dict[str, str]]  # the grant's state, by run and launch
+    waiting_checkpoints: dict[str, int] = field(default_factory=dict)  # of `backlog_checkpoints`, by run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.http.authority_routes import AuthorityRoutes
-from services.http.endpoints import agent_of, replicator_of
+from services.http.endpoints import agent_of, replicator_of, warmer_of
 from services.runtime.clients import client_of, own_pieces_of, repeating
 from services.runtime.metrics import ControllerCollector
 from services.runtime.scheduler import Flow, Scheduler
@@ -147,6 +147,7 @@ class _Controller:
             parts.clock,
             replicator=replicator.status if ports.replicator and parts.peers() else None,
             agent=agent.status if ports.agent else None,
+            warmer=warmer_of(parts.settings, parts.region).status if ports.warmer else None,
         )
         self.flows["region-watch"] = watch.turn
         return watch

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipelines.flows.log.envelope import headers_of
 from pipelines.paths import CheckpointId
 from pipelines.ports import GrantReply, Message
 from schemas.codec import Codec
-from schemas.http_bodies import GrantBody, LagStatus, RunStatus
+from schemas.http_bodies import GrantBody, RunStatus
 from schemas.records import Heartbeat
 from services.adapters.kafka.log import KafkaLog
 from services.adapters.system_clock import SystemClock
@@ -25,6 +26,7 @@ from services.http.endpoints import ask, controller_of
 from services.runtime.clients import cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings
+from tests.bodies import run_status
 from tests.integration.test_events import two_regions
 from tests.manifests import put_checkpoint
 from tests.waiting import wait_until
@@ -105,72 +107,77 @@ def _training(primary: _Primary) -> Iterator[None]:
         primary.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _West:
+    """West as an operator sees it."""
+
+    settings: Settings
+    config: Path
+
+    def status(self) -> RunStatus:
+        """Its controller's; one that does not answer is asked again by whoever waits."""
+        status = controller_of(self.settings, "west").status_of("gpt")
+        return run_status(primary=None) if status is None else status
+
+    def is_level(self, step: int) -> bool:
+        """It has the newest checkpoint, has just heard that there is no newer one, and nothing is wrong."""
+        status = self.status()
+        if status.lag is None or status.diagnosis is None:
+            return False
+        figures = (status.lag.steps, status.lag.is_exact, status.recoverable_step)
+        return figures == (0, True, step) and status.diagnosis.trouble == "none" and status.alarms == ()
+
+    def farside(self, *words: str) -> str:
+        """What a command prints."""
+        return CliRunner().invoke(app, [*words, "--config", str(self.config)], env={"COLUMNS": "200"}).stdout
+
+    def says_that_it_is_behind(self) -> None:
+        """In every place, and nowhere that nothing is wrong."""
+        expected = {"lag_exceeded", "lane_stands"}
+        wait_until(lambda: expected <= {one.kind for one in self.status().findings}, DEADLINE_S, "it is found")
+        diagnosis = self.status().diagnosis
+        assert diagnosis is not None
+        assert diagnosis.trouble != "none"
+        shown = self.farside("status")
+        assert ">= 1" in shown
+        assert "lag >= " in shown
+        assert "lag: >= " in self.farside("explain", "--run", "gpt")
+        alarms = [json.loads(line) for line in self.farside("alarms", "list", "--json").splitlines()]
+        assert expected <= {one["kind"] for one in alarms if one["at"] == "west"}
+        assert "some events are not accounted for" in self.farside("events", "audit", "--run", "gpt")
+
+
 def test_I19_with_the_link_cut_the_lag_is_a_lower_bound_with_its_age_and_never_0(tmp_path: Path) -> None:
     """Seen before: the link cut for 25 s, "0 steps lag, nothing is wrong", and 220 was true."""
     clock = SystemClock()
     with two_regions(tmp_path, begun=False) as (stack, settings, config, actors):
         for service, region in (("controller", "east"), ("controller", "west"), ("replicator", "west")):
             actors.service(service, region)
-        primary = _Primary(settings)
-
-        def west() -> RunStatus | None:
-            return controller_of(settings, "west").status_of("gpt")
-
-        def lag() -> LagStatus | None:
-            status = west()
-            return None if status is None else status.lag
-
-        def is_well() -> bool:
-            status = west()
-            if status is None or status.lag is None or status.diagnosis is None:
-                return False
-            is_level = (status.lag.steps, status.lag.is_exact, status.recoverable_step) == (
-                0,
-                True,
-                primary.newest * STEP,
-            )
-            return is_level and status.diagnosis.trouble == "none" and status.alarms == ()
-
-        def farside(*words: str) -> str:
-            return CliRunner().invoke(app, [*words, "--config", str(config)], env={"COLUMNS": "200"}).stdout
-
+        primary, west = _Primary(settings), _West(settings, config)
         with _training(primary):
-            wait_until(lambda: west() is not None and west().primary == "east", DEADLINE_S, "east holds the run")  # type: ignore[union-attr]
+            wait_until(lambda: west.status().primary == "east", DEADLINE_S, "east holds the run")
             primary.commits = True
             wait_until(lambda: primary.newest >= 3, DEADLINE_S, "three checkpoints are committed")
             primary.commits = False
-            wait_until(is_well, DEADLINE_S, "west is level and says so")
+            wait_until(lambda: west.is_level(primary.newest * STEP), DEADLINE_S, "west is level and says so")
             stack.cut("west", "east")
             cut_at_s, level = clock.boottime_s(), primary.newest
             primary.commits = True
 
             def is_far_behind() -> bool:
-                now = lag()
-                if clock.boottime_s() - cut_at_s > HEARD_S and now is not None:
-                    assert now.steps != 0, "0 steps, and nothing was heard"
-                    assert not now.is_exact
-                return now is not None and (now.steps or 0) > 10 * STEP
+                lag = west.status().lag
+                if clock.boottime_s() - cut_at_s > HEARD_S and lag is not None:
+                    assert lag.steps != 0, "0 steps, and nothing was heard"
+                    assert not lag.is_exact
+                return lag is not None and (lag.steps or 0) > 10 * STEP
 
-            wait_until(is_far_behind, DEADLINE_S, "west knows by the lease record that it is more than 10 behind")
-            shown, status = lag(), west()
-            assert shown is not None
-            assert status is not None
-            assert shown.steps is not None
-            assert shown.steps <= (primary.newest - level) * STEP
-            assert shown.text.startswith(f">= {shown.steps} steps, ")
-            assert status.diagnosis is not None
-            assert status.diagnosis.trouble != "none"
-            wait_until(
-                lambda: {"lag_exceeded", "lane_stands"} <= {one.kind for one in (west() or status).findings},
-                DEADLINE_S,
-                "the lag, and the lanes that stand, are found",
-            )
-            assert ">= 1" in farside("status")
-            assert "lag >= " in farside("status")
-            assert "lag: >= " in farside("explain", "--run", "gpt")
-            alarms = [json.loads(line) for line in farside("alarms", "list", "--json").splitlines()]
-            assert {"lag_exceeded", "lane_stands"} <= {one["kind"] for one in alarms if one["at"] == "west"}
-            assert "some events are not accounted for" in farside("events", "audit", "--run", "gpt")
+            wait_until(is_far_behind, DEADLINE_S, "by the lease record west knows that it is more than 10 behind")
+            lag = west.status().lag
+            assert lag is not None
+            assert lag.steps is not None
+            assert lag.steps <= (primary.newest - level) * STEP
+            assert lag.text.startswith(f">= {lag.steps} steps, ")
+            west.says_that_it_is_behind()
             primary.commits = False
             stack.heal("west", "east")
-            wait_until(is_well, DEADLINE_S, "west is level again, and every alarm has ended")
+            wait_until(lambda: west.is_level(primary.newest * STEP), DEADLINE_S, "west is level, and no alarm is open")

@@ -8,6 +8,7 @@ which every reader counts once (I15). What an attempt was started from is rememb
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -128,6 +129,9 @@ class Publisher:
         launches = {
             run: {launch.name: launch.reply.state for launch in of.values()} for run, of in self._launches.items()
         }
+        waiting = Counter(dict.fromkeys(self._launches, 0))
+        for (run, _), tail in list(self._tails.items()):
+            waiting[run] += len(tail.pending)
         return PublisherStatus(
             producer=self._producer,
             backlog=self._outbox.backlog(),
@@ -135,6 +139,7 @@ class Publisher:
             committed_step=dict(self._committed),
             troubles=dict(self._troubles),
             launches=launches,
+            waiting_checkpoints=dict(waiting),
         )
 
     def _guarded(self, part: Callable[[str], None], run: str) -> None:

@@ -129,6 +129,8 @@ class RunWatch:
         lag = self.lag(belief, recovered)
         if lag is None or lag.steps is not None:
             self._unknown_since_s = None
+        elif belief.held is not None and belief.held.lease.attempt == 0 and belief.held.lease.epoch == 1:
+            self._unknown_since_s = None  # nobody has launched the trainer yet: there is nothing to be behind
         elif self._unknown_since_s is None:
             self._unknown_since_s = now_s
         self._findings = findings(self._view(belief, lag, now_s))
@@ -165,7 +167,7 @@ class RunWatch:
             lanes=seen.lanes,
             unseen=unseen,
             failing=failing | seen.failing_of(self._run, now_s),
-            uploads=seen.uploads if holds else 0,
+            uploads=seen.uploads.get(self._run, 0) if holds else 0,
             uploads_s=seen.uploads_s(self._run, now_s),
             spool_grows=seen.spool_grows and holds,
             grant=self._grant(belief, now_s),

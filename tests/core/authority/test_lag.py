@@ -275,12 +275,18 @@ def test_I19_with_the_link_cut_the_lag_is_a_bound_that_grows_with_the_lease_reco
     for what in ("beat", "deliver", "renew", "poll"):
         _take(world, what, 0)
     assert world.judge() == Lag(0, is_exact=True, age_s=0.0, source=HEARTBEATS)
+    world.beat()
+    old, sent_at_s, clock = world.sent.pop(), world.clock.now_s, world.clock
     for step in range(30, 250, 10):
         world.clock.now_s += 1.0
         world.commit(step)
     lag = world.judge()
     assert lag is not None
     assert lag.steps is None, "22 s of silence: it was 0 then, and that says nothing"
+    world.peers["east"].heard(old, clock.now_s, clock.now_s - sent_at_s)
+    lag = world.judge()
+    assert lag is not None
+    assert lag.steps is None, "a heartbeat that arrives after 22 s is no news"
     world.renew()
     world.clock.now_s += 25.0
     world.poll()

@@ -23,7 +23,7 @@ from pipelines.flows.authority.region_watch import RegionWatch
 from schemas.http_bodies import AgentStatus, BacklogStatus, CompletionStatus, KafkaPathStatus, StandingStatus
 from schemas.records import Alarm, Checkpoint
 from services.adapters.signer import Ed25519Signer
-from tests.bodies import lane_status
+from tests.bodies import WARMER_STATUS, lane_status
 from tests.core.authority.test_diagnosis import ALL_WELL
 from tests.manual_clock import ManualClock
 from tests.manual_world import ManualWorld, world_with_step_10
@@ -229,16 +229,23 @@ def _agent(**changes: Any) -> AgentStatus:  # noqa: ANN401 - fields of the recor
     return dataclasses.replace(well, **changes)
 
 
-def test_what_the_agent_says_is_timed_from_when_it_was_first_said() -> None:
-    """An upload that waits, a store that refuses; both end with the next good answer."""
-    clock, answer = ManualClock(100.0), _agent(backlog_checkpoints=2, troubles={"gpt/drain": "access denied"})
-    watch = RegionWatch(clock, agent=lambda: answer)
-    for _ in range(40):
+def test_what_agent_and_warmer_say_is_timed_from_when_it_was_first_said() -> None:
+    """An upload that waits, a store that refuses; each ends with the next good answer. Another run's upload moves."""
+    clock, warmer = ManualClock(100.0), dataclasses.replace(WARMER_STATUS, trouble="step 40 is damaged")
+    answer = _agent(waiting_checkpoints={"gpt": 2, "bert": 1}, troubles={"gpt/drain": "access denied"})
+    watch = RegionWatch(clock, agent=lambda: answer, warmer=lambda: warmer)
+    for step in range(40):
+        answer = dataclasses.replace(answer, committed_step={"gpt": 10, "bert": step})
         watch.turn()
         clock.now_s += 2.0
-    assert watch.seen.failing_of("gpt", clock.now_s) == {"the agent's drain": Failing("access denied", 80.0)}
-    assert (watch.seen.uploads, watch.seen.uploads_s("gpt", clock.now_s)) == (2, 80.0)
-    answer = _agent(committed_step={"gpt": 20}, backlog_checkpoints=1)
+    assert watch.seen.failing_of("gpt", clock.now_s) == {
+        "the agent's drain": Failing("access denied", 80.0),
+        "the warmer": Failing("step 40 is damaged", 80.0),
+    }
+    assert (watch.seen.uploads, watch.seen.uploads_s("gpt", clock.now_s)) == ({"gpt": 2, "bert": 1}, 80.0)
+    assert watch.seen.uploads_s("bert", clock.now_s) == 2.0
+    answer = _agent(committed_step={"gpt": 20}, waiting_checkpoints={"gpt": 1})
+    warmer = WARMER_STATUS
     watch.turn()
     assert watch.seen.failing == {}
     assert watch.seen.uploads_s("gpt", clock.now_s) == 0.0
