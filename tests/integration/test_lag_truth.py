@@ -128,7 +128,7 @@ class _West:
         return figures == (0, True, step) and status.diagnosis.trouble == "none" and status.alarms == ()
 
     def farside(self, *words: str) -> str:
-        """What a command prints."""
+        """The output of a command."""
         return CliRunner().invoke(app, [*words, "--config", str(self.config)], env={"COLUMNS": "200"}).stdout
 
     def says_that_it_is_behind(self) -> None:

@@ -112,21 +112,18 @@ def test_what_moves_is_no_trouble(change: dict[str, Any]) -> None:
 
 
 AGES = st.one_of(st.floats(0, 30), st.just(math.inf))
-SYMPTOMS = st.builds(
-    dataclasses.replace,
-    st.just(ALL_WELL),
-    witness_age_s=AGES,
-    renewed_age_s=AGES,
-    controller_age_s=AGES,
-    log_age_s=AGES,
-    store_age_s=AGES,
-    commit_age_s=AGES,
-    commit_limit_s=st.just(20.0),
-    score=st.integers(0, 2),
-    nodes=st.dictionaries(st.sampled_from(["n0", "n1"]), st.builds(NodeSign, AGES, AGES, silent=st.booleans())),
-    vantages=st.lists(st.builds(Vantage, st.just("west"), AGES, AGES, AGES), max_size=3).map(tuple),
-    findings=st.sampled_from([(), findings(dataclasses.replace(WELL, uploads=3, uploads_s=90.0))]),
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("witness_age_s", "renewed_age_s", "controller_age_s", "log_age_s", "store_age_s"), AGES),
+    "commit_age_s": AGES,
+    "score": st.integers(0, 2),
+    "nodes": st.dictionaries(st.sampled_from(["n0", "n1"]), st.builds(NodeSign, AGES, AGES, silent=st.booleans())),
+    "vantages": st.lists(st.builds(Vantage, st.just("west"), AGES, AGES, AGES), max_size=3).map(tuple),
+    "findings": st.sampled_from([(), findings(dataclasses.replace(WELL, uploads=3, uploads_s=90.0))]),
+}
+CHANGES = st.lists(st.sampled_from(sorted(FIELDS)), max_size=3, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
 )
+SYMPTOMS = CHANGES.map(lambda changes: dataclasses.replace(ALL_WELL, commit_limit_s=20.0, **changes))
 
 
 def _is_healthy(seen: Symptoms) -> bool:
