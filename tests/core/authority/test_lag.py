@@ -115,10 +115,10 @@ class _World:
         """West's controller begins anew."""
         self.peers = {name: PeerState(region=name, run="gpt", clock=self.clock) for name in REGIONS}
         self.belief = Belief(region="west", incarnation="w")
-        own: Any = SimpleNamespace(alarms=deque(), clock=self.clock, say=lambda *_, **__: None)
+        own: Any = SimpleNamespace(alarms=deque(), clock=self.clock, say=lambda *_, **__: None, damages=tuple)
         own.journal = own
         role = RunRole(run="gpt", region="west", first_region="east", candidate=True, policy=policy_of(FAST))
-        self.watch = RunWatch(role, own, Observers(peer_states=self.peers, self_evidence=own))
+        self.watch = RunWatch(role, own, Observers(peer_states=self.peers, self_evidence=own, verifier=own))
 
     @property
     def newest(self) -> Place:
