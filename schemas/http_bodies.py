@@ -90,6 +90,63 @@ class DamageStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LagStatus:
+    """The primary's newest committed step minus this region's recoverable step, and how well that is known.
+
+    `steps` is None where nothing can be known, and a lower bound unless `is_exact`; `age_s` is since it was true.
+    """
+
+    steps: int | None
+    is_exact: bool
+    age_s: float | None
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingStatus:
+    """One thing that is wrong: its kind, which part, for how long (None: not known), and in words."""
+
+    kind: str
+    part: str
+    since_s: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedStatus:
+    """A checkpoint that was given up: where its event was first published, and why."""
+
+    region: str
+    epoch: int
+    step: int
+    state: str  # abandoned or superseded
+    reason: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmStatus:
+    """One gap, reset or trouble: the fields of the record `Alarm`, its short id and its sentence."""
+
+    id: str
+    kind: str
+    state: str
+    peer: str
+    lane: str
+    run: str
+    epoch: int
+    producer: str
+    place: str
+    unlisted: int
+    cause: str
+    time_ms: int
+    actor: str
+    ranges: tuple[tuple[int, int], ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
     """One run as one region's controller believes it to be, with what it would do now, and why."""
 
@@ -126,6 +183,10 @@ class RunStatus:
     drill: DrillStatus = DrillStatus()
     fork_verified_age_s: float | None = None  # of what a takeover would begin from; None: never read back here
     damages: tuple[DamageStatus, ...] = ()
+    lag: LagStatus | None = None  # None: in the primary, which follows nobody; or an older controller
+    findings: tuple[FindingStatus, ...] = ()  # everything that is wrong, as far as this region can see
+    skipped: tuple[SkippedStatus, ...] = ()  # the newest checkpoints that were given up, oldest first
+    alarms: tuple[AlarmStatus, ...] = ()  # open, oldest first
 
 
 ControllerStatus = dict[str, RunStatus]
@@ -148,27 +209,6 @@ class CopyStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmStatus:
-    """One gap or reset of a followed log: the fields of the record `Alarm`, its short id and its sentence."""
-
-    id: str
-    kind: str
-    state: str
-    peer: str
-    lane: str
-    run: str
-    epoch: int
-    producer: str
-    place: str
-    unlisted: int
-    cause: str
-    time_ms: int
-    actor: str
-    ranges: tuple[tuple[int, int], ...]
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneAlarmsStatus:
     """How many alarms of a lane are open, and the newest of them, oldest first."""
 
@@ -177,8 +217,32 @@ class LaneAlarmsStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandingStatus:
+    """A lane that stands below the end of its source: why, and for how long nothing has moved.
+
+    `run` is "*" where it concerns every run; `records` is None where the peer does not say what is left.
+    """
+
+    run: str
+    records: int | None
+    reason: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionStatus:
+    """For how long a run's newer checkpoints have waited without one becoming visible, and the bound of that.
+
+    `bound_s` is T + 2 S / R (`core.newest_wins`); None while the link's rate or the cadence is not known.
+    """
+
+    waiting_s: float
+    bound_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStatus:
-    """One lane that a region follows in a peer: what waits, why, and how far behind it is."""
+    """One lane that a region follows in a peer: what waits, why, and what of its source is not handled yet."""
 
     peer: str
     lane: str
@@ -187,12 +251,13 @@ class LaneStatus:
     counts: dict[str, int]  # records since the process began, by outcome
     copies: tuple[CopyStatus, ...]
     link_bytes: int
-    lag_steps: dict[str, int]  # by run
     trouble: str = ""
     reachability_trouble: str = ""
     alarms: LaneAlarmsStatus = LaneAlarmsStatus()
-    stands: str = ""  # why nothing of the lane moves; "" if it does
-    stands_since_ms: int = 0  # wall time
+    backlog: int | None = None  # records of the source that are not settled here; None: the peer does not say
+    backlog_grows: bool = False
+    standing: tuple[StandingStatus, ...] = ()
+    completions: dict[str, CompletionStatus] = field(default_factory=dict)  # by run
 
 
 ReplicatorStatus = dict[str, LaneStatus]
@@ -245,6 +310,7 @@ class PublisherStatus:
     committed_step: dict[str, int]  # by run
     troubles: dict[str, str]  # by run and part
     launches: dict[str, dict[str, str]]  # the grant's state, by run and launch
+    waiting_checkpoints: dict[str, int] = field(default_factory=dict)  # of `backlog_checkpoints`, by run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,9 @@ class Heartbeat(Event):
     phase: str  # train, waiting, save, done ...
     budget_s: float  # how long this phase may stay silent before it counts as stuck
     last_seqs: tuple[LastSeq, ...]
+    committed_epoch: int = 0  # of the run's newest committed checkpoint that this node knows; 0: it knows none
+    committed_step: int = -1
+    committed_seq: int = -1  # its lineage number; -1: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.drill_history import DrillHistory
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
+from pipelines.flows.authority.region_watch import RegionWatch
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
 from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
@@ -28,6 +29,7 @@ from services.adapters.s3.conformance import refuse_unfit
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
 from services.http.authority_routes import AuthorityRoutes
+from services.http.endpoints import agent_of, replicator_of, warmer_of
 from services.runtime.clients import client_of, own_pieces_of, repeating
 from services.runtime.metrics import ControllerCollector
 from services.runtime.one_run import OneRun
@@ -87,6 +89,7 @@ class _Controller:
         self._reachability = parts.reachability("controller", log, self.closing, self._nodes_at_s)
         self.flows["reachability"] = self._reachability.turn
         self._self_evidence = self._attested()
+        self._region_watch = self._watched()
         self._peer_states = {name: self._listen(name) for name in runs}
         for other in parts.settings.regions:
             self._hear(other)
@@ -163,6 +166,21 @@ class _Controller:
         self.flows["self_evidence"] = self_evidence.turn
         return self_evidence
 
+    def _watched(self) -> RegionWatch:
+        """Asks the region's other services about themselves; one without a fixed port cannot be asked."""
+        parts = self.parts
+        ports = parts.here.ports
+        replicator = replicator_of(parts.settings, parts.region)
+        agent = agent_of(parts.settings, parts.region)
+        watch = RegionWatch(
+            parts.clock,
+            replicator=replicator.status if ports.replicator and parts.peers() else None,
+            agent=agent.status if ports.agent else None,
+            warmer=warmer_of(parts.settings, parts.region).status if ports.warmer else None,
+        )
+        self.flows["region-watch"] = watch.turn
+        return watch
+
     def _listen(self, name: str) -> dict[str, PeerState]:
         wake = self._waking(name)
         return {
@@ -213,6 +231,7 @@ class _Controller:
                 self_evidence=self._self_evidence,
                 verifier=self._verifier(name),
                 reachability=self._reachability,
+                region_watch=self._region_watch,
             ),
             hook=self._hook(name, run_settings),
             wake=self._waking(name),

@@ -48,7 +48,6 @@ LANE_STATUS = LaneStatus(
     counts={},
     copies=(),
     link_bytes=0,
-    lag_steps={},
 )
 WARMER_STATUS = WarmerStatus(
     run="gpt",

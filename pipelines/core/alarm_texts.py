@@ -15,6 +15,17 @@ class Kind(enum.Enum):
     EPOCH = "epoch_backwards"  # written under an epoch that its own region had left
     ASIDE = "set_aside"  # events of an epoch that this region did not come to know in time
     LEDGER = "ledger_lost"  # of this region's own: what was done is read from the lanes
+    LANE = "lane_stands"  # the kinds from here on are troubles of a run: `core.troubles` finds them
+    BACKLOG = "backlog_grows"
+    UPLOADS = "uploads_wait"
+    NO_PROGRESS = "granted_without_progress"
+    ABANDONED = "checkpoints_abandoned"  # several in a row
+    DAMAGE = "replica_damaged"
+    REFUSED = "part_refused"  # a store, Kafka or the witness refuses, or does not answer, again and again
+    INCOMPLETE = "no_checkpoint_completes"
+    LAG = "lag_exceeded"
+    LAG_UNKNOWN = "lag_unknown"
+    UNSEEN = "service_unseen"
 
 
 TEXTS = {
@@ -25,7 +36,20 @@ TEXTS = {
     Kind.EPOCH: "the epoch went backwards",
     Kind.ASIDE: "events of an epoch that is not known here were set aside",
     Kind.LEDGER: "the ledger was lost",
+    Kind.LANE: "a lane stands below the end of its source",
+    Kind.BACKLOG: "a backlog grows",
+    Kind.UPLOADS: "uploads wait",
+    Kind.NO_PROGRESS: "granted, and without progress",
+    Kind.ABANDONED: "checkpoints are abandoned one after the other",
+    Kind.DAMAGE: "checkpoints are damaged in this region's store",
+    Kind.REFUSED: "a part is refused again and again",
+    Kind.INCOMPLETE: "no checkpoint completes within the bound",
+    Kind.LAG: "the lag exceeds its limit",
+    Kind.LAG_UNKNOWN: "the lag is unknown",
+    Kind.UNSEEN: "a service does not answer",
 }
+OF_RUN = frozenset(list(Kind)[list(Kind).index(Kind.LANE) :])
+"""The kinds that the controller raises, for as long as the trouble lasts; the others are the replicator's."""
 OF_LOG = frozenset({Kind.RETENTION.value, Kind.ANEW.value, Kind.SHORTER.value})
 """The kinds of which only the log's offsets are known, and not whose records these were."""
 

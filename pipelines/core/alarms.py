@@ -1,4 +1,4 @@
-"""Alarms about a log that a region follows: gaps and resets, each as one value with its likely cause. Pure.
+"""Alarms about a log that a region follows, gaps and resets, and about troubles of a run, each as one value. Pure.
 
 An alarm is open until it is healed (what was missing became visible or was set aside by name) or a person acknowledges
 it. The numbers of a hole are kept exactly, also after that: an event that turns up later and lies in one was never
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
-from pipelines.core.alarm_texts import Kind, text_of
+from pipelines.core.alarm_texts import OF_RUN, Kind, text_of
 from pipelines.core.sequence_ranges import SequenceRanges
 from schemas.http_bodies import AlarmStatus
 from schemas.records import Alarm, AlarmRange
@@ -115,6 +115,8 @@ def id_of(record: Alarm) -> str:
 
 def sentence(record: Alarm) -> str:
     """An alarm in one sentence."""
+    if record.kind in {kind.value for kind in OF_RUN}:
+        return f"{record.run} in {record.peer}: {text_of(record.kind)}: {record.cause}"
     unit = "offsets" if record.place else "numbers"
     ranges = f", {unit} {numbers_of(record)}" if record.ranges else ""
     more = f" and {record.unlisted} more" if record.unlisted else ""

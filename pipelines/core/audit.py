@@ -3,7 +3,8 @@
 A producer numbers its events from 1 without holes when they enter its node's spool (6.8). The region in which a stream
 was first published is its *source*; every other region of the run is to have the same numbers. A number is accounted
 for if it is visible, dead-lettered, past a fork, still in flight, or older than what the log keeps. Everything else is
-reported, and so is everything that cannot be known because a log cannot be read.
+reported, and so is everything that cannot be known because a log cannot be read. Events in flight are accounted for
+only as long as their lane moves: a lane that stands is reported, and so is a replicator that does not answer (I19).
 """
 
 from __future__ import annotations
@@ -44,6 +45,21 @@ class Log:
             self.doubled[stream] = self.doubled.get(stream, 0) + doubled
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """The words of a region's services on its lanes.
+
+    Attributes:
+        unanswered: why its replicator says nothing; "" if it answers.
+        standing: a sentence for each lane of the run that stands below the end of its source.
+        lag: how far behind the region is, as its controller says; "" in the primary, or if that does not answer.
+    """
+
+    unanswered: str = ""
+    standing: tuple[str, ...] = ()
+    lag: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One stream in one region. None: it cannot be known."""
@@ -79,12 +95,13 @@ class Report:
     lines: tuple[Line, ...]
     unaccounted: tuple[str, ...]
     notes: tuple[str, ...]
+    lags: Mapping[str, str] = field(default_factory=dict)  # by region, in the words of its controller
 
     def plain(self) -> dict[str, object]:
         """As JSON."""
         lines = [one.plain() for one in self.lines]
         texts = {"unaccounted": list(self.unaccounted), "notes": list(self.notes)}
-        return {"run": self.run, "accounted": not self.unaccounted, "lines": lines, **texts}
+        return {"run": self.run, "accounted": not self.unaccounted, "lines": lines, **texts, "lag": dict(self.lags)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +125,24 @@ def settled(accepted: Mapping[Stream, SequenceRanges], log: Log) -> Settled:
     return Settled(accepted=taken, visible=taken - lost, duplicates=sum(log.doubled.values()), lost=lost)
 
 
-def compare(run: str, logs: Iterable[Log]) -> Report:
-    """Compare the logs: every stream of a run that some log knows, in every region."""
+def compare(run: str, logs: Iterable[Log], following: Mapping[str, Following] | None = None) -> Report:
+    """Compare the logs: every stream of a run that some log knows, in every region.
+
+    Args:
+        run: which.
+        logs: one of each region.
+        following: what each region's services say of its lanes; a region that is left out has none to follow.
+    """
+    following = following or {}
     by_region = {log.region: log for log in logs}
     lines: list[Line] = []
     for stream, source in sorted(_sources(run, by_region.values()).items(), key=lambda one: _order(one[0])):
         origin = by_region.get(source, Log(source, "it is not in the settings"))
         others = [log for log in by_region.values() if log.region != source]
         lines += [_at_source(stream, origin, others), *(_at_standby(stream, origin, log) for log in others)]
-    return Report(run, tuple(lines), tuple(_unaccounted(lines, by_region)), tuple(_notes(lines, by_region)))
+    unaccounted = (*_unaccounted(lines, by_region), *_not_moving(lines, following))
+    lags = {region: of.lag for region, of in following.items() if of.lag}
+    return Report(run, tuple(lines), unaccounted, tuple(_notes(lines, by_region)), lags)
 
 
 def _sources(run: str, logs: Iterable[Log]) -> dict[Stream, str]:
@@ -235,6 +261,15 @@ def _unaccounted(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str
             yield f"{where}: {len(line.early)} visible before what they name is there: {line.early}"
         if not line.is_source and line.duplicates:
             yield f"{where}: {line.duplicates} visible more than once"
+
+
+def _not_moving(lines: Iterable[Line], following: Mapping[str, Following]) -> Iterable[str]:
+    """Events that are in flight, and nobody says that they move."""
+    for region, of in following.items():
+        yield from (f"{region}: {text}" for text in of.standing)
+        in_flight = sum(line.in_flight or 0 for line in lines if line.region == region and not line.is_source)
+        if of.unanswered and in_flight:
+            yield f"{region}: {in_flight} in flight, and its replicator does not say that they move: {of.unanswered}"
 
 
 def _notes(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str]:

@@ -11,7 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipelines.core.alarm_texts import TEXTS, Kind
 from pipelines.core.failure_detector import PHI_MOST
+from pipelines.core.troubles import Finding
 from schemas.http_bodies import DiagnosisStatus
 
 NEVER_AGE_S = math.inf
@@ -30,6 +32,27 @@ class Trouble(enum.Enum):
     STORE = "store"
     CONTROLLER = "controller"  # its nodes beat, its authority is not renewed
     REGION = "region"
+    REPLICA = "replica"  # this region's copy of the run is damaged
+    REPLICATION = "replication"  # it does not move, or is too far behind
+    UPLOAD = "upload"
+    CHECKPOINTS = "checkpoints"  # they are given up
+    DEPENDENCY = "dependency"  # a part is refused again and again
+    SERVICE = "service"  # one of this region's own does not answer
+
+
+_OF_FINDING = {
+    Kind.DAMAGE: Trouble.REPLICA,
+    Kind.LANE: Trouble.REPLICATION,
+    Kind.BACKLOG: Trouble.REPLICATION,
+    Kind.INCOMPLETE: Trouble.REPLICATION,
+    Kind.LAG: Trouble.REPLICATION,
+    Kind.LAG_UNKNOWN: Trouble.REPLICATION,
+    Kind.UPLOADS: Trouble.UPLOAD,
+    Kind.NO_PROGRESS: Trouble.JOB,
+    Kind.ABANDONED: Trouble.CHECKPOINTS,
+    Kind.REFUSED: Trouble.DEPENDENCY,
+    Kind.UNSEEN: Trouble.SERVICE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +97,7 @@ class Symptoms:
         score: our own health, 0 is well.
         silence_s: from which on a silence counts.
         reach_s: a part that answered nobody for so long is not reached.
+        findings: everything else that is wrong in our own region.
     """
 
     region: str
@@ -93,6 +117,7 @@ class Symptoms:
     commit_limit_s: float = math.inf
     nodes: Mapping[str, NodeSign] = field(default_factory=dict)
     vantages: tuple[Vantage, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +140,23 @@ class Diagnosis:
 
 
 def diagnose(seen: Symptoms) -> Diagnosis:
-    """The part that explains what is seen; the first rule that fits, from the observer outwards."""
+    """The part that explains what is seen; the first rule that fits, from the observer outwards.
+
+    "Nothing is wrong" is said only if everybody is heard and reached, and nothing else was found (I19).
+    """
+    unreached = _of_parts(seen)
+    if unreached is not None:
+        return unreached
+    if seen.findings:
+        return Diagnosis(
+            _OF_FINDING[seen.findings[0].kind],
+            seen.region,
+            tuple(f"{TEXTS[one.kind]}: {one.text}" for one in seen.findings),
+        )
+    return Diagnosis(Trouble.NONE, seen.holder)
+
+
+def _of_parts(seen: Symptoms) -> Diagnosis | None:
     silent: list[str] = [name for name, node in seen.nodes.items() if node.silent]
     own = _of_ourselves(seen)
     if own is not None:
@@ -165,7 +206,7 @@ def _silent_region(seen: Symptoms, silent: list[str]) -> Diagnosis:
     return Diagnosis(Trouble.REGION, where, evidence)
 
 
-def _while_heard(seen: Symptoms) -> Diagnosis:
+def _while_heard(seen: Symptoms) -> Diagnosis | None:
     """Name the part when the holder's nodes beat."""
     if seen.renewed_age_s > seen.renewed_limit_s:
         evidence = (f"its nodes beat, its record has not changed for {_age(seen.renewed_age_s)}",)
@@ -177,7 +218,19 @@ def _while_heard(seen: Symptoms) -> Diagnosis:
     if seen.commit_age_s > seen.commit_limit_s:
         late = f"nothing was committed for {_age(seen.commit_age_s)}, {_age(seen.commit_limit_s)} is late for this run"
         return Diagnosis(Trouble.JOB, seen.holder, (late,))
-    return Diagnosis(Trouble.NONE, seen.holder)
+    return _partly_reached(seen)
+
+
+def _partly_reached(seen: Symptoms) -> Diagnosis | None:
+    """Name what only some observer misses while the nodes beat: a part of the way to the holder."""
+    missed = [one for one in seen.vantages if one.kafka_age_s >= seen.reach_s or one.store_age_s >= seen.reach_s]
+    if missed:
+        evidence = tuple(_reaches(vantage, seen.reach_s) for vantage in missed)
+        return Diagnosis(Trouble.LINK, f"{seen.region} to {seen.holder}", evidence)
+    if seen.controller_age_s > max(seen.silence_s, seen.reach_s):
+        evidence = (f"its controller was not heard for {_age(seen.controller_age_s)}; its record is renewed",)
+        return Diagnosis(Trouble.CONTROLLER, seen.holder, evidence)
+    return None
 
 
 def _silences(seen: Symptoms, silent: list[str]) -> tuple[str, ...]:

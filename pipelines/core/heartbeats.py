@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.core.failure_detector import PHI_MOST, Rhythm
+from pipelines.core.lag import Place
 from pipelines.core.lease import NEVER_S
 from schemas.records import Heartbeat
 
@@ -29,6 +30,9 @@ class NodeHeartbeats:
     budget_s: float
     moved_at_s: float  # when its step or phase was last heard to change
     rhythm: Rhythm  # and with it when it was heard
+    epoch: int = 0  # under which its trainer runs, as it says
+    committed: Place | None = None  # the newest checkpoint that it knows to be committed
+    committed_at_s: float = NEVER_S  # when that was true
 
     @property
     def heard_at_s(self) -> float:
@@ -61,15 +65,28 @@ class RegionHeartbeats:
         return min((node.rhythm.phi(now_s, floor_s) for node in self.nodes.values()), default=PHI_MOST)
 
 
-def heard(pulse: RegionHeartbeats, beat: Heartbeat, now_s: float) -> RegionHeartbeats:
-    """The region's heartbeats after one more."""
+def heard(pulse: RegionHeartbeats, beat: Heartbeat, now_s: float, late_s: float = 0.0) -> RegionHeartbeats:
+    """The region's heartbeats after one more.
+
+    Args:
+        pulse: those before.
+        beat: the new one.
+        now_s: on the listener's clock.
+        late_s: how long it was on its way, by the wall clocks: after an outage old beats arrive together. Being heard
+            counts from its arrival all the same; what it says was true when it was sent.
+    """
     if beat.node == CONTROLLER_NODE:
         return RegionHeartbeats(pulse.nodes, pulse.nodes_at_s, now_s)
     before = pulse.nodes.get(beat.node)
     moved = before is None or (before.step, before.phase) != (beat.step, beat.phase)
     moved_at_s = now_s if moved or before is None else before.moved_at_s
     rhythm = (Rhythm() if before is None else before.rhythm).heard(now_s)
-    node = NodeHeartbeats(beat.step, beat.phase, beat.budget_s, moved_at_s, rhythm)
+    committed = (
+        Place(beat.committed_epoch, beat.committed_step, beat.committed_seq) if beat.committed_epoch > 0 else None
+    )
+    node = NodeHeartbeats(
+        beat.step, beat.phase, beat.budget_s, moved_at_s, rhythm, beat.epoch, committed, now_s - max(0.0, late_s)
+    )
     return RegionHeartbeats({**pulse.nodes, beat.node: node}, now_s, pulse.controller_at_s)
 
 

@@ -1,4 +1,4 @@
-"""`farside alarms`: the gaps and resets of the logs that each region follows, and acknowledging them."""
+"""`farside alarms`: gaps and resets of the logs that each region follows, troubles of runs, and acknowledging them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from services.cli.prompts import Json, until
 from services.cli.serve import Config
 from services.cli.settings_file import load
 from services.http.bodies import plain
-from services.http.endpoints import UnexpectedAnswerError, replicator_of
+from services.http.endpoints import UnexpectedAnswerError, controller_of, replicator_of
 from services.settings import Settings
 
 GIVES_UP_S = 30.0
+REPLICATOR, CONTROLLER = "replicator", "controller"
 
 app = typer.Typer(
-    help="Show the gaps and resets of the logs that each region follows, and acknowledge them.",
+    help="Show gaps and resets of the logs that each region follows, and troubles of runs; acknowledge them.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -29,9 +30,10 @@ app = typer.Typer(
 
 @dataclass(frozen=True, slots=True)
 class AlarmAt:
-    """An open alarm and the region that raised it."""
+    """An open alarm, and the region and service that raised it."""
 
     at: str
+    service: str
     alarm: AlarmStatus
 
     def plain(self) -> dict[str, object]:
@@ -45,7 +47,7 @@ def list_(config: Config = None, *, as_json: Json = False) -> None:
 
     Example: farside alarms list
 
-    Exit codes: 0 there is none, 1 there are some, or a replicator does not answer, 2 misconfigured.
+    Exit codes: 0 there is none, 1 there are some, or a service does not answer, 2 misconfigured.
     """
     with misconfigured_exits():
         settings = load(config)
@@ -67,12 +69,12 @@ def acknowledge(
 ) -> None:
     """Close an alarm that you have looked at; the region that raised it keeps your name with it.
 
-    Missing events that turn up later are still taken in. (For the cooldown after an automatic failover, see `farside
-    acknowledge`.)
+    Missing events that turn up later are still taken in. A trouble that ends and comes back is a new alarm. (For the
+    cooldown after an automatic failover, see `farside acknowledge`.)
 
     Example: farside alarms acknowledge 3fa94c10
 
-    Exit codes: 0 acknowledged, 1 there is no such open alarm, or its replicator does not answer, 2 misconfigured.
+    Exit codes: 0 acknowledged, 1 there is no such open alarm, or its service does not answer, 2 misconfigured.
     """
     with misconfigured_exits():
         settings = load(config)
@@ -81,15 +83,15 @@ def acknowledge(
     if chosen is None:
         for why in silent:
             typer.echo(f"farside: {why}", err=True)
-        typer.echo(f"farside: no replicator that answers has an open alarm {alarm}", err=True)
+        typer.echo(f"farside: no service that answers has an open alarm {alarm}", err=True)
         raise typer.Exit(FAILED)
-    replicator = replicator_of(settings, chosen.at)
+    service = (controller_of if chosen.service == CONTROLLER else replicator_of)(settings, chosen.at)
     request = AcknowledgeBody(peer=chosen.alarm.peer, lane=chosen.alarm.lane, alarm=alarm, actor=getpass.getuser())
     state = ""
 
     def is_settled() -> bool:
         nonlocal state
-        answer = replicator.acknowledge(request)
+        answer = service.acknowledge(request)
         state = state if answer is None else answer.state
         return state in {"done", "unknown"}
 
@@ -103,16 +105,28 @@ def acknowledge(
 
 
 def gather(settings: Settings) -> tuple[list[AlarmAt], list[str]]:
-    """The open alarms of every region, and a line for each replicator that does not answer with a status."""
-    alarms, silent = [], []
+    """The open alarms of every region, and a line for each service that does not answer with a status."""
+    alarms: list[AlarmAt] = []
+    silent: list[str] = []
     for region in settings.regions:
-        try:
-            status = replicator_of(settings, region).status()
-        except UnexpectedAnswerError as error:
-            silent.append(str(error))
-            continue
-        if status is None:
-            silent.append(f"the replicator of {region} does not answer")
-            continue
-        alarms += [AlarmAt(region, alarm) for lane in status.values() for alarm in lane.alarms.newest]
+        for service, ask in ((REPLICATOR, _of_replicator), (CONTROLLER, _of_controller)):
+            try:
+                found = ask(settings, region)
+            except UnexpectedAnswerError as error:
+                silent.append(str(error))
+                continue
+            if found is None:
+                silent.append(f"the {service} of {region} does not answer")
+                continue
+            alarms += [AlarmAt(region, service, alarm) for alarm in found]
     return sorted(alarms, key=lambda each: (each.alarm.time_ms, each.alarm.id)), silent
+
+
+def _of_replicator(settings: Settings, region: str) -> list[AlarmStatus] | None:
+    status = replicator_of(settings, region).status()
+    return None if status is None else [alarm for lane in status.values() for alarm in lane.alarms.newest]
+
+
+def _of_controller(settings: Settings, region: str) -> list[AlarmStatus] | None:
+    status = controller_of(settings, region).status()
+    return None if status is None else [alarm for run in status.values() for alarm in run.alarms]

@@ -17,7 +17,7 @@ from services.cli.settings_file import load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipelines.core.audit import Line, Log, Report
+    from pipelines.core.audit import Following, Line, Log, Report
     from pipelines.core.lineage import LineageView
     from pipelines.ports import ObjectStore
     from services.settings import Settings
@@ -39,7 +39,8 @@ def audit(
     The logs of the regions are compared with each other and with the numbers that the nodes report in their heartbeats.
     If a region does not answer, the others are compared all the same, and what cannot be known without it is listed.
     An event is "in flight" if it is in a spool and not in the source's log yet, or in the source's log and not handled
-    by a standby yet.
+    by a standby yet. That is accounted for only while its lane moves: a lane that stands is told with its reason, and
+    so is a replicator that does not answer. The lag of each standby is its controller's.
 
     Example: farside events audit --run gpt
 
@@ -53,7 +54,8 @@ def audit(
         names = dict.fromkeys((wanted.first_region, *wanted.standby))
         for name in names:
             settings.region(name)
-        report = compare(run, _logs(settings, run, list(names)))
+        logs = _logs(settings, run, list(names))
+        report = compare(run, logs, {name: _following(settings, run, name) for name in names})
     if as_json:
         typer.echo(json.dumps(report.plain()))
     else:
@@ -76,6 +78,35 @@ def _logs(settings: Settings, run: str, names: list[str]) -> list[Log]:
         finally:
             source.close()
     return logs
+
+
+def _following(settings: Settings, run: str, name: str) -> Following:
+    """The words of the region's replicator and controller, each if it answers."""
+    from pipelines.core.audit import Following  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.paths import EVERY_RUN  # noqa: PLC0415 - as above
+    from services.http.endpoints import (  # noqa: PLC0415 - as above
+        UnexpectedAnswerError,
+        controller_of,
+        replicator_of,
+    )
+
+    lanes, view, unanswered = None, None, "it does not answer"
+    try:
+        lanes = replicator_of(settings, name).status()
+    except UnexpectedAnswerError as error:
+        unanswered = str(error)
+    try:
+        view = controller_of(settings, name).status_of(run)
+    except UnexpectedAnswerError as error:
+        typer.echo(f"farside: {error}", err=True)
+    standing = [
+        f"{lane} has stood for {one.since_s:.0f} s: {one.reason}"
+        for lane, status in (lanes or {}).items()
+        for one in status.standing
+        if one.run in {run, EVERY_RUN}
+    ]
+    lag = "" if view is None or view.lag is None else view.lag.text
+    return Following(unanswered="" if lanes is not None else unanswered, standing=tuple(standing), lag=lag)
 
 
 def _of_store(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, str], T]) -> T | None:
@@ -128,6 +159,8 @@ def _show(report: Report, *, whole: bool) -> None:
         shown.add_row(*(Text(clean(cell)) for cell in (*group[:3], *counts, missing, *group[3:])))
     console().print(shown)
     typer.echo("*: the region that first published the events; ?: cannot be known now")
+    for region, lag in report.lags.items():
+        typer.echo(f"lag of {clean(region)}: {clean(lag)}")
     for note in report.notes:
         typer.echo(f"note: {clean(note)}")
     for problem in report.unaccounted:

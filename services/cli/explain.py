@@ -16,11 +16,17 @@ from services.cli.serve import Config
 from services.http.bodies import plain
 
 Run = Annotated[str, typer.Option(help="The run to show.")]
-EXPLAINED = ("action", "reason", "diagnosis", "gates", "next", "mode", "fencing", "epoch", "primary", "promise")
+EXPLAINED = (
+    *("action", "reason", "diagnosis", "findings", "lag", "gates", "next"),
+    *("mode", "fencing", "epoch", "primary", "promise"),
+)
 
 
 def explain(run: Run, config: Config = None, *, as_json: Json = False) -> None:
     """Show the action that each region's controller would take on a run now, and every gate with its value and limit.
+
+    The diagnosis names what fails; "nothing is wrong" is said only if every lane, upload, copy and grant moves. Below
+    it stand the lag and everything that was found wrong.
 
     A closed gate, in red, is a reason why that region does not take the run over. Nothing is changed.
 
@@ -51,4 +57,9 @@ def _print(region: str, status: RunStatus) -> None:
         Console().print(f"  {gate.text}", style="bold red" if closed else "", highlight=False, soft_wrap=True)
     if status.diagnosis is not None:
         Console().print(f"  diagnosis: {status.diagnosis.text}", highlight=False, soft_wrap=True)
+    if status.lag is not None:
+        source = f" ({status.lag.source})" if status.lag.source else ""
+        Console().print(f"  lag: {status.lag.text}{source}", highlight=False, soft_wrap=True)
+    for found in status.findings:
+        Console().print(f"  wrong: {found.kind}: {found.text}", style="bold red", highlight=False, soft_wrap=True)
     Console().print(f"  next: {status.next}; fencing: {status.fencing}", highlight=False)

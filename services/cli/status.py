@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from schemas.http_bodies import LagStatus, SkippedStatus
 from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.prompts import Json
 from services.cli.serve import Config
@@ -23,6 +25,7 @@ from services.settings import Settings
 
 WATCH_S = 1.0
 ALARMS_SHOWN = 5  # of a region, below its run's table
+SKIPPED_SHOWN = 3
 
 
 def status(
@@ -33,9 +36,11 @@ def status(
 ) -> None:
     """Show each run: its primary, epoch and step, and each region's recoverable step, lag and standby.
 
-    Works with a region dead: it shows which region is not seen, and since when. Below the table stand the promises that
-    could not be kept now, the parts that wait with the reason, and the open alarms: gaps and resets of followed logs,
-    until they heal or a person acknowledges them (`farside alarms`).
+    Works with a region dead: it shows which region is not seen, and since when. The lag is the primary's newest
+    committed step minus the region's recoverable one: `>= 220` if the primary was not heard just now, with the age
+    below, `unknown` if nothing can be known. Below the table stand the promises that could not be kept now, everything
+    else that is wrong, the parts that wait with the reason, checkpoints that were given up, and the open alarms: gaps
+    and resets of followed logs, until they heal or a person acknowledges them (`farside alarms`).
 
     Example: farside status --watch
 
@@ -103,6 +108,10 @@ def _lines(name: str, region: RegionOverview) -> Iterator[tuple[int, str, str]]:
     yield from ((0, f"{name}: {line}", "bold red") for line in region.unexpected)
     could_not = f"{name} could not keep the promise now"
     yield from ((1, f"{could_not}: {broken}", "bold red") for broken in region.promise_broken)
+    if region.lag is not None and not region.lag.is_exact:
+        yield 1, f"{name}: lag {region.lag.text}{f' ({region.lag.source})' if region.lag.source else ''}", "yellow"
+    yield from ((1, f"{name}: {found.kind}: {found.text}", "bold red") for found in region.findings)
+    yield from ((2, f"{name}: {_given_up(one)}", "yellow") for one in region.skipped[-SKIPPED_SHOWN:])
     if region.drill_warning:
         yield 2, f"{name}: {region.drill_warning}", "yellow"
     yield from ((3, f"{name}: {part} waits: {why}", "yellow") for part, why in region.troubles.items())
@@ -110,6 +119,19 @@ def _lines(name: str, region: RegionOverview) -> Iterator[tuple[int, str, str]]:
     yield from ((4, f"{name}: ALARM {alarm.id}: {alarm.text}", "bold red") for alarm in alarms[:ALARMS_SHOWN])
     if len(alarms) > ALARMS_SHOWN:
         yield 4, f"{name}: and {len(alarms) - ALARMS_SHOWN} more: farside alarms list", "bold red"
+
+
+def _given_up(one: SkippedStatus) -> str:
+    at = datetime.fromtimestamp(one.time_ms / 1000, UTC)
+    return f"step {one.step} was {one.state}: {one.reason} ({at:%H:%M:%S} UTC)"
+
+
+def _lag_cell(lag: LagStatus | None) -> str:
+    if lag is None:
+        return "-"
+    if lag.steps is None:
+        return "unknown"
+    return f"{lag.steps} steps" if lag.is_exact else f">= {lag.steps}"
 
 
 def _row(region: RegionOverview) -> list[str]:
@@ -121,7 +143,7 @@ def _row(region: RegionOverview) -> list[str]:
     copies = [f"{copy.step}: {copy.moved_bytes * 100 // max(1, copy.size_bytes)} %" for copy in region.copies]
     return [
         "-" if region.recoverable_step is None else str(region.recoverable_step),
-        "-" if region.lag_steps is None else f"{region.lag_steps} steps",
+        _lag_cell(region.lag),
         str(region.reason),
         "-" if region.standby is None or staged is None else f"{staged} {region.standby.proof}",
         "-" if rto_s is None else f"{rto_s:.1f} s",

@@ -12,8 +12,11 @@ from starlette.routing import Route
 
 from pipelines.core.failover_decision import Decision
 from pipelines.flows.authority.planned_moves import KINDS, MoveRequest
+from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.ports import GrantReply
 from schemas.http_bodies import (
+    AcknowledgeAnswer,
+    AcknowledgeBody,
     FailoverAnswer,
     FailoverBody,
     GrantBody,
@@ -41,6 +44,10 @@ class Authority(Protocol):
     def ask(self, body: MoveRequest) -> str:
         """Note a person's request to the holder; why it is refused, or "" if it is not."""
 
+    @property
+    def watch(self) -> RunWatch:
+        """Everything that is wrong with the run, and the alarms about it."""
+
     def history(self) -> tuple[Lease, ...]:
         """Every noted change of authority; the errors of `LeaseStore.noted`."""
 
@@ -59,6 +66,7 @@ class AuthorityRoutes:
             Route("/v1/preview", self._preview),
             Route("/v1/ask", self._ask, methods=["POST"]),
             Route("/v1/history", self._history),
+            Route("/v1/alarm", self._acknowledge, methods=["POST"]),
         ]
 
     def _of(self, run: str) -> Authority:
@@ -90,3 +98,8 @@ class AuthorityRoutes:
     def _history(self, request: Request) -> Response:
         records = self._of(request.query_params.get("run", "")).history()
         return answer_of(HistoryAnswer(records=records))
+
+    async def _acknowledge(self, request: Request) -> Response:
+        body = await body_of(request, AcknowledgeBody)
+        known = any(control.watch.acknowledge(body.alarm, body.actor) for control in self._controls.values())
+        return answer_of(AcknowledgeAnswer(state="done" if known else "unknown"))

@@ -10,6 +10,7 @@ from pipelines.errors import MisconfiguredError, RetryableError
 from schemas.http_bodies import (
     AcknowledgeAnswer,
     AcknowledgeBody,
+    AgentStatus,
     ControllerStatus,
     FailoverAnswer,
     FailoverBody,
@@ -106,6 +107,10 @@ class ControllerClient:
         """Every noted change of authority."""
         return ask(self.at, f"/v1/history?run={quote(run)}", HistoryAnswer)
 
+    def acknowledge(self, body: AcknowledgeBody) -> AcknowledgeAnswer | None:
+        """Close an alarm of this controller's own."""
+        return ask(self.at, "/v1/alarm", AcknowledgeAnswer, body)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicatorClient:
@@ -141,6 +146,17 @@ class WarmerClient:
         return ask(self.at, "/status", WarmerStatus)
 
 
+@dataclass(frozen=True, slots=True)
+class AgentClient:
+    """A region's agent; errors as of `ControllerClient`."""
+
+    at: Endpoint
+
+    def status(self) -> AgentStatus | None:
+        """The node's spool, grants and troubles."""
+        return ask(self.at, "/status", AgentStatus)
+
+
 def controller_of(settings: Settings, region: str) -> ControllerClient:
     """The controller of a region."""
     return ControllerClient(Endpoint("controller", region, settings.region(region).ports.controller))
@@ -154,3 +170,8 @@ def replicator_of(settings: Settings, region: str) -> ReplicatorClient:
 def warmer_of(settings: Settings, region: str) -> WarmerClient:
     """The warmer of a region."""
     return WarmerClient(Endpoint("warmer", region, settings.region(region).ports.warmer))
+
+
+def agent_of(settings: Settings, region: str) -> AgentClient:
+    """The agent of a region's node."""
+    return AgentClient(Endpoint("agent", region, settings.region(region).ports.agent))

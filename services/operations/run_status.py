@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipelines.paths import EVERY_RUN
-from schemas.http_bodies import AlarmStatus, ControllerStatus, CopyStatus, ReplicatorStatus, RunStatus, WarmerStatus
+from schemas.http_bodies import (
+    AlarmStatus,
+    ControllerStatus,
+    CopyStatus,
+    FindingStatus,
+    LagStatus,
+    ReplicatorStatus,
+    RunStatus,
+    SkippedStatus,
+    WarmerStatus,
+)
 from services.http.endpoints import UnexpectedAnswerError, controller_of, replicator_of, warmer_of
 from services.settings import Settings
 
@@ -38,7 +48,7 @@ class RegionOverview:
     visible: bool  # its controller answers and serves the run
     not_seen_for_s: float | None
     recoverable_step: int | None
-    lag_steps: int | None
+    lag: LagStatus | None  # None: the primary, which follows nobody; or its controller does not say
     dead_letters: int
     branch_events: int
     action: str | None
@@ -48,6 +58,8 @@ class RegionOverview:
     drill_warning: str
     promise_broken: tuple[str, ...]
     troubles: dict[str, str]  # why a part waits, by part
+    findings: tuple[FindingStatus, ...]  # everything that its controller finds wrong
+    skipped: tuple[SkippedStatus, ...]  # the newest checkpoints that were given up, oldest first
     alarms: tuple[AlarmStatus, ...]
     unexpected: tuple[str, ...]
 
@@ -141,13 +153,13 @@ def run_of(run: str, answers: Mapping[str, Answers], seen: Mapping[str, float], 
 def _region_of(
     run: str, answer: Answers, view: RunStatus | None, not_seen_for_s: float | None, *, leads: bool
 ) -> RegionOverview:
-    """One region; the primary follows nobody, so another region's branch is not its lag."""
+    """One region; its controller says how far behind it is."""
     lanes = list((answer.replicator or {}).values())
     return RegionOverview(
         visible=view is not None,
         not_seen_for_s=not_seen_for_s,
         recoverable_step=None if view is None else view.recoverable_step,
-        lag_steps=None if leads else max((lane.lag_steps.get(run, 0) for lane in lanes), default=None),
+        lag=None if view is None or leads else view.lag,
         dead_letters=sum(lane.counts.get("dead_letter", 0) for lane in lanes),
         branch_events=sum(lane.counts.get("branch", 0) for lane in lanes),
         action=None if view is None else view.action,
@@ -157,6 +169,8 @@ def _region_of(
         drill_warning="" if view is None or leads else view.drill.warning,
         promise_broken=() if view is None else view.promise.broken,
         troubles=_troubles(view, answer.replicator or {}),
+        findings=() if view is None else view.findings,
+        skipped=() if view is None else view.skipped,
         alarms=_alarms(run, answer.replicator or {}),
         unexpected=answer.unexpected,
     )

@@ -15,9 +15,9 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipelines.core.alarm_texts import Kind
+from pipelines.core.alarm_texts import OF_RUN, Kind
 from pipelines.flows.replication.lane_alarms import LaneAlarms
-from schemas.http_bodies import RunStatus
+from schemas.http_bodies import LaneStatus, RunStatus
 
 EVERY_SERVICE = "agent, controller, replicator, warmer"
 Family = CounterMetricFamily | GaugeMetricFamily
@@ -92,9 +92,50 @@ WITNESS_REQUESTS = Metric(
 LAG = Metric(
     "farside_lag_steps",
     "gauge",
-    ("peer", "run"),
+    ("run",),
     "steps",
-    "Newest step that the peer committed and this region heard of, minus the newest that is visible here.",
+    "Newest step that the primary committed minus this region's recoverable step; at least so many unless "
+    "farside_lag_exact is 1, NaN while it is unknown. Not served by the primary.",
+    "controller",
+)
+LAG_EXACT = Metric(
+    "farside_lag_exact",
+    "gauge",
+    ("run",),
+    "0 or 1",
+    "1 while the primary's committed step was heard just now, so that farside_lag_steps is no lower bound.",
+    "controller",
+)
+LAG_AGE = Metric(
+    "farside_lag_age_seconds",
+    "gauge",
+    ("run",),
+    "seconds",
+    "Time since farside_lag_steps was true; NaN while nothing was heard.",
+    "controller",
+)
+FINDINGS = Metric(
+    "farside_findings",
+    "gauge",
+    ("run", "kind"),
+    "findings",
+    "Things that are wrong with the run in this region, as farside explain lists them; 0 where nothing of a kind is.",
+    "controller",
+)
+BACKLOG = Metric(
+    "farside_lane_backlog_records",
+    "gauge",
+    ("lane", "peer"),
+    "records",
+    "Records of the peer's lane that are not settled here, at most; NaN while the peer does not say.",
+    "replicator",
+)
+STANDING = Metric(
+    "farside_lane_standing_seconds",
+    "gauge",
+    ("lane", "peer"),
+    "seconds",
+    "For how long a run of the lane, or all of it, has stood below the end of its source; 0 while all moves.",
     "replicator",
 )
 ALARMS = Metric(
@@ -113,7 +154,22 @@ ALARMS_OPEN = Metric(
     "Alarms that are neither healed nor acknowledged.",
     "replicator",
 )
-METRICS = (EVENTS, EPOCH, LEASE_VALID, PROMISE_KEPT, WITNESS_REQUESTS, LAG, ALARMS, ALARMS_OPEN)
+METRICS = (
+    EVENTS,
+    EPOCH,
+    LEASE_VALID,
+    PROMISE_KEPT,
+    WITNESS_REQUESTS,
+    LAG,
+    LAG_EXACT,
+    LAG_AGE,
+    FINDINGS,
+    BACKLOG,
+    STANDING,
+    ALARMS,
+    ALARMS_OPEN,
+)
+UNKNOWN = float("nan")
 
 
 class CounterCollector(Collector):
@@ -144,30 +200,39 @@ class CounterCollector(Collector):
 
 
 class ControllerCollector(Collector):
-    """Epoch, lease and promise of every run of a region, by `statuses` at the moment of the scrape."""
+    """The controller's status of every run of a region, by `statuses` at the moment of the scrape."""
+
+    METRICS = (EPOCH, LEASE_VALID, PROMISE_KEPT, LAG, LAG_EXACT, LAG_AGE, FINDINGS)
 
     def __init__(self, statuses: Callable[[], Mapping[str, RunStatus]]) -> None:
         self._statuses = statuses
 
     def describe(self) -> Iterable[Family]:
         """Implements prometheus_client's Collector."""
-        return [metric.family() for metric in (EPOCH, LEASE_VALID, PROMISE_KEPT)]
+        return [metric.family() for metric in self.METRICS]
 
     def collect(self) -> Iterable[Family]:
-        """Implements prometheus_client's Collector."""
-        epoch, valid, kept = (metric.family() for metric in (EPOCH, LEASE_VALID, PROMISE_KEPT))
+        """Implements prometheus_client's Collector; every kind of finding is there from the start, to alert on."""
+        families = {metric: metric.family() for metric in self.METRICS}
         for run, status in self._statuses().items():
-            epoch.add_metric((run,), status.epoch)
-            valid.add_metric((run,), status.valid_s)
-            kept.add_metric((run,), float(status.promise.kept))
-        return [epoch, valid, kept]
+            families[EPOCH].add_metric((run,), status.epoch)
+            families[LEASE_VALID].add_metric((run,), status.valid_s)
+            families[PROMISE_KEPT].add_metric((run,), float(status.promise.kept))
+            if status.lag is not None:
+                families[LAG].add_metric((run,), UNKNOWN if status.lag.steps is None else status.lag.steps)
+                families[LAG_EXACT].add_metric((run,), float(status.lag.is_exact))
+                families[LAG_AGE].add_metric((run,), UNKNOWN if status.lag.age_s is None else status.lag.age_s)
+            found = Counter(finding.kind for finding in status.findings)
+            for kind in sorted(OF_RUN, key=lambda kind: kind.value):
+                families[FINDINGS].add_metric((run, kind.value), found[kind.value])
+        return list(families.values())
 
 
 class Lane(Protocol):
     """The part of a LaneReplicator that is measured."""
 
-    def lag_steps(self) -> dict[str, int]:
-        """By run."""
+    def status(self) -> LaneStatus:
+        """The lane's backlog, and whether it stands."""
 
     @property
     def lane_alarms(self) -> LaneAlarms:
@@ -175,27 +240,27 @@ class Lane(Protocol):
 
 
 class ReplicatorCollector(Collector):
-    """Lag of each peer and run, the greatest of its lanes; and alarms by lane. `lanes` is by `<peer>/<lane>`."""
+    """Backlog, standing and alarms of each lane. `lanes` is by `<peer>/<lane>`."""
+
+    METRICS = (BACKLOG, STANDING, ALARMS, ALARMS_OPEN)
 
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
         self._lanes = lanes
 
     def describe(self) -> Iterable[Family]:
         """Implements prometheus_client's Collector."""
-        return [metric.family() for metric in (LAG, ALARMS, ALARMS_OPEN)]
+        return [metric.family() for metric in self.METRICS]
 
     def collect(self) -> Iterable[Family]:
         """Implements prometheus_client's Collector; every kind of alarm is there from the start, to alert on."""
-        lag, raised, is_open = (metric.family() for metric in (LAG, ALARMS, ALARMS_OPEN))
-        steps_max: dict[tuple[str, str], int] = {}
+        backlog, stands, raised, is_open = (metric.family() for metric in self.METRICS)
         for name, flow in self._lanes.items():
             peer, _, lane = name.partition("/")
-            for run, steps in flow.lag_steps().items():
-                steps_max[peer, run] = max(steps, steps_max.get((peer, run), 0))
+            status = flow.status()
+            backlog.add_metric((lane, peer), UNKNOWN if status.backlog is None else status.backlog)
+            stands.add_metric((lane, peer), max((one.since_s for one in status.standing), default=0.0))
             open_now = flow.lane_alarms.open_by_kind()
-            for kind in Kind:
+            for kind in (kind for kind in Kind if kind not in OF_RUN):
                 raised.add_metric((lane, peer, kind.value), flow.lane_alarms.raised[kind.value])
                 is_open.add_metric((lane, peer, kind.value), open_now[kind.value])
-        for labels, steps in steps_max.items():
-            lag.add_metric(labels, steps)
-        return [lag, raised, is_open]
+        return [backlog, stands, raised, is_open]

@@ -120,8 +120,8 @@ class _Plane:
 
 
 @contextmanager
-def two_regions(folder: Path) -> Iterator[tuple[Stack, Settings, Path, Actors]]:
-    """East and west with topics, schemas and the run's first epoch, and nobody at work."""
+def two_regions(folder: Path, *, begun: bool = True) -> Iterator[tuple[Stack, Settings, Path, Actors]]:
+    """East and west with topics, schemas and, if it has begun, the run's first epoch; and nobody at work."""
     with Stack(folder / "stack", Tools.cached(), ("east", "west"), LinkShape()) as stack:
         stack.start()
         config = local_config.write(stack.layout)
@@ -130,7 +130,8 @@ def two_regions(folder: Path) -> Iterator[tuple[Stack, Settings, Path, Actors]]:
             ensure_topics(cluster_of(settings.region(name)), replication=1)
             store_schemas(store_of(settings.region(name)))
             seen = {"run": "gpt", "epoch": 1, "region": "east", "forks": [[1, 0, -1]]}
-            store_of(settings.region(name)).create(paths.epoch_seen("gpt", 1), json.dumps(seen).encode())
+            if begun:
+                store_of(settings.region(name)).create(paths.epoch_seen("gpt", 1), json.dumps(seen).encode())
         actors = Actors(stack.folder, config, settings.service_ports())
         try:
             yield stack, settings, config, actors

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -96,6 +97,7 @@ class Publisher:
         self._outbox = Outbox(node, policy, ports, self._sending)
         self._turns = 0
         self._committed: dict[str, int] = {}
+        self._newest: dict[str, tuple[int, int, int]] = {}  # by run: epoch, lineage number and step, of the newest
         self._uploading = Uploads(
             spool=ports.spool,
             store=ports.store,
@@ -127,6 +129,9 @@ class Publisher:
         launches = {
             run: {launch.name: launch.reply.state for launch in of.values()} for run, of in self._launches.items()
         }
+        waiting = Counter(dict.fromkeys(self._launches, 0))
+        for (run, _), tail in list(self._tails.items()):
+            waiting[run] += len(tail.pending)
         return PublisherStatus(
             producer=self._producer,
             backlog=self._outbox.backlog(),
@@ -134,6 +139,7 @@ class Publisher:
             committed_step=dict(self._committed),
             troubles=dict(self._troubles),
             launches=launches,
+            waiting_checkpoints=dict(waiting),
         )
 
     def _guarded(self, part: Callable[[str], None], run: str) -> None:
@@ -407,6 +413,7 @@ class Publisher:
         self._sending.send([wrap(event, "checkpoint", self._codec)])
         if state == "committed":
             self._committed[own.run] = max(own.step, self._committed.get(own.run, -1))
+            self._newest[own.run] = max((own.epoch, seq, own.step), self._newest.get(own.run, (0, -1, -1)))
         if isinstance(outcome, Abandoned):
             self._tell_given_up(own, record, reason)
         self._journal.say(f"checkpoint.{state}", run=own.run, epoch=own.epoch, step=own.step, reason=reason)
@@ -490,6 +497,7 @@ class Publisher:
         newest = max(beats, key=lambda one: (one.epoch, one.attempt, one.time_ms), default=None)
         epoch = newest.epoch if newest else 0
         seq = self._beat_seq[run, epoch] = self._beat_seq.get((run, epoch), 0) + 1
+        committed_epoch, committed_seq, committed_step = self._newest_committed(run)
         event = Heartbeat(
             event_id=f"{run}/{epoch}/{self._producer}/heartbeats/{seq}",
             run=run,
@@ -508,8 +516,22 @@ class Publisher:
                 for beat in beats
                 for lane, last in sorted(beat.last_seq.items())
             ),
+            committed_epoch=committed_epoch,
+            committed_step=committed_step,
+            committed_seq=committed_seq,
         )
         self._sending.send([wrap(event, "heartbeat", self._codec)])
+
+    def _newest_committed(self, run: str) -> tuple[int, int, int]:
+        """Epoch, lineage number (-1: not known) and step of the run's newest committed checkpoint.
+
+        This node commits it itself, or hears of it from its controller, which every node of the region tells.
+        """
+        own = self._newest.get(run, (0, -1, -1))
+        for launch in self._launches.get(run, {}).values():
+            if launch.reply.state == "granted" and (launch.epoch, launch.reply.committed_step) > (own[0], own[2]):
+                own = (launch.epoch, -1, launch.reply.committed_step)
+        return own
 
 
 def _step(step: int) -> int | None:

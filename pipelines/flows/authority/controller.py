@@ -35,6 +35,7 @@ from pipelines.flows.authority.planned_moves import (
     record_after,
     refusal,
 )
+from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.flows.authority.status import Situation, finite, status_of
 from pipelines.flows.authority.troubles import Troubles
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
@@ -95,6 +96,7 @@ class Controller:
         self._decision = Decision(Action.WAIT, Reason.EPOCHS_UNKNOWN)
         self._silent = False
         self._detectors = Detectors(role.region, role.policy, observers.peer_states, observers.reachability)
+        self.watch = RunWatch(role, ports, observers)
         self._diagnosis: Diagnosis | None = None
         self._launches = Launches(
             run=role.run, store=ports.store, start=self._forks.start, clock=ports.clock, journal=ports.journal
@@ -206,13 +208,6 @@ class Controller:
 
     def status(self) -> RunStatus:
         """The run as this controller believes it to be, what it would do now, and why."""
-        troubles = dict(self._troubles) | (
-            {"self_evidence": self._self_evidence.trouble} if self._self_evidence.trouble else {}
-        )
-        troubles |= {} if self._hook is None or not self._hook.why else {"before_hook": self._hook.why}
-        troubles |= {f"listen {name}": one.trouble for name, one in self._peer_states.items() if one.trouble}
-        troubles |= {"verifier": self._verifier.trouble} if self._verifier.trouble else {}
-        troubles |= {"reachability": self._detectors.trouble} if self._detectors.trouble else {}
         return status_of(
             Situation(
                 run=self._run,
@@ -224,12 +219,16 @@ class Controller:
                 damages=self._verifier.damages(),
                 committed_step=self._committed_step,
                 operator_pending=self._operator is not None or bool(self._planned_moves.requests),
-                troubles=troubles,
+                troubles=self._failing_parts(),
                 diagnosis=self._diagnosis,
+                watch=self.watch,
                 wall_ms=self._clock.wall_ms(),
                 now_s=self._clock.boottime_s(),
             )
         )
+
+    def _failing_parts(self) -> dict[str, str]:
+        return self.watch.failing({**self._troubles, "before_hook": "" if self._hook is None else self._hook.why})
 
     # --- the loop ---
 
@@ -348,7 +347,8 @@ class Controller:
         """Diagnose what is broken, and journal it when that changes."""
         if view.belief.held is not None:
             self._detectors.saw(view.belief.held.lease, self._committed_step, now_s)
-        before, diagnosis = self._diagnosis, self._detectors.diagnosis(view, now_s)
+        self.watch.turned(self._belief, self._forks.newest(), self._failing_parts())
+        before, diagnosis = self._diagnosis, self._detectors.diagnosis(view, now_s, self.watch.findings)
         self._diagnosis = diagnosis
         changed = diagnosis is not None and (
             before is None or (before.trouble, before.where) != (diagnosis.trouble, diagnosis.where)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipelines.core.failover_decision import FailoverPolicy
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.reachability import Reachability
+from pipelines.flows.authority.region_watch import RegionWatch
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.standby.verifier import CheckpointVerifier
 from pipelines.ports import Clock, Entropy, Journal, LeaseStore, ObjectStore, Signer
@@ -65,9 +66,11 @@ class Observers:
         self_evidence: signs that the controller's own region works, and the outbox for changes of authority.
         verifier: reads the region's checkpoints of the run back.
         reachability: which parts of the other regions answer; None if nobody probes them.
+        region_watch: what the other services of the controller's region say; None if nobody asks them.
     """
 
     peer_states: Mapping[str, PeerState]
     self_evidence: SelfEvidence
     verifier: CheckpointVerifier
     reachability: Reachability | None = None
+    region_watch: RegionWatch | None = None

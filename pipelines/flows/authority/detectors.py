@@ -9,6 +9,7 @@ from pipelines.core.diagnosis import Diagnosis, NodeSign, Symptoms, Vantage, dia
 from pipelines.core.failover_decision import FailoverPolicy, RunView
 from pipelines.core.failure_detector import PHI_LIMIT, Rhythm, SelfTrust
 from pipelines.core.lease import NEVER_S
+from pipelines.core.troubles import Finding
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.authority.reachability import Reachability, vantage_of
 from schemas.records import Lease
@@ -32,11 +33,6 @@ class Detectors:
         self._trust = SelfTrust()
         self._commits = Rhythm()
         self._committed: tuple[int, int] = (0, -1)  # epoch, step
-
-    @property
-    def trouble(self) -> str:
-        """Why the other regions cannot read our sightings of them; "" if they can."""
-        return "" if self._reachability is None else self._reachability.trouble
 
     def turned(self, now_s: float, *, well: bool) -> None:
         """Note a turn of the controller's loop; `well`: it came in time and its own dependencies answered."""
@@ -88,8 +84,14 @@ class Detectors:
             patience=self._trust.patience,
         )
 
-    def diagnosis(self, view: RunView, now_s: float) -> Diagnosis | None:
-        """The part that is broken; None while the lease record has not been read."""
+    def diagnosis(self, view: RunView, now_s: float, findings: tuple[Finding, ...] = ()) -> Diagnosis | None:
+        """The part that is broken; None while the lease record has not been read.
+
+        Args:
+            view: the run.
+            now_s: on the controller's clock.
+            findings: everything else that is wrong.
+        """
         held, policy = view.belief.held, self._policy
         if held is None:
             return None
@@ -119,5 +121,6 @@ class Detectors:
                 commit_limit_s=self._commits.late_after_s(COMMIT_FLOOR * floor_s),
                 nodes=nodes,
                 vantages=self.vantages(held.lease.holder, now_s),
+                findings=findings,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from pipelines import paths
 from pipelines.core import heartbeats as beats
@@ -16,6 +17,9 @@ from schemas.records import Checkpoint, Heartbeat, Readiness, Sighting
 TURN_S = 0.1
 REFRESH_S = 15.0
 LOOK_S = 1.0
+OUTCOMES_MAX = 50  # of checkpoints that are remembered of a run
+OUTCOMES_AGAIN = 200  # records before the end of the lane that are read at the start, to know of older ones
+SKIPPED = frozenset({"abandoned", "superseded"})
 
 
 class PeerState:
@@ -33,16 +37,40 @@ class PeerState:
         self.since_s = clock.boottime_s()
         self.trouble = ""
         self.named = 0  # how many outcomes of checkpoints the region's log has named
+        self.outcomes: tuple[Checkpoint, ...] = ()  # the newest of them, oldest first
 
     @property
     def nodes_at_s(self) -> float:
         """When a node was heard last; when we began to listen if none ever was."""
         return max(self.pulse.nodes_at_s, self.since_s)
 
-    def heard(self, beat: Heartbeat, now_s: float) -> None:
-        """Take in a heartbeat of this region for this run, or of its controller."""
+    @property
+    def skipped(self) -> tuple[Checkpoint, ...]:
+        """The newest checkpoints that were given up, oldest first."""
+        return tuple(one for one in self.outcomes if one.state in SKIPPED)
+
+    @property
+    def abandoned_in_a_row(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints that their own region gave up since the last one that was committed, oldest first."""
+        newest: list[Checkpoint] = []
+        for one in reversed(self.outcomes):
+            if one.state == "committed":
+                break
+            if one.state == "abandoned":
+                newest.append(one)
+        return tuple(reversed(newest))
+
+    @property
+    def cadence_steps(self) -> int | None:
+        """The usual distance in steps between two checkpoints of the run, whatever became of them; None: not known."""
+        places = sorted({(one.epoch, one.step) for one in self.outcomes if one.state != "branch"})
+        apart = sorted(later[1] - one[1] for one, later in pairwise(places) if one[0] == later[0])
+        return apart[len(apart) // 2] if apart else None
+
+    def heard(self, beat: Heartbeat, now_s: float, late_s: float = 0.0) -> None:
+        """Take in a heartbeat of this region for this run, or of its controller; `late_s` as of `heartbeats.heard`."""
         before = self.pulse.nodes.get(beat.node)
-        self.pulse = beats.heard(self.pulse, beat, now_s)
+        self.pulse = beats.heard(self.pulse, beat, now_s, late_s)
         if beat.node != beats.CONTROLLER_NODE and (before is None or before.phase != beat.phase):
             self._wake()
 
@@ -56,6 +84,7 @@ class PeerState:
             self.readiness = record
         else:
             self.named += 1
+            self.outcomes = (*self.outcomes[-(OUTCOMES_MAX - 1) :], record)
         self._wake()
 
 
@@ -86,6 +115,7 @@ class HeartbeatReader:
         self._peer_states = {peer_state.run: peer_state for peer_state in peer_states}
         self._topics = [paths.HEARTBEATS, paths.CONTROL, *([paths.CHECKPOINTS] if checkpoints else [])]
         self._followed: dict[tuple[str, int], Partition] = {}
+        self._told: set[tuple[str, int]] = set()  # partitions whose newest outcomes were read
         self._looked_s = float("-inf")
         self._trouble = ""
         self._sightings: dict[tuple[str, str], tuple[Sighting, float]] = {}
@@ -118,7 +148,7 @@ class HeartbeatReader:
                 peer_state.trouble = trouble
 
     def _follow(self) -> None:
-        """Begin at the end: an old heartbeat is no sign of life (6.11)."""
+        """Begin at the end: an old heartbeat is no sign of life (6.11). Of checkpoints the newest outcomes are told."""
         now_s = self._clock.boottime_s()
         if now_s - self._looked_s < (REFRESH_S if self._followed else LOOK_S):
             return
@@ -126,7 +156,10 @@ class HeartbeatReader:
         for partition in self._source.partitions(self._topics):
             place = (partition.topic, partition.number)
             if self._followed.get(place) != partition:
-                self._source.seek(partition, self._source.bounds(partition)[1])
+                first, end = self._source.bounds(partition)
+                old = partition.topic == paths.CHECKPOINTS and place not in self._told
+                self._told.add(place)
+                self._source.seek(partition, max(first, end - OUTCOMES_AGAIN) if old else end)
                 self._followed[place] = partition
 
     def _hear(self, item: Fetched) -> None:
@@ -142,7 +175,7 @@ class HeartbeatReader:
             return
         if isinstance(record, Heartbeat) and record.region == self._region:
             for peer_state in self._of(record.run):
-                peer_state.heard(record, now_s)
+                peer_state.heard(record, now_s, (self._clock.wall_ms() - record.time_ms) / 1000)
         elif isinstance(record, Checkpoint) or (isinstance(record, Readiness) and record.region == self._region):
             for peer_state in self._of(record.run):
                 peer_state.heard_outcome(record)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import deque
 
 from pipelines import paths
+from pipelines.core.alarms import ALARMS_MAX, key_of
 from pipelines.core.heartbeats import CONTROLLER_NODE
 from pipelines.core.lease import NEVER_S
 from pipelines.errors import RetryableError
 from pipelines.flows.log.envelope import headers_of
 from pipelines.ports import Clock, Entropy, EventLog, Message, ObjectStore
 from schemas.codec import Codec
-from schemas.records import EpochChange, Heartbeat, Lease
+from schemas.records import Alarm, EpochChange, Heartbeat, Lease
 
 PROBE_S = 1.0
 
@@ -44,6 +45,7 @@ class SelfEvidence:
         self.store_put_at_s = NEVER_S
         self.trouble = ""
         self.outbox: deque[EpochChange] = deque()
+        self.alarms: deque[Alarm] = deque(maxlen=ALARMS_MAX)  # that were raised or ended
 
     def turn(self) -> float:
         """Probe the log and the store; seconds until the next turn."""
@@ -68,9 +70,13 @@ class SelfEvidence:
             Message(paths.topic(event.lane), event.run.encode(), self._codec.encode(event), headers_of(event, kind))
             for event, kind in [(beat, "heartbeat"), *((change, "epoch_change") for change in changes)]
         ]
+        alarms = list(self.alarms)
+        messages += [Message(paths.ALARMS, key_of(one), self._codec.encode(one)) for one in alarms]
         self._log.publish(messages)
         for _ in changes:
             self.outbox.popleft()
+        for _ in alarms:
+            self.alarms.popleft()
 
     def change(self, lease: Lease, before: str, gates: tuple[str, ...]) -> EpochChange:
         """The event of a change of authority (I12): who, why, and which gates; `before` held the run until then."""

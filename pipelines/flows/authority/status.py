@@ -10,6 +10,7 @@ from pipelines.core.diagnosis import Diagnosis
 from pipelines.core.failover_decision import Decision, FailoverPolicy, RunView, steps_lost
 from pipelines.core.lineage import view_of
 from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.flows.standby.damage_notes import Damage
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from schemas.http_bodies import DamageStatus, HeardStatus, PromiseStatus, ReadinessStatus, RunStatus
@@ -30,6 +31,7 @@ class Situation:
     operator_pending: bool
     troubles: Mapping[str, str]
     diagnosis: Diagnosis | None
+    watch: RunWatch
     now_s: float
     wall_ms: int
 
@@ -40,6 +42,7 @@ def status_of(situation: Situation) -> RunStatus:
     profile, recovered = situation.policy.profile, situation.recovered
     lease = None if belief.held is None else belief.held.lease
     left_s = belief.valid_until_s(profile) - now_s
+    lag = situation.watch.lag(belief, recovered)
     return RunStatus(
         run=situation.run,
         region=belief.region,
@@ -73,6 +76,10 @@ def status_of(situation: Situation) -> RunStatus:
         readiness=_readiness(situation.peer_states[belief.region]),
         forks=() if lease is None else view_of(lease.lineage).forks,
         troubles=dict(situation.troubles),
+        lag=None if lag is None else lag.status(),
+        findings=tuple(finding.status() for finding in situation.watch.findings),
+        skipped=situation.watch.skipped,
+        alarms=situation.watch.alarms(),
     )
 
 

@@ -208,6 +208,17 @@ class CheckpointCopies:
             self.drop(event)
         self.lists.forget()
 
+    @property
+    def rate_bytes_s(self) -> float | None:
+        """The link's rate while something crosses it; None before anything crossed."""
+        return self._rate.bytes_s
+
+    def crossed_bytes(self, run: str) -> int:
+        """Bytes of the run's copies that have crossed so far, those of objects under way included."""
+        copies = [copy for copy in self._copies.values() if copy.event.run == run]
+        jobs = [_job_id(copy.event, key) for copy in copies for key in copy.missing]
+        return sum(copy.crossed_bytes for copy in copies) + sum(self._under_way.get(job, 0) for job in jobs)
+
     def progress(self) -> tuple[CopyStatus, ...]:
         """Each copy with the bytes that have moved and its size."""
         return tuple(

@@ -34,6 +34,7 @@ from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
 from pipelines.flows.replication.event_rebuild import EventRebuild
 from pipelines.flows.replication.intake import Intake
 from pipelines.flows.replication.lane_alarms import LaneAlarms, changed
+from pipelines.flows.replication.lane_health import LaneHealth
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.flows.replication.ledger_recovery import LedgerRecovery
 from pipelines.flows.replication.record_judge import Outcome, RecordJudge, WaitingRecord
@@ -87,12 +88,18 @@ class LaneReplicator:
         self._queues: dict[str, deque[WaitingRecord]] = {}
         self._refreshed_s = float("-inf")
         self._counts: dict[str, int] = {}
-        self._seen = self._judge.newest_steps
-        self._there: dict[str, int] = {}  # newest committed step made visible here, per run
         self._trouble = ""
         self._rest: Rest | None = None
         self._run_rests: dict[str, Rest] = {}
         self._intake = Intake(self._source, self._followed, self._queues, self._queue)
+        self._health = LaneHealth(
+            source=self._source,
+            followed=self._followed,
+            queues=self._queues,
+            intake=self._intake,
+            copies=self._copies,
+            clock=ports.clock,
+        )
         self._alarms = LaneAlarms(lane, ports.clock, ports.journal)
         self._ledger_recovery = LedgerRecovery(lane, ports, self._alarms)
         self._rebuild = EventRebuild(lane, ports, runs)
@@ -174,6 +181,7 @@ class LaneReplicator:
             self._alarms.report(self._ledger, before)
         if self._replays is not None:
             self._replays.turn(self._ledger or ledger, self._judge.out_of_turn, self._made_up)
+        self._health.turned(settled=settled)
         return settled
 
     def _stand(self, why: str, *, rests: bool = False) -> float:
@@ -181,6 +189,7 @@ class LaneReplicator:
         if why != self._trouble:
             self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=why)
         self._trouble = why
+        self._health.failed(why)
         now_s = self._clock.boottime_s()
         self._rest = Rest.after(self._rest, why, now_s=now_s, wall_ms=self._clock.wall_ms())
         if not rests:
@@ -189,7 +198,7 @@ class LaneReplicator:
         return self._rest.until_s - now_s
 
     def status(self) -> LaneStatus:
-        """The waiting records and why they wait, the copies, and how many steps this region is behind."""
+        """The waiting records and why they wait, the copies, what stands, and what of the source is not settled."""
         queues = {run: queue for run, queue in list(self._queues.items()) if queue}
         return LaneStatus(
             peer=self._peer,
@@ -199,16 +208,13 @@ class LaneReplicator:
             counts=dict(self._counts),
             copies=self._copies.progress(),
             link_bytes=self._copies.moved_bytes,
-            lag_steps=self.lag_steps(),
             trouble=self._trouble,
             alarms=self._alarms.status(),
-            stands="" if self._rest is None else self._rest.reason,
-            stands_since_ms=0 if self._rest is None else self._rest.since_ms,
+            backlog=self._health.backlog,
+            backlog_grows=self._health.backlog_grows,
+            standing=self._health.standing(),
+            completions=self._health.completions(),
         )
-
-    def lag_steps(self) -> dict[str, int]:
-        """For each run: the newest committed step that was heard of, minus the newest that is visible here."""
-        return {run: max(0, step - self._there.get(run, 0)) for run, step in list(self._seen.items())}
 
     @property
     def lane_alarms(self) -> LaneAlarms:
@@ -403,10 +409,9 @@ class LaneReplicator:
 
     def _done(self, item: WaitingRecord, outcome: Outcome) -> None:
         event = item.event
+        self._health.settled(event, outcome.kind)
         if isinstance(event, Checkpoint):
             self._copies.drop(event)
-            if outcome.kind == "published" and event.state == "committed":
-                self._there[event.run] = max(event.step, self._there.get(event.run, 0))
 
     def _count(self, what: str) -> None:
         self._counts[what] = self._counts.get(what, 0) + 1

@@ -16,7 +16,7 @@ import dataclasses
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipelines import paths
@@ -99,12 +99,6 @@ class RecordJudge:
         self._patience = Patience(ports.unknown_wait_s)
         self._refused: dict[tuple[str, int, int], str] = {}  # records that our log refuses, and why; the newest last
         self._views: dict[str, LineageView | None] = {}  # of this turn
-        self._newest_steps: dict[str, int] = {}
-
-    @property
-    def newest_steps(self) -> Mapping[str, int]:
-        """The newest committed step that was heard of, by run; this view changes as records are judged."""
-        return self._newest_steps
 
     def begin_turn(self) -> None:
         """Ask for each run's lineage anew."""
@@ -235,8 +229,6 @@ class RecordJudge:
         if place is Standing.BRANCH:
             detail = f"epoch {event.epoch} step {event.step} is past the fork that closed it"
             return dataclasses.replace(self._dead_letter(item, "branch", detail, takes, kind="branch"), view=view)
-        if isinstance(event, Checkpoint) and event.state == "committed":
-            self._newest_steps[event.run] = max(event.step, self._newest_steps.get(event.run, 0))
         try:
             if isinstance(event, Checkpoint) and event.state in _NAMES_BYTES:
                 why, more = self._reason_to_give_up(event, queue, view)

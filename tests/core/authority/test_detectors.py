@@ -161,17 +161,16 @@ def test_a_part_whose_probe_fails_grows_older_and_one_that_never_answered_is_pub
     assert (vantage.kafka_age_s, vantage.store_age_s) == (0.0, 0.0)
 
 
-def test_a_sighting_that_cannot_be_published_is_a_trouble_of_the_detectors() -> None:
+def test_a_sighting_that_cannot_be_published_is_a_trouble() -> None:
     """Our own Kafka is away: what we see is kept to ourselves, and status says so until it is back."""
     clock, kafkas = ManualClock(), kafkas_of("east", "west")
     west = Observer("west", kafkas, clock)
     west.log.away = True
     west.reachability.turn()
-    assert west.detectors.trouble == "our Kafka does not answer"
+    assert west.reachability.trouble == "our Kafka does not answer"
     west.log.away = False
     west.reachability.turn()
-    assert west.detectors.trouble == ""
-    assert Detectors("west", POLICY, west.peer_states, None).trouble == ""
+    assert west.reachability.trouble == ""
 
 
 def test_what_the_holder_says_of_itself_is_no_vantage_point() -> None:

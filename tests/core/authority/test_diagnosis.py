@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.core.alarm_texts import Kind
 from pipelines.core.diagnosis import NodeSign, Symptoms, Trouble, Vantage, diagnose
 from pipelines.core.failure_detector import PHI_MOST
+from pipelines.core.troubles import Finding
 
 BEATS, SILENT = NodeSign(0.5, 0.0, silent=False), NodeSign(9.0, 40.0, silent=True)
 OWN, OTHER = "west's controller", "north's controller"
@@ -32,6 +34,10 @@ ALL_WELL = Symptoms(
 DEAF: dict[str, Any] = {"nodes": {"n0": SILENT, "n1": SILENT}, "controller_age_s": 9.0}
 NOT_RENEWED: dict[str, Any] = {"renewed_age_s": 9.0}
 NOTHING, ONLY_STORE = Vantage(OWN, 9.0, 9.0, 9.0), Vantage(OWN, 9.0, 1.0, 9.0)
+
+
+def _found(kind: Kind) -> tuple[Finding, ...]:
+    return (Finding(kind, "part", "what was found"),)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,15 @@ NOTHING, ONLY_STORE = Vantage(OWN, 9.0, 9.0, 9.0), Vantage(OWN, 9.0, 1.0, 9.0)
         ({"log_age_s": 9.0, "region": "east"}, Trouble.KAFKA, "east"),
         ({"store_age_s": 9.0, "region": "east"}, Trouble.STORE, "east"),
         ({**DEAF, "region": "east", "vantages": ()}, Trouble.NODE, "east (all nodes)"),
+        ({"vantages": (Vantage(OWN, 1.0, 1.0, 0.5), Vantage(OTHER, 1.0, 9.0, 0.5))}, Trouble.LINK, "west to east"),
+        ({"controller_age_s": 9.0}, Trouble.CONTROLLER, "east"),
+        ({"findings": _found(Kind.LAG)}, Trouble.REPLICATION, "west"),
+        ({"findings": _found(Kind.DAMAGE)}, Trouble.REPLICA, "west"),
+        ({"findings": _found(Kind.UPLOADS)}, Trouble.UPLOAD, "west"),
+        ({"findings": _found(Kind.ABANDONED)}, Trouble.CHECKPOINTS, "west"),
+        ({"findings": _found(Kind.REFUSED)}, Trouble.DEPENDENCY, "west"),
+        ({"findings": _found(Kind.UNSEEN)}, Trouble.SERVICE, "west"),
+        ({"findings": _found(Kind.LAG), "score": 2}, Trouble.OBSERVER, "west"),
     ],
 )
 def test_the_part_that_fails_is_named(change: dict[str, Any], trouble: Trouble, where: str) -> None:

@@ -142,12 +142,13 @@ def test_a_person_lists_alarms_and_acknowledges_one(served: Path) -> None:
 
     wait_until(lambda: invoke("list").stdout, 20, "the alarm is open")
     listed = invoke("list", "--json")
-    assert (listed.exit_code, listed.stderr) == (1, "farside: the replicator of east does not answer\n")
+    assert listed.exit_code == 1
+    assert "farside: the replicator of east does not answer\n" in listed.stderr
     alarm = json.loads(listed.stdout)
     assert (alarm["at"], alarm["kind"], alarm["ranges"], alarm["state"]) == ("west", KIND, [[2, 3]], "open")
     assert alarm["text"] in invoke("list").stdout
     refused = invoke("acknowledge", "00000000")
-    assert (refused.exit_code, "no replicator" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "no service" in refused.stderr) == (1, True)
     done = invoke("acknowledge", alarm["id"])
     assert (done.exit_code, done.stdout) == (0, f"west  {alarm['id']}  acknowledged\n")
     assert invoke("list").stdout == ""

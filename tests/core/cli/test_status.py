@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 from rich.console import Console
 
-from schemas.http_bodies import DrillStatus, HeardStatus, PromiseStatus
+from pipelines.core.lag import Lag
+from schemas.http_bodies import DrillStatus, FindingStatus, HeardStatus, PromiseStatus, SkippedStatus
 from services.cli.status import tables
 from services.operations.run_status import Answers, Overview, RunOverview, run_of
 from tests.bodies import lane_status, run_status
@@ -19,7 +20,7 @@ WEST = run_status(
     },
     drill=DrillStatus(warning="never drilled"),
 )
-LANES = {"east/checkpoints": lane_status(lag_steps={"gpt": 10}, counts={"branch": 4, "dead_letter": 1})}
+LANES = {"east/checkpoints": lane_status(counts={"branch": 4, "dead_letter": 1})}
 ANSWERS = {"east": Answers(), "west": Answers(controller={"gpt": WEST}, replicator=LANES)}
 
 
@@ -39,7 +40,7 @@ def test_a_dead_region_is_shown_with_since_when_it_is_not_seen() -> None:
     run = _run()
     assert (run.primary, run.epoch, run.step, run.valid_s) == ("west", 2, 47, 3.2)
     assert (run.regions["east"].visible, run.regions["east"].not_seen_for_s) == (False, 12.0)
-    assert run.regions["west"].lag_steps is None, "a primary follows nobody"
+    assert run.regions["west"].lag is None, "a primary follows nobody"
     assert (run.regions["west"].dead_letters, run.regions["west"].branch_events) == (1, 4)
 
 
@@ -81,3 +82,30 @@ def test_the_newest_epoch_speaks_for_the_run() -> None:
     zombie = dataclasses.replace(WEST, epoch=1, primary="east", is_holder=True, valid_s=0.0)
     run = _run(east=Answers(controller={"gpt": zombie}))
     assert (run.primary, run.epoch) == ("west", 2)
+
+
+LAGS = [
+    (Lag(20, is_exact=True, age_s=0.4, source="heartbeats"), "20 steps", ""),
+    (
+        Lag(220, is_exact=False, age_s=25.0, source="lease record"),
+        ">= 220",
+        "lag >= 220 steps, 25 s ago (lease record)",
+    ),
+    (Lag(None, why="nothing was heard"), "unknown", "lag unknown: nothing was heard"),
+]
+
+
+@pytest.mark.parametrize(("lag", "cell", "below"), LAGS, ids=[cell for _, cell, _ in LAGS])
+def test_I19_the_lag_is_its_controllers_and_says_how_well_it_is_known(lag: Lag, cell: str, below: str) -> None:
+    """Exact, a lower bound with its age, or unknown; and what else is wrong stands below, with what was given up."""
+    found = FindingStatus(kind="lane_stands", part="east/checkpoints", since_s=31.0, text="it has stood for 31 s")
+    skipped = SkippedStatus(region="east", epoch=1, step=30, state="superseded", reason="step 40 is newer", time_ms=0)
+    standby = dataclasses.replace(WEST, is_holder=False, primary="east", region="west", lag=lag.status())
+    standby = dataclasses.replace(standby, findings=(found,), skipped=(skipped,))
+    run = _run(west=Answers(controller={"gpt": standby}, replicator=LANES))
+    text = _shown(run, 120)
+    assert cell in text
+    assert below in text
+    assert "west: lane_stands: it has stood for 31 s" in text
+    assert "west: step 30 was superseded: step 40 is newer (00:00:00 UTC)" in text
+    assert "…" not in _shown(run, 80)

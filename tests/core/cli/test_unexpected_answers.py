@@ -105,7 +105,7 @@ def test_what_answers_well_is_shown(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("service", "key", "field"),
-    [("controller", "promise", "gpt.promise"), ("replicator", "lag_steps", "east/checkpoints.lag_steps"),
+    [("controller", "promise", "gpt.promise"), ("replicator", "queued", "east/checkpoints.queued"),
      ("warmer", "proof", "proof")],
 )  # fmt: skip
 def test_status_names_the_service_and_the_field_and_shows_the_others(

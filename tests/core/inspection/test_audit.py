@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import paths
-from pipelines.core.audit import Line, Log, Report, compare, settled
+from pipelines.core.audit import Following, Line, Log, Report, compare, settled
 from pipelines.core.ledger import key_of
 from pipelines.core.lineage import LineageView
 from pipelines.core.sequence_ranges import SequenceRanges
@@ -307,3 +307,20 @@ def test_a_log_whose_oldest_records_are_gone_says_so(trimmed: bool) -> None:
     MemoryLog(kafka).publish([_message(_metric(1)), _message(_metric(2))])
     log_read = audit_reader.Reading("gpt", "east", None, Decoding(Codec(), SystemClock())).read(Trimmed(kafka))
     assert (log_read.trimmed, log_read.seen[STREAM].first) == (({"metrics"}, 2) if trimmed else (set(), 1))
+
+
+def test_I19_what_is_in_flight_is_accounted_for_only_while_its_lane_moves() -> None:
+    """A lane that stands, or a replicator that does not answer: nobody says that it will arrive."""
+    east = Log("east", seen={STREAM: _numbers(range(1, 6))}, sources={STREAM: "east"})
+    west = Log("west", seen={STREAM: _numbers(range(1, 4))}, marks={STREAM: 3})
+    stands = Following(standing=("east/metrics has stood for 31 s: access denied",), lag=">= 220 steps, 25 s ago")
+    silent = Following(unanswered="it does not answer")
+    assert compare("gpt", [east, west], {"west": Following()}).unaccounted == ()
+    report = compare("gpt", [east, west], {"west": stands})
+    assert report.unaccounted == ("west: east/metrics has stood for 31 s: access denied",)
+    assert report.plain()["lag"] == {"west": ">= 220 steps, 25 s ago"}
+    assert compare("gpt", [east, west], {"west": silent}).unaccounted == (
+        "west: 2 in flight, and its replicator does not say that they move: it does not answer",
+    )
+    done = Log("west", seen={STREAM: _numbers(range(1, 6))}, marks={STREAM: 5})
+    assert compare("gpt", [east, done], {"west": silent}).unaccounted == (), "nothing is left to move"

@@ -192,7 +192,7 @@ def test_I13_an_event_is_visible_only_after_its_bytes_are_verified_here(signer: 
         seen.append((len(world.west_store.objects), len(world.visible())))
     assert (1, 0) in seen, "half a copy, and nothing visible"
     assert world.visible() == [event]
-    assert replicator.status().lag_steps == {"gpt": 0}
+    assert replicator.status().backlog == 0
 
 
 def test_I15_a_crash_at_any_port_call_loses_nothing_and_doubles_nothing(signer: Ed25519Signer) -> None:

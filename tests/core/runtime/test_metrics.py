@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.local.ports import PortClaims
+from pipelines.core.alarm_texts import OF_RUN
 from pipelines.core.failover_decision import policy_of
+from pipelines.core.lag import Lag
 from pipelines.core.lease_profiles import FAST
+from schemas.http_bodies import FindingStatus
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemClock
 from services.http.server import HttpServer, Turns
@@ -26,7 +31,9 @@ from services.runtime.metrics import (
     CounterCollector,
     ReplicatorCollector,
 )
-from tests.core.replication.test_lane_replicator import _turn, _World
+from tests.bodies import run_status
+from tests.core.replication.test_lane_replicator import _World
+from tests.manual_clock import ManualClock
 from tests.manual_world import world_with_step_10
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,25 +92,52 @@ def test_a_scrape_alone_shows_epoch_lease_and_promise_of_the_moment(signer: Ed25
         assert won_s > 1
 
 
-def test_a_scrape_alone_shows_the_lag_of_the_moment(signer: Ed25519Signer) -> None:
-    """It rises when a checkpoint is heard of and falls when that is visible here."""
-    world = _World(signer)
-    flow = world.replicator()
+def test_I19_a_scrape_alone_shows_the_lag_and_how_well_it_is_known() -> None:
+    """The controller's figure: exact, a bound, or no number at all; the primary has none."""
+    lags = {
+        "exact": Lag(20, is_exact=True, age_s=0.5, source="heartbeats"),
+        "bound": Lag(220, is_exact=False, age_s=25.0, source="lease record"),
+        "unknown": Lag(None, why="nothing was heard"),
+    }
+    statuses = {name: run_status(run=name, lag=lag.status()) for name, lag in lags.items()}
+    found = FindingStatus(kind="lag_exceeded", part="lag", since_s=None, text="220 steps")
+    statuses |= {"primary": run_status(run="primary"), "bound": replace(statuses["bound"], findings=(found,))}
     registry = CollectorRegistry()
-    registry.register(ReplicatorCollector({"east/checkpoints": flow, "east/metrics": world.replicator(lane="metrics")}))
-    lag = ("farside_lag_steps", ("east", "gpt"))
+    registry.register(ControllerCollector(lambda: statuses))
     with _served(registry) as scrape:
-        assert lag not in scrape(), "nothing was heard of"
+        samples = scrape()
+
+        def scraped(name: str, run: str) -> float:
+            return samples[f"farside_{name}", (run,)]
+
+        assert (scraped("lag_steps", "exact"), scraped("lag_exact", "exact")) == (20, 1)
+        assert (scraped("lag_steps", "bound"), scraped("lag_exact", "bound")) == (220, 0)
+        assert scraped("lag_age_seconds", "bound") == 25
+        assert math.isnan(scraped("lag_steps", "unknown"))
+        assert ("farside_lag_steps", ("primary",)) not in samples
+        findings = {labels for name, labels in samples if name == "farside_findings" and labels[-1] == "bound"}
+        assert len(findings) == len(OF_RUN)
+        assert samples["farside_findings", ("lag_exceeded", "bound")] == 1
+        assert samples["farside_findings", ("lane_stands", "bound")] == 0
+
+
+def test_I19_a_scrape_alone_shows_the_backlog_of_a_lane_and_that_it_stands(signer: Ed25519Signer) -> None:
+    """A copy of which no byte moves; a lane whose source does not answer has no number."""
+    world, clock = _World(signer, per_turn=0), ManualClock(100.0)
+    flow = world.replicator(clock=clock)
+    registry = CollectorRegistry()
+    registry.register(ReplicatorCollector({"east/checkpoints": flow}))
+    backlog, stands = (
+        (f"farside_lane_{name}", ("checkpoints", "east")) for name in ("backlog_records", "standing_seconds")
+    )
+    with _served(registry) as scrape:
+        assert math.isnan(scrape()[backlog]), "it has not been read yet"
         world.commit(10, 1)
-        _turn(world, flow)
-        assert scrape()[lag] == 0
-        world.per_turn = 0
-        world.commit(30, 2)
-        flow.turn()
-        assert scrape()[lag] == 20
-        world.per_turn = 100
-        _turn(world, flow)
-        assert scrape()[lag] == 0
+        for _ in range(300):
+            flow.turn()
+            clock.now_s += 0.1
+        assert scrape()[backlog] == 1
+        assert scrape()[stands] >= 20
 
 
 def test_a_scrape_alone_shows_what_the_journal_counted(tmp_path: Path) -> None:
