@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 from pipelines.core.manifests import objects
 from pipelines.paths import CheckpointId
@@ -154,11 +153,6 @@ def _findings(live: Live, environment: dict[str, str]) -> list[dict[str, object]
     assert done.out.strip(), f"with {what} `doctor` shows no finding: {done.err.strip()[:200]}"
     found: list[dict[str, object]] = json.loads(done.out)
     return found
-
-
-def data_file(live: Live, region: str, key: str) -> Path:
-    """Where a local store keeps an object's bytes."""
-    return live.stack.folder / "data" / f"s3-{region}" / BUCKET / key
 
 
 CASES = (

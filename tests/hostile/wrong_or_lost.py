@@ -21,7 +21,7 @@ from tests.hostile.trainers import Body, Hand, hand, lost_region, other_than
 KILOBYTES_S, CHUNK_BYTES, CHUNKS, CADENCE_S = 65, 500_000, 2, 3.0
 COMPLETED_LEAST, SLACK_S = 3, 15.0  # starts of two copies, and a busy machine
 SHARDS, WIDE = 12_000, 30_000
-TAKES_OVER_S = 60.0
+TAKES_OVER_S, REPAIRED_S = 60.0, 150.0
 LOUD = re.compile("damage|corrupt|not what|verif|not whole|digest", re.IGNORECASE)
 
 
@@ -66,10 +66,13 @@ def _held_checkpoints(live: Live, run: str, region: str) -> list[CheckpointId]:
     return sorted(paths.committed(keys))
 
 
+def _object_file(live: Live, region: str, own: CheckpointId) -> Path:
+    return live.stack.folder / "data" / f"s3-{region}" / BUCKET / own.chunk(0, 0)
+
+
 def _flip(live: Live, region: str, own: CheckpointId) -> None:
     """One byte of the first chunk, at rest: in the file in which the store keeps it."""
-    path: Path = live.stack.folder / "data" / f"s3-{region}" / BUCKET / own.chunk(0, 0)
-    with path.open("r+b") as stream:
+    with _object_file(live, region, own).open("r+b") as stream:
         stream.seek(100)
         (byte,) = stream.read(1)
         stream.seek(100)
@@ -149,24 +152,50 @@ def all_are_damaged(live: Live, run: str) -> str:
     return f"not promoted, epoch {before}; said: {said[:140]}"
 
 
+def damaged_at_rest(live: Live, run: str) -> str:
+    """A byte of the standby's newest checkpoint is flipped while the standby's controller is away, and the peer lives.
+
+    A controller that works reads each checkpoint when it comes, and again in rounds that are longer than a case may be.
+    """
+    holder, standby, kept = _trained(live, run, 2)
+    path = _object_file(live, standby, kept[-1])
+    whole = path.read_bytes()
+    begun_s = time.monotonic()
+    try:
+        live.kill(f"controller-{standby}")
+        _flip(live, standby, kept[-1])
+        live.start("controller", standby)
+        live.wait(lambda: path.read_bytes() == whole, f"{standby} repairs it from {holder}", REPAIRED_S)
+        took_s = time.monotonic() - begun_s
+        journals = (live.settings.state_dir / "timeline").glob(f"*-{standby}.jsonl")
+        lines = [line for one in journals for line in one.read_text("utf-8").splitlines()]
+        told = [json.loads(line)["event"] for line in lines if LOUD.search(line) and run in line]
+        assert told, "it is whole again, and no journal tells of the damage"
+    finally:
+        live.kill(trainer_of(run, standby))
+    return f"repaired after {took_s:.0f} s; told by {', '.join(sorted(set(told)))}"
+
+
 # --- 1.3 ---
 
 
-def rank_state_is_damaged(live: Live, run: str) -> str:
-    """A byte of a rank's state is flipped in the spool, after the client wrote it and before the agent reads it."""
-
+def _spoilt_file(name: str) -> Callable[[Live, str], str]:
     def spoil(body: Body, folder: Path) -> Body:
-        path = folder / "rank-00000.state"
+        path = folder / name
         state = path.read_bytes()
         path.write_bytes(bytes([state[0] ^ 1]) + state[1:])
         return body
 
-    with hand(live, run) as trainer, live.undisturbed(f"agent-{trainer.region}"):
-        found = trainer.outcome(trainer.save(10, spoil))
-        assert found.state == "abandoned", f"it is {found.state}"
-        assert "rank-00000.state" in found.reason, f"abandoned, and the reason names no file: {found.reason}"
-        after = trainer.commits(20)
-    return f"abandoned: {found.reason[:100]}; {after}"
+    def look(live: Live, run: str) -> str:
+        """A byte of a file is flipped in the spool, after the client wrote it and before the agent reads it."""
+        with hand(live, run) as trainer, live.undisturbed(f"agent-{trainer.region}"):
+            found = trainer.outcome(trainer.save(10, spoil))
+            assert found.state == "abandoned", f"it is {found.state}"
+            assert name in found.reason, f"abandoned, and the reason does not name {name}: {found.reason}"
+            after = trainer.commits(20)
+        return f"abandoned: {found.reason[:100]}; {after}"
+
+    return look
 
 
 # --- 1.4 ---
@@ -220,11 +249,15 @@ def _has_values(live: Live, run: str, step: int, count: int) -> bool:
 
 CASES: Sequence[Case] = (
     Case("slow-link", "some checkpoint completes always, and none waits longer than the stated bound", slow_link),
-    Case(
-        "rank-state-damaged",
-        "abandoned, its reason names the file; the next one is committed",
-        rank_state_is_damaged,
-        Stage.RUNS,
+    *(
+        Case(
+            f"{what}-damaged",
+            f"abandoned, its reason names {name}; the next one is committed",
+            _spoilt_file(name),
+            Stage.RUNS,
+            shares="spoilt-files",
+        )
+        for what, name in (("rank-state", "rank-00000.state"), ("shard", "rank-00000.shard"))
     ),
     Case(
         "large-data-version",
@@ -238,6 +271,7 @@ CASES: Sequence[Case] = (
         wide_metric,
         Stage.RUNS,
     ),
+    Case("damaged-at-rest", "found, told and repaired from the peer while it lives", damaged_at_rest, Stage.RUNS),
     Case("newest-damaged", "promoted from a good checkpoint, the waiting launch trains", newest_is_damaged, Stage.RUNS),
     Case("all-damaged", "not promoted, and status and explain say that all are damaged", all_are_damaged, Stage.RUNS),
 )
