@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +144,7 @@ class Live:
         self.actors.program(name, argv, dict(more or {}))
         self._started.add(name)
         if serves:
-            self.wait(lambda: self.status(service, region) is not None, f"{name} serves", PATIENT_S)
+            self.wait(partial(self.serves, service, region), f"{name} serves", PATIENT_S)
 
     def train(self, run: str, region: str, *, every_steps: int = 10, step_s: float = 0.2) -> str:
         """Start a light trainer, which waits until its region is granted the run; its name."""
@@ -170,12 +172,22 @@ class Live:
         """Start again whoever should work here and does not: the case before may have ended it."""
         for run, region in self.trained:
             name = trainer_of(run, region)
-            if name not in self._started or self.actors.ended(name) is not None:
+            if self._is_away(name):
                 self.train(run, region)
-        for service, region in self.services:
-            name = f"{service}-{region}"
-            if name not in self._started or self.actors.ended(name) is not None:
-                self.start(service, region)
+        away = [(service, region) for service, region in self.services if self._is_away(f"{service}-{region}")]
+        for service, region in away:
+            self.start(service, region, serves=False)
+        for service, region in away:
+            self.wait(partial(self.serves, service, region), f"{service}-{region} serves", PATIENT_S)
+
+    def _is_away(self, name: str) -> bool:
+        return name not in self._started or self.actors.ended(name) is not None
+
+    def serves(self, service: str, region: str) -> bool:
+        """Whether a service answers; AssertionError with its last words if it has ended."""
+        gone = self.ended(f"{service}-{region}")
+        assert not gone, gone
+        return self.status(service, region) is not None
 
     def ended(self, name: str) -> str:
         """How a service that is gone said so last; "" while it works."""
@@ -263,6 +275,12 @@ class Live:
         (peak,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
         (process / "clear_refs").write_text("5", encoding="utf-8")
         return peak
+
+    def cpu_s(self, name: str) -> float:
+        """The processor time that a service has used."""
+        text = Path(f"/proc/{self.actors.pids(name)[0]}/stat").read_text(encoding="utf-8")
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def root(self, place: str) -> S3Client:
         """The owner of a store, or of the witness."""

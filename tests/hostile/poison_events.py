@@ -22,6 +22,7 @@ LIMIT_BYTES = MEBIBYTE + 12  # a broker's max.message.bytes, unless the topic sa
 BOMB_BYTES = 512 * MEBIBYTE
 BOMB_ROOM_BYTES = 320 * MEBIBYTE  # what the service needs anyhow, and what it may spend on a batch
 QUICK_S = 20.0
+ARRAY_CPU_S = 2.0  # decoding the smaller bomb took six
 
 
 def _raw(live: Live, event: Event, value: bytes | None = None, *more: tuple[str, bytes | None]) -> RawRecord:
@@ -129,12 +130,15 @@ def _array_bomb(count: int) -> Any:  # noqa: ANN401 - a case's function
         event = live.metric(run, 1)
         body = MARKER + bytes.fromhex(name) + avro_long(count) + avro_long(0)
         with live.undisturbed(REPLICATOR):
+            before_s = live.cpu_s(REPLICATOR)
             live.throw("metrics", _raw(live, event, body))
             live.publish(live.metric(run, 2))
             live.wait(
                 lambda: any(one.step == 2 for one in live.metrics(run)), "the metric behind it is visible", QUICK_S
             )
+            used_s = live.cpu_s(REPLICATOR) - before_s
             letter = _letter_of(live, run)
+            assert used_s < ARRAY_CPU_S, f"{len(body)} bytes took {used_s:.1f} s of processor time"
             after = live.goes_on(run, STEADY)
         return f"{len(body)} bytes are a dead letter ({letter['reason']}); {after}"
 
