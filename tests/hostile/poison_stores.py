@@ -36,7 +36,7 @@ def wrong_bucket(live: Live, run: str) -> str:
     wrong = {f"FARSIDE_REGIONS__{WEST.upper()}__LINKS__{EAST.upper()}__BUCKET": "mistyped-bucket"}
     events = [live.put(run, step) for step in (10, 20, 30)]
     live.kill(REPLICATOR)
-    live.start("replicator", WEST, wrong)
+    live.start("replicator", WEST, wrong, serves=False)
     live.publish(*events)
 
     def told() -> bool:
