@@ -45,8 +45,8 @@ def wrong_bucket(live: Live, run: str) -> str:
 
     try:
         live.wait(told, "status (or its last words) names the bucket", SOON_S)
-        letters = [one for one in live.letters() if dict(one.get("headers", ())).get("farside_run") == run]
-        assert not letters, f"{len(letters)} dead letters ({letters[0]['reason']}: {letters[0]['detail']})"
+        letters = _letters(live, run)
+        assert not letters, f"{len(letters)} dead letters: {letters[0]}"
     finally:
         live.restarted("replicator", WEST)
     live.sees(run, 30, deadline_s=PATIENT_S)
@@ -63,7 +63,8 @@ def conflicts(live: Live, run: str) -> str:
             with live.undisturbed(REPLICATOR):
                 event = live.put(run, 10)
                 live.publish(event)
-                live.sees(run, 10, deadline_s=PATIENT_S)
+                live.wait(lambda: live.visible(run) or _letters(live, run), f"an outcome of {run}", PATIENT_S)
+                assert not _letters(live, run), f"it became a dead letter: {_letters(live, run)[0]}"
                 missing = _missing(live, event)
                 assert not missing, f"visible, and {WEST} does not have {missing[0]} ({len(missing)} in all)"
                 assert refusing.refused, "no conditional put was refused: the case attacks nothing"
@@ -115,9 +116,14 @@ def too_long_object(live: Live, run: str) -> str:
 
 
 def _told_of(live: Live, run: str) -> bool:
-    letters = [one for one in live.letters() if dict(one.get("headers", ())).get("farside_run") == run]
     lane = (live.status("replicator", WEST) or {}).get(f"{EAST}/checkpoints", {})
-    return bool(letters) or run in lane.get("waits", {})
+    return bool(_letters(live, run)) or run in lane.get("waits", {})
+
+
+def _letters(live: Live, run: str) -> list[str]:
+    """The reasons of a run's dead letters."""
+    mine = [one for one in live.letters() if dict(one.get("headers", ())).get("farside_run") == run]
+    return [f"{one['reason']}: {one['detail']}" for one in mine]
 
 
 def doctor_keeps_its_findings(live: Live, _run: str) -> str:
