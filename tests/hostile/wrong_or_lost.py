@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines import paths
@@ -79,42 +80,38 @@ def _flip(live: Live, region: str, own: CheckpointId) -> None:
         stream.write(bytes([byte ^ 0x40]))
 
 
-def _trained(live: Live, run: str, count: int) -> tuple[str, str, list[CheckpointId]]:
-    """A run that has so many checkpoints in its standby, and no trainer any more but the standby's, which waits."""
-    holder = live.held_by(run)
-    standby = other_than(holder)
-    live.train(run, standby)
-    name = live.train(run, holder, every_steps=5)
-    live.wait(
-        lambda: len(_held_checkpoints(live, run, standby)) >= count, f"{count} checkpoints in {standby}", PATIENT_S
-    )
-    live.kill(name)
-
-    def has_all() -> bool:
-        committed = live.run_status(holder, run).get("committed_step")
-        return committed is not None and committed == live.run_status(standby, run).get("recoverable_step")
-
-    live.wait(has_all, f"{standby} has all that {holder} committed")
-    return holder, standby, _held_checkpoints(live, run, standby)
+@contextlib.contextmanager
+def _trained(live: Live, run: str, count: int) -> Iterator[tuple[str, str, list[CheckpointId]]]:
+    """A run whose standby has so many checkpoints, all that there are, and a trainer that waits; holder and standby."""
+    with hand(live, run) as trainer:
+        holder, standby = trainer.region, other_than(trainer.region)
+        live.train(run, standby)
+        try:
+            for number in range(1, count + 1):
+                trainer.commits(10 * number)
+            newest = trainer.previous_step
+            live.wait(
+                lambda: live.run_status(standby, run).get("recoverable_step") == newest,
+                f"step {newest} is recoverable in {standby}",
+            )
+            yield holder, standby, _held_checkpoints(live, run, standby)
+        finally:
+            live.kill(trainer_of(run, standby))
 
 
 def newest_is_damaged(live: Live, run: str) -> str:
     """A byte of the standby's newest checkpoint is flipped, then the primary's region is lost."""
-    holder, standby, kept = _trained(live, run, 3)
-    newest = kept[-1]
-    _flip(live, standby, newest)
-    try:
+    with _trained(live, run, 3) as (holder, standby, kept):
+        newest = kept[-1]
+        _flip(live, standby, newest)
         with live.undisturbed(f"controller-{standby}", f"agent-{standby}"), lost_region(live, holder):
             live.wait(lambda: live.run_status(standby, run).get("is_holder"), f"{standby} takes over", TAKES_OVER_S)
             entry = live.run_status(standby, run)["lineage"][-1]
             trainer = trainer_of(run, standby)
             live.wait(lambda: _trains(live, trainer, entry["fork_step"]), "its waiting launch is granted and trains")
-            why = entry["note"] or entry["reason"]
-    finally:
-        live.kill(trainer_of(run, standby))
     which = "the newest, repaired" if entry["fork_step"] == newest.step else "an older one"
     assert entry["fork_step"] in {one.step for one in kept}, f"it forked at step {entry['fork_step']}"
-    return f"epoch {entry['epoch']} from step {entry['fork_step']} ({which}; {newest.step} was damaged); trains; {why}"
+    return f"epoch {entry['epoch']} from step {entry['fork_step']} ({which}; {newest.step} was damaged); it trains"
 
 
 def _trains(live: Live, trainer: str, fork_step: int) -> bool:
@@ -126,29 +123,25 @@ def _trains(live: Live, trainer: str, fork_step: int) -> bool:
 
 def all_are_damaged(live: Live, run: str) -> str:
     """A byte of each of the standby's checkpoints is flipped, then the primary's region is lost."""
-    holder, standby, _ = _trained(live, run, 2)
-    before = live.run_status(standby, run)["epoch"]
     said = ""
+    with _trained(live, run, 2) as (holder, standby, kept):
+        before = live.run_status(standby, run)["epoch"]
 
-    def loud() -> bool:
-        nonlocal said
-        view = live.run_status(standby, run)
-        assert view.get("epoch", before) == before, f"{standby} won epoch {view['epoch']}: {view['lineage'][-1]}"
-        texts = [view.get("reason", ""), view.get("next", ""), *view.get("troubles", {}).values()]
-        texts += [gate["text"] for gate in view.get("gates", ()) if not gate["open"]]
-        found = [str(text) for text in texts if LOUD.search(str(text))]
-        said = found[0] if found else said
-        return bool(found)
+        def loud() -> bool:
+            nonlocal said
+            view = live.run_status(standby, run)
+            assert view.get("epoch", before) == before, f"{standby} won epoch {view['epoch']}: {view['lineage'][-1]}"
+            texts = [view.get("reason", ""), view.get("next", ""), *view.get("troubles", {}).values()]
+            texts += [gate["text"] for gate in view.get("gates", ()) if not gate["open"]]
+            said = next((str(text) for text in texts if LOUD.search(str(text))), said)
+            return bool(said)
 
-    try:
         with live.undisturbed(f"controller-{standby}"), lost_region(live, holder):
-            for own in _held_checkpoints(live, run, standby):
+            for own in kept:
                 _flip(live, standby, own)
             live.wait(loud, f"{standby} says that its checkpoints are damaged", TAKES_OVER_S)
             shown = live.farside("explain", "--run", run)
             assert LOUD.search(shown.out + shown.err), f"`explain` does not say so: {shown.out.strip()[-200:]}"
-    finally:
-        live.kill(trainer_of(run, standby))
     return f"not promoted, epoch {before}; said: {said[:140]}"
 
 
@@ -157,23 +150,20 @@ def damaged_at_rest(live: Live, run: str) -> str:
 
     A controller that works reads each checkpoint when it comes, and again in rounds that are longer than a case may be.
     """
-    holder, standby, kept = _trained(live, run, 2)
-    path = _object_file(live, standby, kept[-1])
-    whole = path.read_bytes()
-    begun_s = time.monotonic()
-    try:
+    with _trained(live, run, 2) as (holder, standby, kept):
+        path = _object_file(live, standby, kept[-1])
+        whole = path.read_bytes()
         live.kill(f"controller-{standby}")
         _flip(live, standby, kept[-1])
+        begun_s = time.monotonic()
         live.start("controller", standby)
         live.wait(lambda: path.read_bytes() == whole, f"{standby} repairs it from {holder}", REPAIRED_S)
         took_s = time.monotonic() - begun_s
         journals = (live.settings.state_dir / "timeline").glob(f"*-{standby}.jsonl")
         lines = [line for one in journals for line in one.read_text("utf-8").splitlines()]
-        told = [json.loads(line)["event"] for line in lines if LOUD.search(line) and run in line]
+        told = {json.loads(line)["event"] for line in lines if LOUD.search(line) and run in line}
         assert told, "it is whole again, and no journal tells of the damage"
-    finally:
-        live.kill(trainer_of(run, standby))
-    return f"repaired after {took_s:.0f} s; told by {', '.join(sorted(set(told)))}"
+    return f"repaired after {took_s:.0f} s; told by {', '.join(sorted(told))}"
 
 
 # --- 1.3 ---
