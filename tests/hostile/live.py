@@ -168,13 +168,15 @@ class Live:
         self.kill(f"{service}-{region}")
         self.start(service, region, more)
 
-    def keep(self) -> None:
-        """Start again whoever should work here and does not: the case before may have ended it."""
-        for run, region in self.trained:
+    def keep(self, *regions: str) -> None:
+        """Start again whoever should work here, or in these regions, and does not: the case before may have ended it."""
+        regions = regions or REGIONS
+        for run, region in ((run, region) for run, region in self.trained if region in regions):
             name = trainer_of(run, region)
             if self._is_away(name):
                 self.train(run, region)
-        away = [(service, region) for service, region in self.services if self._is_away(f"{service}-{region}")]
+        here = [(service, region) for service, region in self.services if region in regions]
+        away = [(service, region) for service, region in here if self._is_away(f"{service}-{region}")]
         for service, region in away:
             self.start(service, region, serves=False)
         for service, region in away:

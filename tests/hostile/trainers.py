@@ -118,4 +118,4 @@ def lost_region(live: Live, region: str) -> Iterator[None]:
     finally:
         for server in servers:
             live.stack.thaw(server)
-        live.keep()
+        live.keep(region)
