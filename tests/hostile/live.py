@@ -169,7 +169,7 @@ class Live:
         self.start(service, region, more)
 
     def keep(self, *regions: str) -> None:
-        """Start again whoever should work here, or in these regions, and does not: the case before may have ended it."""
+        """Start again whoever should work, here or in these regions, and does not: a case may have ended it."""
         regions = regions or REGIONS
         for run, region in ((run, region) for run, region in self.trained if region in regions):
             name = trainer_of(run, region)
