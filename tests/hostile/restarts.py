@@ -1,22 +1,27 @@
-"""Services that end all the same are started again, by the local stack's supervisor."""
+"""Services that end all the same are started again: `farside supervise`, and the local stack's servers by `up`."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from infra.local.servers import http_answers
 from tests.hostile.cases import Case
-from tests.hostile.live import PATIENT_S, REGIONS, Live
+from tests.hostile.live import PATIENT_S, WEST, Live
 
-SERVICES = tuple(f"{service}-{region}" for region in REGIONS for service in ("agent", "controller", "replicator"))
+SERVICES = ("agent", "controller", "replicator")
 COMMAND_S = 180.0
-KILLS = 3
+KILLS, LATER_S = 5, 2.0
+SLOW_S = 70.0  # a service waits for a minute
 
 
 def _farside(*args: str) -> subprocess.CompletedProcess[str]:
@@ -24,46 +29,108 @@ def _farside(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=COMMAND_S)
 
 
-def _pids(folder: Path) -> Mapping[str, int]:
-    """The processes of the services that `ps` shows as running."""
+def _states(folder: Path) -> dict[str, dict[str, Any]]:
+    """The servers and services that `ps` shows, by name."""
     shown = _farside("ps", "--folder", str(folder), "--json")
     assert shown.stdout, f"`ps` ends with {shown.returncode}: {shown.stderr.strip()}"  # 1 while one does not run
-    listed = json.loads(shown.stdout)
-    return {
-        str(one["name"]): int(one["pid"]) for one in listed if one["name"] in SERVICES and one["state"] == "running"
-    }
+    return {str(one["name"]): one for one in json.loads(shown.stdout)}
 
 
-def _another(folder: Path, name: str, before: int) -> bool:
-    return _pids(folder).get(name, before) != before
+def _running(folder: Path, names: tuple[str, ...]) -> bool:
+    states = _states(folder)
+    return all(states.get(name, {}).get("state") == "running" for name in names)
 
 
-def killed_services_come_back(live: Live, _run: str) -> str:
-    """Each service of a local stack is killed, one of them again and again; one ends at each start."""
-    folder = live.stack.folder.with_name("supervised")
+def _killed(live: Live, folder: Path, name: str) -> float:
+    """Kill a process; after how many seconds another one runs in its place."""
+    before = int(_states(folder)[name]["pid"])
+    os.kill(before, signal.SIGKILL)
+    begun_s = time.monotonic()
+
+    def another() -> bool:
+        state = _states(folder).get(name, {})
+        return state.get("state") == "running" and state["pid"] != before
+
+    live.wait(another, f"{name} is started again after SIGKILL", PATIENT_S)
+    return time.monotonic() - begun_s
+
+
+@contextlib.contextmanager
+def _supervised(live: Live) -> Iterator[Path]:
+    """A local stack by `up`, and west's services by `supervise`; all is ended with the block."""
+    folder, name = live.stack.folder.with_name("supervised"), f"supervise-{WEST}"
     begun = _farside("up", "--folder", str(folder), "--json")
     try:
         assert begun.returncode == 0, f"`up` ends with {begun.returncode}: {begun.stderr.strip()}"
-        live.wait(lambda: set(_pids(folder)) == set(SERVICES), f"`ps` shows {', '.join(SERVICES)}", PATIENT_S)
-        first = _pids(folder)
-        for name, pid in first.items():
-            os.kill(pid, signal.SIGKILL)
-            live.wait(partial(_another, folder, name, pid), f"{name} is started again", PATIENT_S)
-        for _ in range(KILLS):
-            name, pid = "replicator-west", _pids(folder)["replicator-west"]
-            os.kill(pid, signal.SIGKILL)
-            live.wait(partial(_another, folder, name, pid), f"{name} is started again after each kill", PATIENT_S)
-        again = _pids(folder)
+        options = [option for service in SERVICES for option in ("--service", service)]
+        argv = [sys.executable, "-m", "services.cli", "supervise", "--region", WEST, *options]
+        live.actors.program(name, [*argv, "--config", str(folder / "farside.toml")], {})
+        try:
+            yield folder
+        finally:
+            live.actors.kill(name)
     finally:
         ended = _farside("down", "--folder", str(folder))
     assert ended.returncode == 0, f"`down` ends with {ended.returncode}: {ended.stderr.strip()}"
-    left = [name for name, pid in again.items() if Path(f"/proc/{pid}").exists()]
-    assert not left, f"`down` left {', '.join(left)}"
-    return f"{len(first)} services killed once and one {KILLS} times more: all were started again; `down` left none"
+
+
+def killed_services_come_back(live: Live, _run: str) -> str:
+    """Each service of a region is killed, one of them again and again, and a server of the local stack."""
+    names = tuple(f"{service}-{WEST}" for service in SERVICES)
+    with _supervised(live) as folder:
+        _begin(live, folder, names)
+        for name in (f"s3-{WEST}", *names[:-1]):
+            _killed(live, folder, name)
+        delays_s = [_killed(live, folder, names[-1]) for _ in range(KILLS)]
+        shown = _states(folder)[names[-1]]
+    assert delays_s[-1] > delays_s[0] + LATER_S, f"no backoff: it came back after {_listed(delays_s)}"
+    assert shown.get("restarts", 0) >= KILLS, f"`ps` shows {shown.get('restarts')} restarts"
+    return f"all came back, {names[-1]} after {_listed(delays_s)}; `ps` shows {shown['restarts']} restarts of it"
+
+
+def slow_kafka_at_the_start(live: Live, _run: str) -> str:
+    """Kafka does not answer for as long as a service waits for it at its start, and longer."""
+    names = tuple(f"{service}-{WEST}" for service in SERVICES)
+    with _supervised(live) as folder:
+        _begin(live, folder, names)
+        broker = int(_states(folder)[f"kafka-{WEST}"]["pid"])
+        os.kill(broker, signal.SIGSTOP)
+        try:
+            for name in names:
+                os.kill(int(_states(folder)[name]["pid"]), signal.SIGKILL)
+            since_s = time.monotonic()
+            live.wait(lambda: time.monotonic() - since_s > SLOW_S, "Kafka is slow", 2 * SLOW_S)
+        finally:
+            os.kill(broker, signal.SIGCONT)
+        live.wait(partial(_running, folder, names), "every service runs once Kafka answers", PATIENT_S)
+        live.wait(partial(_serve, folder), "every service serves once Kafka answers", PATIENT_S)
+        restarts = {name: _states(folder)[name].get("restarts") for name in names}
+    return f"after {SLOW_S:.0f} s without Kafka all serve; restarts: {restarts}"
+
+
+def _begin(live: Live, folder: Path, names: tuple[str, ...]) -> None:
+    """Wait until all are there; the command's last words if it has ended."""
+
+    def there() -> bool:
+        gone = live.ended(f"supervise-{WEST}")
+        assert not gone, gone
+        return _running(folder, names)
+
+    live.wait(there, f"`ps` shows {', '.join(names)}", PATIENT_S)
+    live.wait(partial(_serve, folder), "they serve", PATIENT_S)
+
+
+def _serve(folder: Path) -> bool:
+    """Whether each service answers on the port that `ps` shows."""
+    ports = [int(_states(folder)[f"{service}-{WEST}"]["port"]) for service in SERVICES]
+    return all(http_answers(f"http://127.0.0.1:{port}/status") for port in ports)
+
+
+def _listed(delays_s: list[float]) -> str:
+    return ", ".join(f"{delay_s:.1f} s" for delay_s in delays_s)
 
 
 CASES: tuple[Case, ...] = (
-    Case(
-        "killed-services", "started again by the local stack's supervisor; `down` ends all", killed_services_come_back
-    ),
+    Case("killed-services", "started again, later each time; `ps` shows how often", killed_services_come_back),
+    Case("slow-kafka-at-start", "every service serves once Kafka answers", slow_kafka_at_the_start),
 )
