@@ -17,13 +17,14 @@ from tests.brokers import admin_of
 from tests.hostile.batches import RawRecord, avro_long, bomb, send
 from tests.hostile.cases import Case
 from tests.hostile.live import CODEC, EAST, FIRST_MS, PATIENT_S, SOON_S, STEADY, WEST, Live
+from tests.integration.fault_clocks import Clocks
 
 REPLICATOR = "replicator-west"
 MEBIBYTE = 1 << 20
 LIMIT_BYTES = MEBIBYTE + 12  # a broker's max.message.bytes, unless the topic says otherwise
 BOMB_BYTES = 512 * MEBIBYTE
 BOMB_ROOM_BYTES = 320 * MEBIBYTE  # what the service needs anyhow, and what it may spend on a batch
-QUICK_S = 20.0
+QUICK_S, BOUND_S = 20.0, 7_200.0
 ARRAY_CPU_S = 2.0  # decoding the smaller bomb took six
 
 
@@ -148,17 +149,31 @@ def _array_bomb(count: int) -> Any:  # noqa: ANN401 - a case's function
 
 
 def unknown_future_epoch(live: Live, run: str) -> str:
-    """A checkpoint, well formed and signed, of an epoch that nobody has won."""
-    event = live.put(run, 10, epoch=99)
-    with live.undisturbed(REPLICATOR):
-        live.publish(event)
-        live.goes_on(STEADY)
-        after = live.goes_on(run, deadline_s=2 * PATIENT_S)
-        alarms = live.farside("alarms", "list", "--json").out
-        letters = [one for one in live.letters() if dict(one.get("headers", ())).get("farside_run") == run]
-        assert letters or run in alarms, "neither an alarm nor a dead letter tells that it was set aside"
-        assert not [one for one in live.visible(run) if one.epoch == 99], "it is visible"
-    return f"set aside with {'a dead letter' if letters else 'an alarm'}; {after}"
+    """A checkpoint, well formed and signed, of an epoch that nobody has won; the replicator's clock tells two hours."""
+    clocks = Clocks(live.stack.folder / "clocks")
+    live.restarted("replicator", WEST, clocks.environment(REPLICATOR))
+    try:
+        with live.undisturbed(REPLICATOR):
+            live.publish(live.put(run, 10, epoch=99))
+            live.wait(lambda: _waits_of(live, run), f"the lane's `waits` says why run {run} waits")
+            said = _waits_of(live, run)
+            live.goes_on(STEADY)
+            event = live.put(run, 20)
+            live.publish(event)
+            clocks.jump(REPLICATOR, wall_s=BOUND_S, boot_s=BOUND_S)
+            live.sees(run, 20, deadline_s=PATIENT_S)
+            alarms = live.farside("alarms", "list", "--json").out
+            letters = [one for one in live.letters() if dict(one.get("headers", ())).get("farside_run") == run]
+            assert run in alarms, "no alarm tells that it was set aside"
+            assert not [one for one in live.visible(run) if one.epoch == 99], "it is visible"
+    finally:
+        live.restarted("replicator", WEST)
+    return f"waits: {said[:80]}; two hours later set aside with an alarm, {len(letters)} dead letters; the run goes on"
+
+
+def _waits_of(live: Live, run: str) -> str:
+    lane = (live.status("replicator", WEST) or {}).get(f"{EAST}/checkpoints", {})
+    return str(lane.get("waits", {}).get(run, ""))
 
 
 def operators_read_it_all(live: Live, run: str) -> str:
@@ -290,7 +305,9 @@ CASES = (
     Case("replay-until", "each record up to then is planned, or it is said that some are left out", replay_until),
     Case("operators-read-poison", "`events list` and `replay` show it and end by themselves", operators_read_it_all),
     Case(
-        "future-epoch", "held for a bounded time, then set aside with an alarm; the run goes on", unknown_future_epoch
+        "future-epoch",
+        "it says why it waits; within two hours it is set aside with an alarm, and the run goes on",
+        unknown_future_epoch,
     ),
     Case("link-lost-under-load", "said while it is lost; afterwards all visible, same process", link_lost_under_load),
     Case(
