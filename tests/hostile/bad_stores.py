@@ -68,6 +68,13 @@ def without_conditions(user: Credentials, upstream: str) -> Changed:
     return changed
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that is killed resets its connections."""
+
+
 @contextlib.contextmanager
 def in_front_of(
     upstream: str, *, wrong: Wrong = lambda *_: False, changed: Changed = lambda _method, _path, headers, _body: headers
@@ -114,8 +121,7 @@ def in_front_of(
 
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass  # noqa: N815 - the names are the library's
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Passing)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
