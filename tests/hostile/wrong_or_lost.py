@@ -161,7 +161,7 @@ def damaged_at_rest(live: Live, run: str) -> str:
         took_s = time.monotonic() - begun_s
         journals = (live.settings.state_dir / "timeline").glob(f"*-{standby}.jsonl")
         lines = [line for one in journals for line in one.read_text("utf-8").splitlines()]
-        told = {json.loads(line)["event"] for line in lines if LOUD.search(line) and run in line}
+        told = {json.loads(line)["event"] for line in lines if "damage" in line and run in line}
         assert told, "it is whole again, and no journal tells of the damage"
     return f"repaired after {took_s:.0f} s; told by {', '.join(sorted(told))}"
 
