@@ -80,6 +80,7 @@ def _unreadable(kind: str) -> Callable[[Live, str], str]:
         """Both controllers say so of this run, and renew the other one's lease."""
         _held(live, run)
         _held(live, STEADY)
+        live.wait(lambda: not any(_alarm(live, region, run) for region in REGIONS), "no earlier alarm is left")
         with live.undisturbed(*CONTROLLERS), _damaged(live, run, kind):
             for region in REGIONS:
                 live.wait(partial(_alarm, live, region, run), f"{region} alarms for run {run}", SOON_S)

@@ -23,7 +23,7 @@ KILOBYTES_S, CHUNK_BYTES, CHUNKS, CADENCE_S = 65, 500_000, 2, 3.0
 COMPLETED_LEAST, SLACK_S = 3, 15.0  # starts of two copies, and a busy machine
 SHARDS, WIDE = 12_000, 30_000
 TAKES_OVER_S, REPAIRED_S = 60.0, 150.0
-LOUD = re.compile("damage|corrupt|not what|verif|not whole|digest", re.IGNORECASE)
+LOUD = re.compile("damage|corrupt|not what|not whole", re.IGNORECASE)
 
 
 # --- 1.1 ---
@@ -133,8 +133,10 @@ def all_are_damaged(live: Live, run: str) -> str:
             assert view.get("epoch", before) == before, f"{standby} won epoch {view['epoch']}: {view['lineage'][-1]}"
             texts = [view.get("reason", ""), view.get("next", ""), *view.get("troubles", {}).values()]
             texts += [gate["text"] for gate in view.get("gates", ()) if not gate["open"]]
+            texts += [f"damages: {one}" for one in view.get("damages", ())]
             said = next((str(text) for text in texts if LOUD.search(str(text))), said)
-            return bool(said)
+            ran_out = any(gate["name"] == "lease_left_s" and gate["open"] for gate in view.get("gates", ()))
+            return bool(said) and ran_out
 
         with live.undisturbed(f"controller-{standby}"), lost_region(live, holder):
             for own in kept:
