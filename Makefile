@@ -5,7 +5,7 @@ RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 SEEDS ?= 20000
 SMOKE := $(patsubst %,tests/simulation/test_%_simulation.py,lease failover regions)
 
-.PHONY: demo bootstrap test-tools test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults event-faults fuzz clean
+.PHONY: demo bootstrap test-tools test check lint lock up down simulate mutants bench-failover bench-controller bench-noise bench-witness bench-metrics bench-events faults event-faults hostile fuzz clean
 
 bootstrap:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("farside needs Python 3.11 or later: install it, then make PYTHON=python3.11 ...")'
@@ -48,6 +48,9 @@ faults: bootstrap
 
 event-faults: bootstrap
 	POINTS=all CUT_S=$(or $(CUT_S),60) $(RUN)/pytest tests/integration/test_event_faults.py --durations=0
+
+hostile: bootstrap
+	@$(RUN)/python -m tests.hostile $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
 
 bench-controller: bootstrap
 	$(RUN)/python -m tests.benchmarks.controller --runs $(or $(RUNS),1000)
