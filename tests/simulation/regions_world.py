@@ -41,14 +41,12 @@ from tests.simulation.regions_judge import Judge
 from tests.simulation.simulated_ports import (
     Calls,
     KeyedSigner,
-    Link,
     RememberingCodec,
     SimulatedGrants,
     SimulatedLeases,
     SimulatedLog,
     SimulatedSource,
     SimulatedStore,
-    SimulatedTransfers,
     Trouble,
     WatchedObjects,
     WitnessServer,
@@ -56,6 +54,7 @@ from tests.simulation.simulated_ports import (
     witness_site,
 )
 from tests.simulation.simulated_trainer import NodeSpools, SimulatedTrainer
+from tests.simulation.simulated_transfers import Link, SimulatedTransfers
 
 PROFILE = LeaseProfile(name="simulated", lease_s=10.0, renew_s=2.5, poll_s=1.5, rho=0.01, margin_s=0.5)
 NAMES = ("east", "west", "north", "south")

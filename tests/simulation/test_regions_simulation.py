@@ -13,7 +13,7 @@ from pipelines.core.newest_wins import lag_s_max
 from tests.simulation.fault_plan import Fault, drawn
 from tests.simulation.planted_faults import NAMES, Plant
 from tests.simulation.regions_world import PROFILE, World
-from tests.simulation.simulated_ports import NARROW_BYTES_S
+from tests.simulation.simulated_transfers import NARROW_BYTES_S
 from tests.simulation.smallest_world import shrunk, smallest
 
 SMOKE_SEEDS = range(6)

@@ -187,7 +187,7 @@ def test_I18_whatever_a_lane_meets_it_rests_says_why_and_since_when_and_goes_on(
     assert west.flow.stands.since_ms == 1_000_000
     (standing,) = west.flow.status().standing
     assert str(error) in standing.reason
-    assert standing.since_s >= 12.0
+    assert standing.since_s > 1.0
     assert rests[0] <= 1.0
     assert len([1 for event, _ in west.said if event == "replicate.waits"]) == 1, "said once"
     west.source.raises = None
