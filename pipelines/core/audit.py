@@ -52,11 +52,13 @@ class Following:
     Attributes:
         unanswered: why its replicator says nothing; "" if it answers.
         standing: a sentence for each lane of the run that stands below the end of its source.
+        damaged: a sentence for each object in its store whose bytes went bad, by the notes of who read it back.
         lag: how far behind the region is, as its controller says; "" in the primary, or if that does not answer.
     """
 
     unanswered: str = ""
     standing: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
     lag: str = ""
 
 
@@ -264,9 +266,10 @@ def _unaccounted(lines: Iterable[Line], logs: Mapping[str, Log]) -> Iterable[str
 
 
 def _not_moving(lines: Iterable[Line], following: Mapping[str, Following]) -> Iterable[str]:
-    """Events that are in flight, and nobody says that they move."""
+    """Events that are in flight, and nobody says that they move; objects that went bad since they arrived."""
     for region, of in following.items():
         yield from (f"{region}: {text}" for text in of.standing)
+        yield from (f"{region}: damaged at rest: {text}" for text in of.damaged)
         in_flight = sum(line.in_flight or 0 for line in lines if line.region == region and not line.is_source)
         if of.unanswered and in_flight:
             yield f"{region}: {in_flight} in flight, and its replicator does not say that they move: {of.unanswered}"

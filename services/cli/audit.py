@@ -40,7 +40,8 @@ def audit(
     If a region does not answer, the others are compared all the same, and what cannot be known without it is listed.
     An event is "in flight" if it is in a spool and not in the source's log yet, or in the source's log and not handled
     by a standby yet. That is accounted for only while its lane moves: a lane that stands is told with its reason, and
-    so is a replicator that does not answer. The lag of each standby is its controller's.
+    so is a replicator that does not answer. What an event names is accounted for only while no note says that its bytes
+    went bad in a region's store. The lag of each standby is its controller's.
 
     Example: farside events audit --run gpt
 
@@ -106,7 +107,12 @@ def _following(settings: Settings, run: str, name: str) -> Following:
         if one.run in {run, EVERY_RUN}
     ]
     lag = "" if view is None or view.lag is None else view.lag.text
-    return Following(unanswered="" if lanes is not None else unanswered, standing=tuple(standing), lag=lag)
+    return Following(
+        unanswered="" if lanes is not None else unanswered,
+        standing=tuple(standing),
+        damaged=_of_store(settings, run, name, _damaged) or (),
+        lag=lag,
+    )
 
 
 def _of_store(settings: Settings, run: str, name: str, look: Callable[[ObjectStore, str], T]) -> T | None:
@@ -125,6 +131,14 @@ def _lineage(store: ObjectStore, run: str) -> LineageView | None:
     from pipelines.flows.authority.epoch_store import EpochStore  # noqa: PLC0415 - `farside --help` must be quick
 
     return EpochStore(store)(run)
+
+
+def _damaged(store: ObjectStore, run: str) -> tuple[str, ...]:
+    from pipelines import paths  # noqa: PLC0415 - `farside --help` must be quick
+    from pipelines.flows.standby.damage_notes import open_notes  # noqa: PLC0415 - as above
+
+    notes = open_notes(store, paths.damage_prefix(run))
+    return tuple(f"{note.damage.key} {note.damage.why}".strip() for note in notes)
 
 
 def _manifests(store: ObjectStore, run: str) -> set[str]:

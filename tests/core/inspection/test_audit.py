@@ -316,6 +316,9 @@ def test_I19_what_is_in_flight_is_accounted_for_only_while_its_lane_moves() -> N
     stands = Following(standing=("east/metrics has stood for 31 s: access denied",), lag=">= 220 steps, 25 s ago")
     silent = Following(unanswered="it does not answer")
     assert compare("gpt", [east, west], {"west": Following()}).unaccounted == ()
+    damaged = Following(damaged=("runs/gpt/e000001/a0001/s0000000010/rank-00000/state has SHA-256 ab",))
+    (problem,) = compare("gpt", [east, west], {"west": damaged}).unaccounted
+    assert problem.startswith("west: damaged at rest: runs/gpt/"), "its event is visible, its bytes are not right"
     report = compare("gpt", [east, west], {"west": stands})
     assert report.unaccounted == ("west: east/metrics has stood for 31 s: access denied",)
     assert report.plain()["lag"] == {"west": ">= 220 steps, 25 s ago"}
