@@ -62,8 +62,8 @@ SUPERVISOR_S = 3.0  # after so long a process that ended is started again
 HEALED_S = 20.0  # training goes on for so long after the last fault
 SETTLES_S = 240.0  # and within so long everything is where it belongs
 LOOKS_S = 5.0
-ROUNDS = Rounds(newest_s=10.0, old_s=30.0, damaged_s=3.0)
-VERIFIED_AGE_S_MAX = 30.0  # a checkpoint that was read back longer ago is no fork (I20)
+ROUNDS = Rounds(newest_s=25.0, old_s=75.0, damaged_s=4.0)
+VERIFIED_AGE_S_MAX = 40.0  # a checkpoint that was read back longer ago is no fork (I20)
 
 
 @dataclass

@@ -79,6 +79,12 @@ def test_I20_a_bit_goes_bad_in_the_standby_and_the_primary_is_lost_a_moment_late
     assert any("checkpoint.damaged" in line for line in world.trace)
 
 
+@pytest.mark.parametrize("seed", [119, 132])
+def test_I20_seeds_119_and_132_a_manifest_goes_bad_after_it_was_read_back(seed: int) -> None:
+    """Found by a long run: the verifier kept the manifest in memory, and never saw that it had changed at rest."""
+    assert _hold([seed]) > 0
+
+
 def test_I21_over_a_narrow_link_checkpoints_go_on_to_become_visible() -> None:
     """A link of a third of the need, for 90 s: between two complete ones never passes more than the stated bound."""
     world = World(0, faults=(Fault(1, 8.0, "narrow", "east>west", 90.0),)).run()

@@ -269,11 +269,15 @@ class CheckpointVerifier:
         return wrong(named, size, hashed.hexdigest())
 
     def _end(self, job: _Job) -> None:
-        """Note what a reading showed. A checkpoint that was swept meanwhile is not damaged."""
-        if job.damages and not self._finder.stands(job.checkpoint):
-            self._known.pop(job.known.own.manifest, None)
-            self._publish()
-            return
+        """Note what a reading showed, its manifest included. A checkpoint that was swept meanwhile is not damaged."""
+        if not self._finder.stands(job.checkpoint):
+            key = job.known.own.manifest
+            why = self._finder.distrusted.get(key)
+            if why is None:
+                self._known.pop(key, None)
+                self._publish()
+                return
+            job.damages.append(Damage(key, f"cannot be read: {why}", self._clock.wall_ms()))
         if job.damages:
             self._found(job.known, job.damages, job.began_s)
             return

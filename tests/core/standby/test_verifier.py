@@ -169,6 +169,17 @@ def test_a_manifest_that_cannot_be_read_is_damage(bench: Bench) -> None:
     assert [found.manifest.step for found in bench.follow()] == [20, 10]
 
 
+def test_a_manifest_that_goes_bad_after_it_was_read_is_found_in_the_next_round(bench: Bench) -> None:
+    """Found by the simulator, seeds 119 and 132: who keeps a manifest in memory does not see it go bad."""
+    bench.rest()
+    assert not bench.verifier.damaged
+    bench.flip(TEN.manifest)
+    bench.clock.now_s += ROUNDS.newest_s
+    bench.rest()
+    assert bench.verifier.damaged == {TEN.manifest}
+    assert [note.damage.key for note in open_notes(bench.store)] == [TEN.manifest]
+
+
 def test_what_somebody_waits_for_is_read_at_once_and_anew(bench: Bench) -> None:
     """A reading that began before the asking does not count; one of another checkpoint gives way."""
     newest, older = bench.follow()
