@@ -149,7 +149,7 @@ OTHER_FAULTS = (
         "services/http/bodies.py",
         "INT_LEAST <= value <= INT_MOST else",
         "value is not None else",
-        ("tests/fuzz/test_fuzz.py",),
+        ("tests/core/runtime/test_http_bodies.py",),
     ),
     Mutant("a sweep takes branches", RETENTION, "(branch, Keep.BRANCH)", "(False, Keep.BRANCH)", SWEEPS),
     Mutant("a sweep ignores the grace", RETENTION, "due=since_s >= policy.grace_s", "due=True", SWEEPS),

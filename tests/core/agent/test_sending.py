@@ -23,6 +23,7 @@ from pipelines.core.set_aside import MARK, VALUE_AT, clipped, why_set_aside
 from pipelines.errors import RefusedError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts
 from pipelines.flows.agent.publisher import Publisher
+from pipelines.flows.agent.sending import REMEMBERED_S
 from pipelines.ports import GrantReply, Message
 from schemas.codec import Codec, digest
 from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Metric, MetricBatch, ShardList
@@ -220,6 +221,23 @@ def test_however_many_records_are_too_large_each_turn_comes_further(world: _Worl
         world.metric({"x" * (2_000 + 10 * step): 1.0}, step)
     world.turn(12)
     assert len({letter.headers for letter in world.letters()}) == 100
+    assert world.all_settled
+
+
+def test_a_size_that_a_topic_refused_is_asked_about_again_only_after_a_while(world: _World) -> None:
+    """What is as large is set aside meanwhile; then somebody may have raised the topic's limit."""
+    world.kafka.bytes_max[paths.METRICS] = 2_000
+    world.metric({"x" * 3_000: 1.0})
+    world.turn()
+    del world.kafka.bytes_max[paths.METRICS]
+    world.metric({"y" * 3_000: 1.0}, 2)
+    world.turn()
+    assert [letter.reason for letter in world.letters()] == ["refused", "refused"]
+    assert "has just refused" in world.letters()[1].detail
+    world.now_s += REMEMBERED_S
+    world.metric({"z" * 3_000: 1.0}, 3)
+    world.turn()
+    assert [event.seq for event in world.events(paths.METRICS)] == [3]
     assert world.all_settled
 
 

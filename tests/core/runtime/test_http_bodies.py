@@ -71,6 +71,15 @@ def test_a_renamed_or_mistyped_field_is_refused_by_its_name(kind: Any) -> None: 
                 from_json(kind, json.dumps(value | {one.name: wrong}))
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
+def test_a_number_that_no_record_can_hold_is_refused_where_it_arrives(number: int) -> None:
+    """Else it would be refused when a lease record is written, long after its sender has gone."""
+    body = {"run": "gpt", "launch": "l", "committed_step": number, "node": "n0"}
+    with pytest.raises(BodyError, match=r"^committed_step: a number of 64 bits at most is wanted$"):
+        from_json(http_bodies.GrantBody, json.dumps(body))
+    from_json(http_bodies.GrantBody, json.dumps(body | {"committed_step": 2**63 - 1}))
+
+
 def test_a_number_is_no_text_and_a_text_no_number() -> None:
     """Nothing is converted on the way in."""
     with pytest.raises(BodyError, match=r"^refused: a str is wanted$"):
