@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipelines import paths
 from pipelines.core import lease as core
 from pipelines.core.failover_decision import policy_of
+from pipelines.core.heartbeats import RegionHeartbeats, heard
 from pipelines.core.lag import FRESH_S, HEARTBEATS, LEASE_RECORD, HeardPlace, Lag, Place, lag_of
 from pipelines.core.lease import Author, Belief, Fork, Held
 from pipelines.core.lease_profiles import FAST
@@ -265,6 +266,32 @@ def test_I19_shown_lag_is_never_less_than_it_was_at_its_age(story: list[tuple[st
         said.add("none" if lag is None else "unknown" if lag.steps is None else "exact" if lag.is_exact else "bound")
     for one in said:
         event(one)
+
+
+@pytest.mark.parametrize(("late_s", "true_at_s"), [(30.0, 70.0), (0.0, 100.0), (-5.0, 100.0)])
+def test_I19_what_a_late_heartbeat_says_is_as_old_as_its_sending(late_s: float, true_at_s: float) -> None:
+    """It is a sign of life when it arrives; a wall clock that is ahead makes nothing newer than now."""
+    beat = Heartbeat(
+        event_id="e",
+        run="gpt",
+        region="east",
+        epoch=1,
+        attempt=1,
+        producer="r0",
+        seq=1,
+        step=40,
+        time_ms=0,
+        node="n0",
+        phase="train",
+        budget_s=5.0,
+        last_seqs=(),
+        committed_epoch=1,
+        committed_step=40,
+        committed_seq=4,
+    )
+    pulse = heard(RegionHeartbeats(), beat, 100.0, late_s)
+    assert pulse.nodes["n0"].committed_at_s == true_at_s
+    assert pulse.nodes_at_s == 100.0
 
 
 def test_I19_with_the_link_cut_the_lag_is_a_bound_that_grows_with_the_lease_record() -> None:
