@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -296,7 +297,7 @@ def test_the_brokers_acls_are_the_roles_grants_and_nothing_else(config: Path, ea
     """The ACLs that `docs/credentials.md` shows are those that the tests above ran with."""
     users = {"east": "region", "link-west": "link", "drill-east": "drill", "operator": "operator"}
     wanted = {
-        (f"User:{user}", grant.resource.upper().replace("-", "_"), grant.prefix, operation.upper())
+        (f"User:{user}", grant.resource.upper().replace("-", "_"), grant.prefix, _constant(operation))
         for user, role in users.items()
         for grant in grants(role, "east")
         for operation in grant.operations
@@ -317,6 +318,11 @@ def test_the_brokers_acls_are_the_roles_grants_and_nothing_else(config: Path, ea
     }
     assert given == wanted
     assert all(acl.resource_pattern.pattern_type is ACLResourcePatternType.PREFIXED for acl in acls)
+
+
+def _constant(operation: str) -> str:
+    """The client library's name of an operation: DescribeConfigs is DESCRIBE_CONFIGS."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()
 
 
 @pytest.mark.servers

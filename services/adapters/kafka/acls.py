@@ -45,10 +45,12 @@ def translated(
 
     Args:
         cluster: who was refused, and where.
-        error: the library's.
+        error: the library's; one of ours, about a CA file for instance, stays what it is.
         need: what must be granted if it is a refusal.
         kind: the error if it is no refusal.
     """
+    if isinstance(error, FarsideError):
+        return type(error)(*error.args)
     if refused(error):
         reason = error.message if isinstance(error, errors.AuthorizationError) else str(error)
         return MisconfiguredError(f"{cluster.who}: refused ({reason}): grant it {need} ({GUIDE})")
