@@ -117,6 +117,8 @@ def _answered(what: str, place: Place, error: ClientError) -> FarsideError:
     code = code_of(error)
     if code in _BAD_KEYS:
         return CorruptError(f"{what}: {place} takes no such key ({code})")
+    if code == "RequestTimeTooSkewed":  # a clock that jumps is put right again, and no process may end meanwhile (I16)
+        return RetryableError(f"{what}: {place}: this machine's clock differs from the store's: synchronise both (NTP)")
     advice = _advice(place, code, status_of(error), str(error.response.get("Error", {}).get("Message", "")))
     if advice:
         return MisconfiguredError(f"{what}: {advice}")
@@ -127,8 +129,6 @@ def _advice(place: Place, code: str, status: int, said: str) -> str:
     """The sentence for a person who must change something; "" if another try may succeed."""
     if code == "NoSuchBucket":
         return f"there is no {place}: check {place.setting} and the address in the settings, or make the bucket"
-    if code == "RequestTimeTooSkewed":
-        return f"{place}: this machine's clock differs from the store's: synchronise both (NTP)"
     named = not code.isdigit()  # the store's own word, not a status without one
     if code in _DENIED or (named and status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}):
         return (
