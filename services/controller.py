@@ -78,6 +78,9 @@ class _Controller:
         threads = min(len(runs) - grouped, LEASE_THREADS_MAX) + min(grouped, GROUPED_THREADS_MAX)
         self.leases = Scheduler(parts.clock, threads)
         self.notices = Scheduler(parts.clock, min(len(runs), NOTICE_THREADS_MAX))
+        # Shared: a client of its own for each of a thousand runs would take a minute to make.
+        self._pieces = own_pieces_of(parts.here, VERIFY_THREADS_MAX)
+        self._verifiers_store = repeating(self._pieces)
         self.verifying = Scheduler(parts.clock, min(len(runs), VERIFY_THREADS_MAX))
         self.closing: list[Callable[[], None]] = []
         self.flows: dict[str, Flow] = {}
@@ -247,17 +250,17 @@ class _Controller:
         verifier = CheckpointVerifier(
             run=name,
             ports=VerifierPorts(
-                store=parts.store(),
-                pieces=own_pieces_of(parts.here),
+                store=self._verifiers_store,
+                pieces=self._pieces,
                 signer=parts.signer,
-                codec=Codec(),
+                codec=self._codec,
                 clock=parts.clock,
                 journal=parts.journal,
             ),
             wake=lambda: self.verifying.wake(flow),
             tell=self._waking(name),
         )
-        self.verifying.add(flow, verifier.turn)
+        self.verifying.add(flow, self._one_run(name, "verify", verifier.turn))
         return verifier
 
     def _hook(self, name: str, run_settings: RunSettings) -> ApprovalHook | None:

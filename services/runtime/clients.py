@@ -48,9 +48,9 @@ def peer_pieces_of(link: LinkSettings) -> S3ObjectStore:
     return S3ObjectStore(client_of(link.s3, link.credentials_file), link.bucket)
 
 
-def own_pieces_of(region: RegionSettings) -> S3ObjectStore:
-    """A region's own bucket, read piece by piece by one thread."""
-    return S3ObjectStore(client_of(region.s3, region.credentials_file, connections=1), region.bucket)
+def own_pieces_of(region: RegionSettings, connections: int = 1) -> S3ObjectStore:
+    """A region's own bucket, read piece by piece by so many threads at once."""
+    return S3ObjectStore(client_of(region.s3, region.credentials_file, connections=connections), region.bucket)
 
 
 def cluster_of(reached: KafkaSettings, user_file: Path | None = None) -> KafkaCluster:
