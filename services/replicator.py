@@ -74,7 +74,6 @@ def repair_of(parts: Wiring) -> DamageRepair:
             peer_pieces={peer: parts.peer_pieces(peer) for peer in parts.peers()},
             signer=parts.signer,
             codec=Codec(),
-            clock=parts.clock,
             journal=parts.journal,
         ),
     )

@@ -176,6 +176,15 @@ def missing(manifest: Manifest, sizes: Mapping[str, int]) -> tuple[Named, ...]:
     return tuple(one for one in objects(manifest) if sizes.get(one.key) != one.size)
 
 
+def mismatch(named: Named, size: int, sha256: str) -> str:
+    """Why the bytes of this length and digest are not an object as it is named; "" if they are."""
+    if size != named.size:
+        return f"has {size} bytes, its manifest names {named.size}"
+    if sha256 != named.sha256:
+        return f"has SHA-256 {sha256}, its manifest names {named.sha256}"
+    return ""
+
+
 def size_bytes(manifest: Manifest) -> int:
     """All bytes that the manifest names."""
     return sum(one.size for one in objects(manifest))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pipelines.core.manifests import Named, mismatch
 from pipelines.errors import CorruptError, FarsideError, MisconfiguredError, RetryableError
 from pipelines.ports import CopyJob, CopyResult, ObjectStore, PieceStore
+from schemas.codec import digest
 
 _CANCELLED = "the copy was cancelled"
 
@@ -138,7 +139,7 @@ def fetch_from(peers: Mapping[str, ObjectStore]) -> Callable[[CopyJob], bytes | 
 def _moved(job: CopyJob, fetch: Callable[[CopyJob], bytes | None], store: ObjectStore) -> int:
     """Copy and verify; the bytes that crossed the link."""
     size = store.size(job.key)  # first: what is longer than it should be is not read
-    if size == job.size and _right(job, store.get(job.key) or b""):
+    if size == job.size and not _wrong(job, store.get(job.key) or b""):
         return 0
     body = fetch(job)
     if body is None:
@@ -151,18 +152,12 @@ def _moved(job: CopyJob, fetch: Callable[[CopyJob], bytes | None], store: Object
     return len(body)
 
 
-def _right(job: CopyJob, body: bytes) -> bool:
-    return len(body) == job.size and hashlib.sha256(body).hexdigest() == job.sha256
-
-
 def verify(job: CopyJob, body: bytes, whose: str) -> None:
     """CorruptError unless the bytes are those that the job names."""
-    if len(body) != job.size:
-        raise _of_another_size(job, len(body), whose)
-    digest = hashlib.sha256(body).hexdigest()
-    if digest != job.sha256:
-        raise CorruptError(f"{whose} {job.key} has SHA-256 {digest}, its manifest names {job.sha256}")
+    why = _wrong(job, body)
+    if why:
+        raise CorruptError(f"{whose} {job.key} {why}")
 
 
-def _of_another_size(job: CopyJob, size: int, whose: str) -> CorruptError:
-    return CorruptError(f"{whose} {job.key} has {size} bytes, its manifest names {job.size}")
+def _wrong(job: CopyJob, body: bytes) -> str:
+    return mismatch(Named(job.key, job.size, job.sha256), len(body), digest(body))

@@ -17,7 +17,6 @@ from tests.mutants.places import (
     LEASE_PROFILES,
     LINEAGE,
     MOVES,
-    NOTES,
     PROMOTIONS,
     PULSE,
     READ_BACK,
@@ -53,7 +52,7 @@ AUTHORITY_FAULTS = (
     ),
     Mutant(
         "only sizes are compared when a checkpoint is read back",
-        NOTES,
+        "pipelines/core/manifests.py",
         "if sha256 != named.sha256:",
         "if not sha256:",
         READ_BACK,

@@ -42,7 +42,7 @@ REPLICATION_FAULTS = (
     Mutant(
         "a note is believed without a look at the bytes",
         REPAIR,
-        "if body is not None and not wrong(named, len(body), digest(body)):",
+        "if body is not None and not manifests.mismatch(named, len(body), digest(body)):",
         "if body is None:",
         REPAIRS,
     ),

@@ -414,7 +414,6 @@ class Region:
                 peer_pieces=peers,
                 signer=self.world.signer,
                 codec=self.world.codec,
-                clock=process,
                 journal=self._journal(process),
             ),
         )

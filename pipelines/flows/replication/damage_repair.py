@@ -15,9 +15,9 @@ from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.manifests import Named
 from pipelines.errors import CorruptError, FarsideError
-from pipelines.flows.standby.damage_notes import DamageNote, close_note, open_notes, wrong
+from pipelines.flows.standby.damage_notes import DamageNote, close_note, open_notes
 from pipelines.flows.standby.recoverable import RecoverableFinder
-from pipelines.ports import Clock, Journal, ObjectStore, PieceStore, Signer
+from pipelines.ports import Journal, ObjectStore, PieceStore, Signer
 from schemas.codec import Codec, digest
 
 TURN_S = 5.0
@@ -34,7 +34,6 @@ class RepairPorts:
         peer_pieces: the same, for reading large objects.
         signer: verifies manifests.
         codec: of manifests.
-        clock: the machine's own.
         journal: hears of each repair, and of what stands in its way.
     """
 
@@ -43,7 +42,6 @@ class RepairPorts:
     peer_pieces: Mapping[str, PieceStore]
     signer: Signer
     codec: Codec
-    clock: Clock
     journal: Journal
 
 
@@ -133,7 +131,7 @@ class DamageRepair:
         if named is None:
             return GONE
         body = self._store.get(key)
-        if body is not None and not wrong(named, len(body), digest(body)):
+        if body is not None and not manifests.mismatch(named, len(body), digest(body)):
             return SOUND
         self._store.put(key, self._whole(named))
         return REPAIRED
@@ -147,7 +145,7 @@ class DamageRepair:
             except FarsideError as error:
                 whys.append(f"{peer}: {error}")
                 continue
-            why = "does not have it" if body is None else wrong(named, len(body), digest(body))
+            why = "does not have it" if body is None else manifests.mismatch(named, len(body), digest(body))
             if body is not None and not why:
                 return body
             whys.append(f"{peer} {why}" if body is None else f"{peer}'s copy {why}")

@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict, dataclass
 
 from pipelines import paths
-from pipelines.core.manifests import Named
 from pipelines.errors import CorruptError
 from pipelines.ports import ObjectStore
 
@@ -72,15 +71,6 @@ def close_note(store: ObjectStore, note: DamageNote, how: str) -> None:
         RetryableError: the store does not answer.
     """
     store.create(f"{note.place}{paths.REPAIRED}", json.dumps({"how": how}).encode())
-
-
-def wrong(named: Named, size: int, sha256: str) -> str:
-    """Why these bytes are not what a manifest names; "" if they are."""
-    if size != named.size:
-        return f"has {size} bytes, its manifest names {named.size}"
-    if sha256 != named.sha256:
-        return f"has SHA-256 {sha256}, its manifest names {named.sha256}"
-    return ""
 
 
 def _open(places: tuple[str, ...]) -> list[str]:

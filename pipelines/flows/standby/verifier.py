@@ -21,7 +21,7 @@ from pipelines.core.fork_choice import ROUNDS, Reading, Rounds, next_reading
 from pipelines.core.lease import NEVER_S
 from pipelines.core.manifests import Named
 from pipelines.errors import MisconfiguredError, RetryableError
-from pipelines.flows.standby.damage_notes import Damage, leave_note, wrong
+from pipelines.flows.standby.damage_notes import Damage, leave_note
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
 from pipelines.ports import Clock, Journal, ObjectStore, PieceStore, Signer
 from schemas.codec import Codec
@@ -266,7 +266,7 @@ class CheckpointVerifier:
                 size += len(piece)
                 if size > named.size:
                     break
-        return wrong(named, size, hashed.hexdigest())
+        return manifests.mismatch(named, size, hashed.hexdigest())
 
     def _end(self, job: _Job) -> None:
         """Note what a reading showed, its manifest included. A checkpoint that was swept meanwhile is not damaged."""

@@ -12,7 +12,6 @@ from schemas.codec import Codec
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer
 from tests.manifests import put_checkpoint
-from tests.manual_clock import ManualClock
 
 TEN = CheckpointId("gpt", 1, 1, 10)
 
@@ -33,7 +32,6 @@ class Pair:
                 peer_pieces={"east": self.east},
                 signer=signer,
                 codec=Codec(),
-                clock=ManualClock(0.0),
                 journal=self,
             ),
         )
