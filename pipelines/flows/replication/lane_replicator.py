@@ -88,7 +88,6 @@ class LaneReplicator:
         self._queues: dict[str, deque[WaitingRecord]] = {}
         self._refreshed_s = float("-inf")
         self._counts: dict[str, int] = {}
-        self._trouble = ""
         self._rest: Rest | None = None
         self._run_rests: dict[str, Rest] = {}
         self._intake = Intake(self._source, self._followed, self._queues, self._queue)
@@ -161,7 +160,7 @@ class LaneReplicator:
         except Exception as error:  # noqa: BLE001 - a fault in one lane must not end the others' following (I18)
             self._journal.say("replicate.failed", lane=self._lane, peer=self._peer, trace=traceback.format_exc())
             return self._stand(f"{type(error).__name__}: {error}", rests=True)
-        self._trouble, self._rest = "", None
+        self._rest = None
         return 0.0 if settled else TURN_S
 
     @property
@@ -186,9 +185,8 @@ class LaneReplicator:
 
     def _stand(self, why: str, *, rests: bool = False) -> float:
         """Note that the lane does not move, and begin again from the ledger; how long it rests, in seconds."""
-        if why != self._trouble:
+        if self._rest is None or self._rest.reason != why:
             self._journal.say("replicate.waits", lane=self._lane, peer=self._peer, why=why)
-        self._trouble = why
         self._health.failed(why)
         now_s = self._clock.boottime_s()
         self._rest = Rest.after(self._rest, why, now_s=now_s, wall_ms=self._clock.wall_ms())
@@ -208,7 +206,7 @@ class LaneReplicator:
             counts=dict(self._counts),
             copies=self._copies.progress(),
             link_bytes=self._copies.moved_bytes,
-            trouble=self._trouble,
+            trouble="" if self._rest is None else self._rest.reason,
             alarms=self._alarms.status(),
             backlog=self._health.backlog,
             backlog_grows=self._health.backlog_grows,
