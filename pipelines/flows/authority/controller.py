@@ -23,7 +23,7 @@ from pipelines.flows.authority.approval_hook import ApprovalHook
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.epoch_store import EpochStore
-from pipelines.flows.authority.fork_finder import ForkFinder, PossibleFork
+from pipelines.flows.authority.fork_finder import ForkFinder, PossibleFork, forked
 from pipelines.flows.authority.launches import Launches
 from pipelines.flows.authority.planned_moves import (
     ADOPT,
@@ -203,7 +203,7 @@ class Controller:
 
     def preview(self) -> Decision:
         """The decision that an operator's failover to this region would meet now, with its gates."""
-        view = dataclasses.replace(self._view(self._fork), operator=True)
+        view = dataclasses.replace(forked(self._view(), self._fork), operator=True)
         return decide(view, self._clock.boottime_s(), self._policy)
 
     def status(self) -> RunStatus:
@@ -212,7 +212,7 @@ class Controller:
             Situation(
                 run=self._run,
                 policy=self._policy,
-                view=self._view(self._fork),
+                view=forked(self._view(), self._fork),
                 decision=self._decision,
                 peer_states=self._peer_states,
                 recovered=self._forks.newest(),
@@ -246,9 +246,10 @@ class Controller:
         if not self._belief.is_holder:
             self._try("recoverable", self._look)
         now_s = self._clock.boottime_s()
-        self._forks.want(self._view(None), now_s)
+        view = self._view()
+        self._forks.want(view, now_s)
         self._fork = self._forks.fork(now_s)
-        view = self._view(self._fork)
+        view = forked(view, self._fork)
         self._diagnose(view, now_s)
         moving = self._planned_moves.turn(self._belief, self._peer_states, self._committed_step, now_s)
         decision = combined(decide(view, now_s, self._policy), moving)
@@ -284,7 +285,7 @@ class Controller:
         if moving or left or decision.action is Action.TAKE_OVER:
             return TURN_S
         now_s = self._clock.boottime_s()
-        return next_in_s(self._view(self._fork), decision, self._asked_witness_s, now_s, self._policy)
+        return next_in_s(forked(self._view(), self._fork), decision, self._asked_witness_s, now_s, self._policy)
 
     def _read(self) -> None:
         self._asked_witness_s = self._clock.boottime_s()
@@ -313,7 +314,7 @@ class Controller:
         if held is not None:
             self._forks.look(held.lease, self._peer_states[self._region].named, again=again)
 
-    def _view(self, fork: PossibleFork | None) -> RunView:
+    def _view(self) -> RunView:
         held, own = self._belief.held, self._peer_states[self._region]
         holder = None if held is None else self._peer_states.get(held.lease.holder)
         known = self._durable_epoch is not None and (held is None or held.lease.epoch <= self._durable_epoch)
@@ -331,8 +332,6 @@ class Controller:
             works_at_s=own.pulse.works_at_s,
             log_ack_at_s=self._self_evidence.log_ack_at_s,
             store_put_at_s=self._self_evidence.store_put_at_s,
-            recoverable_step=None if fork is None else fork.checkpoint.manifest.step,
-            fork=None if fork is None else fork.choice,
             pool_ready=readiness is not None and readiness.proof != "",
             operator=self._operator is not None,
             fenced=self._operator is not None and self._operator.has_fenced(held),

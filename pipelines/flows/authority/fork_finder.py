@@ -5,6 +5,7 @@ Belongs to the controller's thread; `core/fork_choice.py` chooses, `flows/standb
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from pipelines.core.failover_decision import RunView, wanted_since_s
@@ -31,6 +32,13 @@ class PossibleFork:
     def verified(self) -> bool:
         """Whether an epoch may begin from it now."""
         return self.choice.age_s <= self.choice.limit_s
+
+
+def forked(view: RunView, fork: PossibleFork | None) -> RunView:
+    """The view of a run with the checkpoint that a takeover would begin from."""
+    if fork is None:
+        return view
+    return dataclasses.replace(view, recoverable_step=fork.checkpoint.manifest.step, fork=fork.choice)
 
 
 class ForkFinder:
