@@ -1,9 +1,29 @@
 """Waiting for a condition with a deadline: tests never sleep a fixed time."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 POLL_S = 0.02
+
+
+@contextmanager
+def repeated(act: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Do something again and again on a thread of its own, as long as the block runs."""
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(every_s):
+            act()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def wait_until(condition: Callable[[], object], deadline_s: float, what: str) -> None:

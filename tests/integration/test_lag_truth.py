@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from services.settings import Settings
 from tests.bodies import run_status
 from tests.integration.test_events import two_regions
 from tests.manifests import put_checkpoint
-from tests.waiting import wait_until
+from tests.waiting import repeated, wait_until
 
 pytestmark = pytest.mark.servers
 CODEC = Codec()
@@ -48,12 +46,14 @@ class _Primary:
         self._log, self._clock = KafkaLog(cluster_of(region)), SystemClock()
         self._controller = controller_of(settings, "east").at
         self.commits = False
-        self.newest = 0
+        self.newest = self._turns = 0
 
-    def turn(self, number: int) -> None:
+    def turn(self) -> None:
         """A heartbeat, the grant, and every other time a checkpoint while it commits."""
         grant = GrantBody(run="gpt", launch="l", committed_step=self.newest * STEP if self.newest else -1, node="n0")
         ask(self._controller, "/v1/grant", GrantReply, grant)
+        self._turns += 1
+        number = self._turns
         if self.commits and number % 2:
             self.newest += 1
             own = CheckpointId("gpt", 1, 1, self.newest * STEP)
@@ -84,27 +84,6 @@ class _Primary:
     def close(self) -> None:
         """Let go of Kafka."""
         self._log.close()
-
-
-@contextmanager
-def _training(primary: _Primary) -> Iterator[None]:
-    """Turn the primary on a thread of its own as long as the block runs."""
-    stopped = threading.Event()
-
-    def train() -> None:
-        number = 0
-        while not stopped.wait(BEAT_S):
-            number += 1
-            primary.turn(number)
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-        primary.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +133,7 @@ def test_I19_with_the_link_cut_the_lag_is_a_lower_bound_with_its_age_and_never_0
         for service, region in (("controller", "east"), ("controller", "west"), ("replicator", "west")):
             actors.service(service, region)
         primary, west = _Primary(settings), _West(settings, config)
-        with _training(primary):
+        with contextlib.closing(primary), repeated(primary.turn, BEAT_S):
             wait_until(lambda: west.status().primary == "east", DEADLINE_S, "east holds the run")
             primary.commits = True
             wait_until(lambda: primary.newest >= 3, DEADLINE_S, "three checkpoints are committed")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ from services.runtime.wiring import signer_of
 from services.settings import Settings
 from tests.integration.test_events import two_regions
 from tests.manifests import put_checkpoint
-from tests.waiting import wait_until
+from tests.waiting import repeated, wait_until
 
 pytestmark = pytest.mark.servers
 CODEC = Codec()
@@ -60,25 +58,6 @@ class _Primary:
         self._log.close()
 
 
-@contextmanager
-def _training(primary: _Primary) -> Iterator[None]:
-    """Commit at the cadence, on a thread of its own, as long as the block runs."""
-    stopped = threading.Event()
-
-    def train() -> None:
-        while not stopped.wait(CADENCE_S):
-            primary.commit()
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-        primary.close()
-
-
 def test_I21_checkpoints_become_visible_over_a_link_at_a_third_of_the_need(tmp_path: Path) -> None:
     """Seen before: in 11 minutes none of 363 became visible, and 166 MB crossed for nothing."""
     clock = SystemClock()
@@ -96,7 +75,7 @@ def test_I21_checkpoints_become_visible_over_a_link_at_a_third_of_the_need(tmp_p
             worst_s = max([worst_s, *(clock.boottime_s() - at_s for at_s in waiting[:1])])
             return steps
 
-        with _training(primary):
+        with contextlib.closing(primary), repeated(primary.commit, CADENCE_S):
             wait_until(lambda: len(visible_steps()) >= COMPLETED_LEAST, DEADLINE_S, "checkpoints are visible in west")
         own.close()
         rate_bytes_s = CHUNKS * KILOBYTES_S * 1000
