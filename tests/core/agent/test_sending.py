@@ -225,7 +225,7 @@ def test_however_many_records_are_too_large_each_turn_comes_further(world: _Worl
 
 
 def test_a_size_that_a_topic_refused_is_asked_about_again_only_after_a_while(world: _World) -> None:
-    """What is as large is set aside meanwhile; then somebody may have raised the topic's limit."""
+    """An event as large is set aside meanwhile; then somebody may have raised the topic's limit."""
     world.kafka.bytes_max[paths.METRICS] = 2_000
     world.metric({"x" * 3_000: 1.0})
     world.turn()
