@@ -47,6 +47,7 @@ from schemas.http_bodies import LaneStatus, RedriveAnswer, ReplayAnswer
 from schemas.records import Checkpoint, Position
 
 TURN_S = 0.1
+IDLE_S = 0.2  # for so long a lane in which nothing waits listens for the next record before it looks at all else
 REFRESH_S = 15.0
 LOOK_S = 1.0  # while the peer has no such topic yet
 BATCH_MAX = 500
@@ -144,7 +145,8 @@ class LaneReplicator:
         Raises:
             FencedError: another replicator follows this lane now.
         """
-        left_s = 0.0 if self._rest is None else self._rest.until_s - self._clock.boottime_s()
+        begun_s = self._clock.boottime_s()
+        left_s = 0.0 if self._rest is None else self._rest.until_s - begun_s
         if left_s > 0:
             return left_s
         try:
@@ -161,7 +163,10 @@ class LaneReplicator:
             self._journal.say("replicate.failed", lane=self._lane, peer=self._peer, trace=traceback.format_exc())
             return self._stand(f"{type(error).__name__}: {error}", rests=True)
         self._rest = None
-        return 0.0 if settled else TURN_S
+        if settled:
+            return 0.0
+        # A turn that found nothing has waited for the next record long enough, and goes on waiting at once.
+        return max(0.0, TURN_S - (self._clock.boottime_s() - begun_s))
 
     @property
     def stands(self) -> Rest | None:
@@ -261,7 +266,7 @@ class LaneReplicator:
                 if partition not in self._followed:
                     ledger = self._begin_at(partition, ledger)
             self._refreshed_s = now_s
-        self._intake.take(TURN_S)
+        self._intake.take(TURN_S if self._queues else IDLE_S)
         return ledger
 
     def _queue(self, run: str, fetched: Fetched) -> None:

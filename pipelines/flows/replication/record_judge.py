@@ -34,12 +34,14 @@ from pipelines.flows.log.envelope import METRIC_BATCH, headers_of
 from pipelines.flows.log.writer_schemas import learn
 from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
+from pipelines.flows.replication.seen_lineages import SeenLineages
 from pipelines.flows.retention.pins import is_pinned
 from pipelines.ports import Fetched, Message
 from schemas.codec import DecodeError, UnknownSchemaError
 from schemas.records import Checkpoint, DataVersion, DeadLetter, Event, Header, MetricBatch
 
 REFUSED_KEPT = 1_000
+LINEAGE_AGE_S = 1.0  # of metrics only: see `seen_lineages.py`
 _NAMES_BYTES = frozenset({"committed", "abandoned", "branch"})  # and not "superseded", which says that none come
 _EVENT_TYPES: dict[str, type[Event] | tuple[type[Event], ...]] = {
     "checkpoints": Checkpoint,
@@ -94,30 +96,30 @@ class RecordJudge:
 
     def __init__(self, lane: PeerLane, ports: LanePorts, copies: CheckpointCopies) -> None:
         self._peer, self._lane = lane.peer, lane.name
-        self._store, self._peer_store, self._lineage = ports.store, ports.peer_store, ports.lineage
+        self._store, self._peer_store = ports.store, ports.peer_store
         self._codec, self._clock, self._copies = ports.codec, ports.clock, copies
         self._patience = Patience(ports.unknown_wait_s)
         self._refused: dict[tuple[str, int, int], str] = {}  # records that our log refuses, and why; the newest last
-        self._views: dict[str, LineageView | None] = {}  # of this turn
+        self._seen = SeenLineages(ports.lineage, ports.clock, LINEAGE_AGE_S if lane.name == "metrics" else 0.0)
 
     def begin_turn(self) -> None:
-        """Ask for each run's lineage anew."""
-        self._views.clear()
+        """Ask for a run's lineage anew, unless what was read a moment ago will do."""
+        self._seen.begin_turn()
 
     def view_of(self, run: str) -> LineageView | None:
-        """The lineage as it was at this turn's first look: one question to the store, however many events wait."""
-        if run not in self._views:
-            self._views[run] = self._lineage(run)
-        return self._views[run]
+        """The lineage of this turn: at most one question to the store, however many events wait."""
+        return self._seen.view(run)
 
     def still_stands(self, ready: Iterable[tuple[str, Outcome]]) -> bool:
-        """6.2: read the durable epoch once more, directly before the transaction; True if nothing has changed.
+        """6.2: whether the durable epochs are what the outcomes rest on, directly before the transaction.
 
         Args:
             ready: the outcomes that are to be published, each with its run.
         """
-        views = {run: outcome.view for run, outcome in ready if outcome.view is not None}
-        return all(self._lineage(run) == view for run, view in views.items())
+        resting = [(run, one) for run, one in ready if one.view is not None]
+        views = {run: one.view for run, one in resting}
+        sets_aside = {run for run, one in resting if one.kind != "published" or one.set_aside is not None}
+        return all(self._seen.still(run, view, exactly=run in sets_aside) for run, view in views.items())
 
     def outcome(self, item: WaitingRecord, queue: deque[WaitingRecord], ledger: Ledger) -> Outcome | None:
         """Decide about a record; None: it has to wait, and `item.why` says for what.
@@ -177,7 +179,7 @@ class RecordJudge:
         with contextlib.suppress(DecodeError, CorruptError):  # `outcome` says it in a dead letter
             item.event = self._decode(fetched)
             due.watermarks[stream(item.event)] = first_number(item.event) - 1 if known is None else known
-        self.begin_turn()
+        self._seen.clear()
         outcome = self.outcome(item, deque(), due)
         if outcome is None:
             return Verdict(why=item.why)
@@ -224,6 +226,7 @@ class RecordJudge:
         # A branch of the newest epoch that we know: its own region has heard of a fork before we have.
         ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
         if view is None or place is Standing.UNKNOWN or ahead:
+            self._seen.forget(event.run)
             item.why = f"epoch {event.epoch + ahead} is not known here yet"
             return None if view is None else self._unknown_epoch(item, event, event.epoch + ahead, view.epoch, takes)
         if place is Standing.BRANCH:

@@ -17,7 +17,8 @@ from pipelines.errors import FencedError, RetryableError, UnknownOutcomeError
 from pipelines.flows.log.envelope import headers_of
 from pipelines.flows.log.log_reader import SILENCE_S, scan
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
-from pipelines.flows.replication.lane_replicator import LaneReplicator
+from pipelines.flows.replication.lane_replicator import TURN_S, LaneReplicator
+from pipelines.flows.replication.record_judge import LINEAGE_AGE_S
 from pipelines.flows.retention.pins import pin
 from pipelines.paths import CheckpointId
 from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message
@@ -514,20 +515,66 @@ def test_what_was_lost_while_a_long_copy_went_on_is_copied_again_before_its_mani
 
 
 def test_the_lineage_is_looked_up_twice_a_turn_however_many_events_wait(signer: Ed25519Signer) -> None:
-    """Once to sort them, and once more directly before the transaction (6.2)."""
-    world = _World(signer)
-    for number in range(1, 51):
-        world.send(_metric(number, number))
+    """Once to sort them, and once more directly before the transaction (6.2); here they are set aside."""
+    world = _World(signer, view=FORKED_AT_20)
+    for number in range(21, 71):
+        world.send(_metric(number - 20, number))
     asked: list[str] = []
 
     def lineage(run: str) -> LineageView | None:
         asked.append(run)
         return world.view
 
-    replicator = world.replicator(lane="metrics", lineage=lineage)
-    replicator.turn()
-    assert len(world.visible("metrics")) == 50
+    world.replicator(lane="metrics", lineage=lineage, clock=ManualClock()).turn()
+    assert len(world.dead()) == 50
     assert asked == ["gpt", "gpt"]
+
+
+def test_metrics_are_published_by_a_lineage_of_at_most_a_second(signer: Ed25519Signer) -> None:
+    """A thousand small transactions a second ask the store once; a fork counts a second later at the latest."""
+    world, clock, asked = _World(signer), ManualClock(), 0
+
+    def lineage(_run: str) -> LineageView | None:
+        nonlocal asked
+        asked += 1
+        return world.view
+
+    replicator = world.replicator(lane="metrics", lineage=lineage, clock=clock)
+    for number in range(1, 11):
+        world.send(_metric(number, 20 + number))
+        assert replicator.turn() == 0.0
+    assert (len(world.visible("metrics")), asked) == (10, 1)
+    world.view = FORKED_AT_20
+    clock.sleep(LINEAGE_AGE_S)
+    world.send(_metric(11, 31))
+    replicator.turn()
+    assert len(world.visible("metrics")) == 10
+    assert "past the fork" in world.dead()[0].detail
+
+
+def test_I14_a_metric_is_not_set_aside_by_a_lineage_that_is_a_moment_old(signer: Ed25519Signer) -> None:
+    """An epoch adopts the branch just when its events come: they count, and nobody would look at a dead letter again."""
+    world, clock = _World(signer, view=FORKED_AT_20), ManualClock()
+    replicator = world.replicator(lane="metrics", clock=clock)
+    world.send(_metric(1, 10))
+    replicator.turn()
+    world.view = LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 40)))
+    world.send(_metric(2, 30))
+    while replicator.turn() == 0.0 or len(world.visible("metrics")) < 2:
+        assert world.dead() == []
+
+
+def test_an_idle_lane_waits_for_a_record_and_does_not_rest_besides(signer: Ed25519Signer) -> None:
+    """A record that comes while a turn rests waits for the end of the rest: so what was waited for is no rest again."""
+    clock = ManualClock()
+    world = _World(signer)
+    source = _SlowSource(world.east, clock, 0)
+    replicator = world.replicator(lane="metrics", source=source, clock=clock)
+    world.send(_metric(1, 1))
+    replicator.turn()
+    assert replicator.turn() == 0.0  # it has waited in the source
+    assert world.replicator(lane="metrics", clock=clock).turn() == 0.0  # it has settled one
+    assert world.replicator(lane="checkpoints", clock=clock).turn() == TURN_S  # it has not waited at all
 
 
 class _SlowSource(MemorySource):
