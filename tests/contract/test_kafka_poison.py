@@ -115,6 +115,14 @@ def test_any_changed_byte_yields_records_or_damage_that_cover_every_offset() -> 
             assert [offset for first, last in covered for offset in range(first, last + 1)] == [100, 101, 102], at
 
 
+def test_records_behind_the_last_offset_have_no_place() -> None:
+    """Found by fuzzing: a first record that leaps to the last offset; those behind it took the next batch's."""
+    batch = _batch((b"a", []), (b"b", []), (b"c", []))
+    assert batch[61 + 3] == 0
+    batch[61 + 3] = 2 << 1  # the first record's offset, from the first of the batch on
+    assert [one.offset for one in _read(batch)] == [102]
+
+
 def test_a_wrong_checksum_is_asked_for_once_more_before_it_is_given_up() -> None:
     """It may have been the way's fault; a batch that stays so must not be asked for for ever."""
     batch = _batch((b"a", []))

@@ -26,6 +26,7 @@ BATCH_MAX_BYTES = 16 * 1024 * 1024  # unpacked
 RECORD_MAX_BYTES = 4 * 1024 * 1024  # of one record's value
 HEADERS_MAX = 1_000  # of one record
 KEPT_BYTES = 64 * 1024  # of what is damaged
+LONG_OR_NEGATIVE = 0x81  # bits of a varint's first byte: more bytes follow; the number is negative
 MAGIC = 2  # of the format that brokers write since Kafka 0.11
 
 Doubted = set[tuple[str, int, int]]
@@ -144,12 +145,14 @@ class SafeBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has n
     def _records(self, data: bytes) -> Iterator[DefaultRecord]:
         at, due = 0, self.base_offset
         for _ in range(self.records_count):
+            if due >= self.next_offset:
+                return  # what follows has no place: the next offset is another batch's
             begin = at
             try:
                 at, end = _extent(data, at)
             except (ValueError, IndexError) as error:
                 reason = f"the batch's structure is broken here: {error}"
-                yield self._stand_in(data[begin:], reason, due, max(due, self.next_offset - 1))
+                yield self._stand_in(data[begin:], reason, due, self.next_offset - 1)
                 return
             try:
                 record = self._record(data, at, end, due)
@@ -201,13 +204,24 @@ def _nullable(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
 
 
 def _headers(data: bytes, at: int, end: int) -> tuple[list[tuple[str, bytes]], int]:
-    """The headers; a name that is no UTF-8 is read as far as it is, and a value that is null is empty."""
+    """The headers; a name that is no UTF-8 is read as far as it is, and a value that is null is empty.
+
+    Whoever calls sees by the place behind them whether one of them reached beyond the record.
+    """
     count, at = decode_varint(data, at)
     if not 0 <= count <= HEADERS_MAX:
         raise ValueError(f"{count} headers, where {HEADERS_MAX} are permitted")
     headers = []
-    for _ in range(count):
-        name, at = _nullable(data, at, end)
-        value, at = _nullable(data, at, end)
+    for _ in range(count):  # the lengths are read here, as far as they fit into a byte: calls would cost as much again
+        size = data[at]
+        if size & LONG_OR_NEGATIVE:
+            name, at = _nullable(data, at, end)
+        else:
+            name = data[at + 1 : (at := at + 1 + (size >> 1))]
+        size = data[at]
+        if size & LONG_OR_NEGATIVE:
+            value, at = _nullable(data, at, end)
+        else:
+            value = data[at + 1 : (at := at + 1 + (size >> 1))]
         headers.append(((name or b"").decode(errors="replace"), value or b""))
     return headers, at
