@@ -24,6 +24,7 @@ from pipelines.core.metric_batches import BatchPolicy
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.log.envelope import wrap
+from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec
 from schemas.records import Checkpoint
@@ -40,8 +41,10 @@ from tests.benchmarks import event_load
 from tests.benchmarks.event_load import CHUNK, CODEC, EAST, METRICS_TOPIC, RUN, VERSIONS_TOPIC, WEST, Sender, Tail
 from tests.benchmarks.event_losses import Losses
 from tests.benchmarks.event_peers import Farside, Mirror, Peer, Usage
+from tests.manifests import put_checkpoint
 
 SETTLES_S = 120.0
+CHECKPOINT_CHUNKS, CHECKPOINT_CHUNK_BYTES = 4, 256 * 1024
 Say = Callable[[str], None]
 Part = Callable[[], dict[str, Any]]
 Looks = list[tuple[int, Usage]]
@@ -60,6 +63,7 @@ class Scale:
     lost: int = 1_000
     new_topics: int = 3
     published: int = 50_000
+    checkpoints: int = 200
     deadline_s: float = 300.0
 
 
@@ -94,6 +98,7 @@ class Bench:
             "farside.memory": self._memory,
             "farside.latency": lambda: self._latency(farside),
             "farside.new_topic": self._new_lanes,
+            "farside.checkpoints": self._checkpoints,
             "farside.losses": lambda: self._losses(farside),
             "farside.scan": self._scan,
             "farside.plan": self._plan,
@@ -153,10 +158,7 @@ class Bench:
         return {
             "events": len(found),
             "events_per_s": round((len(messages) - 1) / sender.took_s),
-            "p50_ms": round(1000 * statistics.median(found), 2),
-            "p99_ms": round(1000 * found[int(0.99 * len(found))], 2),
-            "max_ms": round(1000 * found[-1], 2),
-        }
+        } | _percentiles(found)
 
     def _losses(self, peer: Peer) -> dict[str, Any]:
         found = Losses(peer, self._scale.lost, SETTLES_S).measured(self._say)
@@ -224,6 +226,30 @@ class Bench:
             "peak_mb": round(last.peak_mb, 1),
             "end_to_begin": round(last.rss_mb / begin.rss_mb, 3),
         }
+
+    def _checkpoints(self) -> dict[str, Any]:
+        """From before a committed checkpoint's event is sent to its visibility, with its bytes copied and verified."""
+        self.farside.start()
+        store, signer = store_of(self._settings.region(EAST)), signer_of(self._settings, EAST)
+        found, count = [], self._scale.checkpoints
+        chunks = [bytes([at]) * CHECKPOINT_CHUNK_BYTES for at in range(CHECKPOINT_CHUNKS)]
+        with (
+            contextlib.closing(KafkaLog(self.farside.east.cluster)) as log,
+            contextlib.closing(Tail(self.farside.west.cluster, paths.CHECKPOINTS)) as tail,
+        ):
+            for seq in range(1, count + 2):
+                own = CheckpointId("gpt2", 1, 1, seq)
+                event = put_checkpoint(store, signer, own, seq=seq, chunks=chunks, time_ms=SystemClock().wall_ms())
+                message = wrap(event, "checkpoint", CODEC)
+                begun_s = time.monotonic()
+                log.publish([message])
+                at_s = tail.until(event_load.name_of(dict(message.headers)), SETTLES_S)
+                if at_s is None:
+                    raise Failed(f"checkpoint {seq} was not visible within {SETTLES_S:.0f} s")
+                found.append(at_s - begun_s)
+        found = sorted(found[1:])  # the first one makes the topic and the connections
+        size = CHECKPOINT_CHUNK_BYTES * CHECKPOINT_CHUNKS
+        return {"checkpoints": count, "bytes": size} | _percentiles(found)
 
     def _new_lanes(self) -> dict[str, Any]:
         """The first record of lanes whose topics were not there, and of a run that is new on one that was."""
@@ -334,6 +360,15 @@ def _all(found: list[float | None]) -> list[float]:
     if len(seconds) < len(found):
         raise Failed(f"a first record was not visible within {SETTLES_S:.0f} s")
     return seconds
+
+
+def _percentiles(found_s: list[float]) -> dict[str, float]:
+    """Of durations that are sorted."""
+    return {
+        "p50_ms": round(1000 * statistics.median(found_s), 2),
+        "p99_ms": round(1000 * found_s[int(0.99 * len(found_s))], 2),
+        "max_ms": round(1000 * found_s[-1], 2),
+    }
 
 
 def _rate(records: int, seconds: float, cpu_s: float) -> dict[str, Any]:

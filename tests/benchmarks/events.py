@@ -53,6 +53,7 @@ QUICK = Scale(
     lost=100,
     new_topics=1,
     published=2_000,
+    checkpoints=10,
     deadline_s=120.0,
 )
 NEW = "new topic visible, s (refresh: "
@@ -136,6 +137,8 @@ def rows_of(found: Results) -> list[Row]:
         Row("peak memory while copying, MB", *peak),
         Row(f"{NEW}1 s)", new, theirs, f"< {NEW_GOAL_S:.0f}", _met((new,), lambda seconds: seconds < NEW_GOAL_S)),
         Row(f"{NEW}default, 600 s)", new, took or default.get("seconds")),
+        Row("checkpoint, event sent to visible, p50, ms", found["farside.checkpoints"].get("p50_ms")),
+        Row("checkpoint, event sent to visible, p99, ms", found["farside.checkpoints"].get("p99_ms")),
         *_losses(found["farside.losses"], found["mirror.losses"]),
         Row("memory after 1/10 and all of the events, MB", _pair(memory), None, "flat", _met((flat,), _is_flat)),
         Row("scan, records/s", found["farside.scan"].get("records_per_s")),

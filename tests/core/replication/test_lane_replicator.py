@@ -553,7 +553,7 @@ def test_metrics_are_published_by_a_lineage_of_at_most_a_second(signer: Ed25519S
 
 
 def test_I14_a_metric_is_not_set_aside_by_a_lineage_that_is_a_moment_old(signer: Ed25519Signer) -> None:
-    """An epoch adopts the branch just when its events come: they count, and nobody would look at a dead letter again."""
+    """An epoch adopts the branch just when its events come: they count, and nobody would ask for a dead letter."""
     world, clock = _World(signer, view=FORKED_AT_20), ManualClock()
     replicator = world.replicator(lane="metrics", clock=clock)
     world.send(_metric(1, 10))
