@@ -15,7 +15,7 @@ from schemas.codec import Codec
 from schemas.http_bodies import AgentStatus, GrantRenewalStatus, KafkaPathStatus, PublisherStatus
 from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.http.grants import HttpGrants
-from services.adapters.kafka.log import KafkaLog
+from services.adapters.kafka.fast_log import log_of
 from services.adapters.spool import NodeSpool
 from services.runtime.wiring import Wiring
 from services.settings import HOST, Settings
@@ -41,7 +41,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
 
     publish = settings.publish
     log = WatchedLog(
-        [partial(KafkaLog, replace(parts.kafka, bootstrap=address)) for address in endpoints(here.kafka)],
+        [partial(log_of, replace(parts.kafka, bootstrap=address)) for address in endpoints(here.kafka)],
         unanswered_s=publish.unanswered_s,
         journal=parts.journal,
     )

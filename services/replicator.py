@@ -22,6 +22,7 @@ from pipelines.flows.replication.replay_requests import parse_places
 from pipelines.ports import EventSource
 from schemas.codec import Codec
 from schemas.http_bodies import AcknowledgeBody, RedriveBody, ReplayBody, ReplicatorStatus
+from services.adapters.kafka.fast_log import log_of
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
 from services.http.server import answer_of, body_of
@@ -90,7 +91,7 @@ def flow_of(
 ) -> LaneReplicator:
     """The flow of one lane of a peer, which it reads from `source`; `closing` gets the clients to close at the end."""
     own, letters = KafkaSource(parts.kafka), KafkaSource(parts.kafka)
-    log = KafkaLog(parts.kafka, paths.transactional_id(parts.region, peer, lane))
+    log = log_of(parts.kafka, paths.transactional_id(parts.region, peer, lane))
     copies = wrap(f"{lane}.copies", parts.store())
     transfers = ThreadTransfers(peers={peer: parts.peer_pieces(peer)}, store=copies)
     closing += [own.close, letters.close, log.close, transfers.close]

@@ -15,6 +15,7 @@ from pipelines import paths
 from pipelines.core.message_size import MESSAGE_BYTES_MAX
 from pipelines.errors import CorruptError, FencedError, RefusedError
 from pipelines.ports import EventLog, EventSource, Fetched, Message, Partition
+from services.adapters.kafka.librdkafka_log import LibrdkafkaLog
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.system_clock import SystemClock
@@ -23,7 +24,8 @@ from tests.brokers import admin_of
 
 TOPIC = paths.METRICS
 IDS = itertools.count(1)
-REAL = [pytest.param("memory"), pytest.param("kafka", marks=pytest.mark.servers)]
+WRITERS: dict[str, type[KafkaLog | LibrdkafkaLog]] = {"kafka": KafkaLog, "librdkafka": LibrdkafkaLog}
+REAL = [pytest.param("memory"), *(pytest.param(name, marks=pytest.mark.servers) for name in WRITERS)]
 
 
 @dataclass
@@ -53,7 +55,7 @@ def cluster(request: pytest.FixtureRequest) -> _Cluster:
     stack: Stack = request.getfixturevalue("stack")
     address = admin_of(stack, "east")
     ensure_topics(address, replication=1)
-    return _Cluster(lambda name: KafkaLog(address, name), lambda: KafkaSource(address))
+    return _Cluster(lambda name: WRITERS[request.param](address, name), lambda: KafkaSource(address))
 
 
 def _read(source: EventSource, count: int) -> list[Fetched]:
@@ -70,6 +72,12 @@ def _at_end(source: EventSource) -> tuple[Partition, int]:
     _, end = source.bounds(partition)
     source.seek(partition, end)
     return partition, end
+
+
+@pytest.fixture(params=WRITERS)
+def writer(request: pytest.FixtureRequest) -> type[KafkaLog | LibrdkafkaLog]:
+    """Each client library's log."""
+    return WRITERS[request.param]
 
 
 def _message(value: bytes) -> Message:
@@ -155,32 +163,35 @@ def test_a_paused_partition_delivers_nothing_until_it_is_resumed(cluster: _Clust
 
 
 @pytest.mark.servers
-def test_the_end_counts_what_another_writer_has_not_committed_yet(stack: Stack) -> None:
+def test_the_end_counts_what_another_writer_has_not_committed_yet(
+    stack: Stack, writer: type[KafkaLog | LibrdkafkaLog]
+) -> None:
     """Else a reader of the ledger would take the part before somebody's open transaction for the whole."""
     address = admin_of(stack, "east")
     ensure_topics(address, replication=1)
     source = KafkaSource(address)
     partition, before = _at_end(source)
-    busy, log = KafkaLog(address, f"busy-{next(IDS)}"), KafkaLog(address)
-    producer = busy._ready()
-    producer.begin_transaction()
+    busy, log = writer(address, f"busy-{next(IDS)}"), writer(address)
+    busy._begin_transaction()
     busy._send([_message(b"open")])
     log.publish([_message(b"acknowledged")])
     assert source.bounds(partition)[1] == before + 2
     assert source.poll(0.5) == ()
     assert source.position(partition) == before
-    producer.commit_transaction()
+    busy._commit_transaction()
     assert [item.value for item in _read(source, 2)] == [b"open", b"acknowledged"]
     for opened in (busy, log, source):
         opened.close()
 
 
 @pytest.mark.servers
-def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknowledged(stack: Stack) -> None:
+def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknowledged(
+    stack: Stack, writer: type[KafkaLog | LibrdkafkaLog]
+) -> None:
     """Reader and writer go on with the same objects, at the same place."""
     address = admin_of(stack, "west")
     ensure_topics(address, replication=1)
-    log, source = KafkaLog(address, f"restart-{next(IDS)}"), KafkaSource(address)
+    log, source = writer(address, f"restart-{next(IDS)}"), KafkaSource(address)
     _at_end(source)
     log.transaction([_message(b"before")])
     stack.restart("kafka-west")
@@ -225,12 +236,14 @@ def test_I18_a_record_above_the_stated_limit_is_refused_for_good_by_its_place(cl
 
 
 @pytest.mark.servers
-def test_I18_a_broker_that_takes_less_than_is_stated_says_which_record_and_which_setting(stack: Stack) -> None:
+def test_I18_a_broker_that_takes_less_than_is_stated_says_which_record_and_which_setting(
+    stack: Stack, writer: type[KafkaLog | LibrdkafkaLog]
+) -> None:
     """A topic that somebody else made: the one record is named, whatever batch it was in, and the limits of ours."""
     address = admin_of(stack, "east")
     ensure_topics(address, replication=1, prefix="limits.")
     name = f"small-{next(IDS)}"
-    log, source = KafkaLog(address), KafkaSource(address)
+    log, source = writer(address), KafkaSource(address)
     admin = KafkaAdminClient(**address.options())
     admin.create_topics([NewTopic(name, 1, 1, topic_configs={"max.message.bytes": "2000"})])
     small = [Message(name, b"k", b"v" * 100, (("h", b"1"),)) for _ in range(30)]

@@ -156,15 +156,14 @@ class DyingPort:
         return point if here and re.search(point.about, subject(args)) else None
 
 
-def _producer(log: Any) -> Any:  # noqa: ANN401 - of kafka-python
-    """The Kafka producer that a log sends through now; a watched log has another log inside."""
-    within: Any = log._client.log if isinstance(log, WatchedLog) and log._client is not None else log
-    return within._ready()
+def _within(log: Any) -> Any:  # noqa: ANN401 - a log of either library
+    """The log that holds a producer: a watched log has another log inside."""
+    return log._client.log if isinstance(log, WatchedLog) and log._client is not None else log
 
 
 _MIDDLE: dict[str, Callable[[Any], tuple[Any, str]]] = {
-    "publish": lambda log: (_producer(log), "flush"),
-    "transaction": lambda log: (_producer(log), "commit_transaction"),
+    "publish": lambda log: (_within(log), "_flush"),
+    "transaction": lambda log: (_within(log), "_commit_transaction"),
     "advance": lambda spool: (spool, "_replace"),
 }
 

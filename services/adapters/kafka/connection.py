@@ -53,8 +53,30 @@ class KafkaCluster:
             }
         if self.tls_ca_file is not None:
             options["ssl_context"] = self._trusting(self.tls_ca_file)
+        return options | {"security_protocol": self._protocol}
+
+    def librdkafka_options(self) -> dict[str, Any]:
+        """The options of every client of librdkafka, which reads the file of certificate authorities by itself.
+
+        Raises:
+            MisconfiguredError: the file of certificate authorities cannot be used.
+        """
+        options: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "security.protocol": self._protocol}
+        if self.user is not None:
+            options |= {
+                "sasl.mechanisms": self.user.mechanism,
+                "sasl.username": self.user.username,
+                "sasl.password": self.user.password,
+            }
+        if self.tls_ca_file is not None:
+            self._trusting(self.tls_ca_file)  # its own complaint would not name the setting
+            options["ssl.ca.location"] = str(self.tls_ca_file)
+        return options
+
+    @property
+    def _protocol(self) -> str:
         transport = "PLAINTEXT" if self.tls_ca_file is None else "SSL"
-        return options | {"security_protocol": transport if self.user is None else f"SASL_{transport}"}
+        return transport if self.user is None else f"SASL_{transport}"
 
     @staticmethod
     def _trusting(ca_file: Path) -> ssl.SSLContext:

@@ -11,76 +11,32 @@ from kafka import errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from pipelines import paths
-from pipelines.core.message_size import MESSAGE_BYTES_MAX, size_bytes
-from pipelines.errors import (
-    CorruptError,
-    FarsideError,
-    FencedError,
-    RefusedError,
-    RetryableError,
-    UnknownOutcomeError,
-)
+from pipelines.core.message_size import MESSAGE_BYTES_MAX
+from pipelines.errors import CorruptError
 from pipelines.ports import Fetched, Message, Partition
 from services.adapters.kafka.acls import COMMON, translated
 from services.adapters.kafka.batches import DamagedValue, Doubted, read_safely
 from services.adapters.kafka.clients import made, thrown_away
 from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.kafka.writing import (
+    BATCH_BYTES,
+    DELIVERY_MS,
+    FOR_GOOD,
+    LINGER_MS,
+    TRANSACTION_MS,
+    WritingLog,
+)
 
-DELIVERY_MS = 10_000
-# Without a linger the sender takes each record as it comes, wakes for it, and makes a request of it. So all that is
-# published together waits for the flush that follows at once; a batch is smaller than what a broker takes, 1 MiB.
-LINGER_MS, BATCH_BYTES = 1_000, 512 * 1024
 DIVIDED_MAX = 32  # a batch has a few thousand records at most: halves of halves
-TRANSACTION_MS = 15_000  # one that its writer left open holds back everybody's committed reads for so long
 _LIMITS = {"max.message.bytes": str(MESSAGE_BYTES_MAX)}
 _REFUSED = errors.TopicAuthorizationFailedError
-# A broker that says so says it again, however often it is asked; the library retries none of them.
-_INVALID = errors.InvalidRecordError
-_FOR_GOOD = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError, _INVALID)
 _GONE = (errors.OffsetOutOfRangeError, errors.LogTruncationError)  # what was to be read is not there any more
-_FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
 
 
-class KafkaLog:
-    """Implements EventLog: an idempotent producer, acks=all, transactional if it has an id."""
+class KafkaLog(WritingLog):
+    """Implements EventLog through kafka-python's producer."""
 
-    def __init__(self, cluster: KafkaCluster, transactional_id: str | None = None) -> None:
-        self._cluster = cluster
-        self._transactional_id = transactional_id
-        self._producer: Any = None
-        self._fenced = ""
-
-    def publish(self, messages: Sequence[Message]) -> None:
-        """Append and return when all are acknowledged."""
-        try:
-            self._send(messages)
-        except RefusedError:
-            self.close()  # of what was sent beside it, nothing is known
-            raise
-        except Exception as error:  # a client whose connection dies under it also raises what is none of its own
-            self.close()
-            raise self._translated(error, messages) from error
-
-    def transaction(self, messages: Sequence[Message]) -> None:
-        """Append all or none; an error after the commit was sent leaves the outcome unknown. Once fenced, for ever."""
-        if self._fenced:
-            raise FencedError(self._fenced)  # another producer of ours would fence who fenced us
-        committing = False
-        try:
-            self._ready().begin_transaction()
-            self._send(messages)
-            committing = True
-            self._producer.commit_transaction()
-        except RefusedError:
-            self.close()
-            raise
-        except Exception as error:  # as above
-            self.close()  # the next producer's init_transactions settles whatever this one left open
-            if isinstance(error, _FENCED):
-                self._fenced = f"transactional id {self._transactional_id}: {error!r}"
-                raise FencedError(self._fenced) from error
-            kind = UnknownOutcomeError if committing else RetryableError
-            raise self._translated(error, messages, kind) from error
+    _producer: Any = None
 
     def close(self) -> None:
         """Drop the producer; the next call makes another."""
@@ -88,27 +44,29 @@ class KafkaLog:
         if producer is not None:
             thrown_away(producer)
 
-    def _translated(
-        self, error: Exception, messages: Sequence[Message], kind: type[FarsideError] = RetryableError
-    ) -> FarsideError:
-        """Of an idempotent producer that may write no topic at all, the broker says that the cluster refuses it."""
-        what = f"topic {', '.join(sorted({item.topic for item in messages}))}"
-        if not messages or isinstance(error, errors.TransactionalIdAuthorizationFailedError):
-            what = f"transactional id {self._transactional_id}"
-        return translated(self._cluster, error, f"Describe and Write on {what}", kind)
+    def _begin_transaction(self) -> None:
+        self._ready().begin_transaction()
 
-    def _send(self, messages: Sequence[Message]) -> None:
+    def _commit_transaction(self) -> None:
+        self._producer.commit_transaction()
+
+    def _append(self, messages: Sequence[Message]) -> Mapping[int, errors.KafkaError]:
         producer = self._ready()
         sent = [_sent(producer, item) for item in messages]
-        _flush(producer)
-        failed = {at: error for at, error in enumerate(map(_error_of, sent)) if error is not None}
-        refused = {at: error for at, error in failed.items() if isinstance(error, _FOR_GOOD)}
-        if refused:
-            sure = _surely(refused, messages)
-            too_large = [at for at in sure if not isinstance(refused[at], _INVALID)]
-            raise RefusedError({at: _why_refused(messages[at], refused[at]) for at in sure}, too_large)
-        for error in failed.values():
-            raise error
+        self._flush()
+        return {at: error for at, error in enumerate(map(_error_of, sent)) if error is not None}
+
+    def _flush(self) -> None:
+        """Send what lingers, and wait until it is settled.
+
+        A batch that is too large for the broker is divided by the library, and its flush then complains of the batch
+        that is no more, while the parts wait: the next flush sends them.
+        """
+        for _ in range(DIVIDED_MAX):
+            with contextlib.suppress(errors.UnknownError):
+                self._producer.flush(timeout=DELIVERY_MS / 1000)
+                return
+        raise errors.KafkaTimeoutError(f"batches that are too large were divided {DIVIDED_MAX} times")
 
     def _ready(self) -> Any:  # noqa: ANN401 - kafka-python has no types
         if self._producer is None:
@@ -301,21 +259,8 @@ def _sent(producer: Any, item: Message) -> Any:  # noqa: ANN401 - kafka-python h
     """The future of a record's acknowledgement, or the error for which it was not even sent."""
     try:
         return producer.send(item.topic, key=item.key, value=item.value, headers=list(item.headers))
-    except _FOR_GOOD as error:
+    except FOR_GOOD as error:
         return error
-
-
-def _flush(producer: Any) -> None:  # noqa: ANN401 - kafka-python has no types
-    """Send what lingers, and wait until it is settled.
-
-    A batch that is too large for the broker is divided by the library, and its flush then complains of the batch that
-    is no more, while the parts wait: the next flush sends them.
-    """
-    for _ in range(DIVIDED_MAX):
-        with contextlib.suppress(errors.UnknownError):
-            producer.flush(timeout=DELIVERY_MS / 1000)
-            return
-    raise errors.KafkaTimeoutError(f"batches that are too large were divided {DIVIDED_MAX} times")
 
 
 def _error_of(sent: Any) -> errors.KafkaError | None:  # noqa: ANN401 - kafka-python has no types
@@ -327,36 +272,6 @@ def _error_of(sent: Any) -> errors.KafkaError | None:  # noqa: ANN401 - kafka-py
     except errors.KafkaError as error:
         return error
     return None
-
-
-def _surely(refused: Mapping[int, errors.KafkaError], messages: Sequence[Message]) -> list[int]:
-    """Those of the refused records that are certainly the reason.
-
-    After one that is too large the library also fails what it would have sent behind it, with the same error. So of
-    each topic only the largest counts, and those as large; if there are more, the next try shows them.
-    """
-    sizes = {at: _size_of(messages[at]) for at, error in refused.items() if not isinstance(error, _INVALID)}
-    largest: dict[str, int] = {}
-    for at, size in sizes.items():
-        largest[messages[at].topic] = max(size, largest.get(messages[at].topic, 0))
-    return [at for at in refused if at not in sizes or sizes[at] == largest[messages[at].topic]]
-
-
-def _size_of(item: Message) -> int:
-    return size_bytes(item.key, item.value, item.headers)
-
-
-def _why_refused(item: Message, error: errors.KafkaError) -> str:
-    size = _size_of(item)
-    text = f"topic {item.topic} refuses a record of {size} bytes for good ({type(error).__name__})"
-    if isinstance(error, _INVALID):
-        return f"{text}: {error}"
-    if size > MESSAGE_BYTES_MAX:
-        return f"{text}: Farside sends at most {MESSAGE_BYTES_MAX} bytes as one record"
-    return (
-        f"{text}: the topic's max.message.bytes or segment.bytes is smaller; Farside creates topics with "
-        f"max.message.bytes={MESSAGE_BYTES_MAX}: set it so"
-    )
 
 
 def ensure_topics(cluster: KafkaCluster, replication: int, partitions: int = 1, prefix: str = "") -> None:
