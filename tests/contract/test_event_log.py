@@ -185,34 +185,63 @@ def test_the_end_counts_what_another_writer_has_not_committed_yet(
 
 
 @pytest.mark.servers
-def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknowledged(
-    stack: Stack, writer: type[KafkaLog | LibrdkafkaLog]
-) -> None:
-    """Reader and writer go on with the same objects, at the same place."""
+def test_I14_a_broker_that_is_killed_and_restarted_loses_nothing_that_was_acknowledged(stack: Stack) -> None:
+    """Reader and writers go on with the same objects, at the same place."""
     address = admin_of(stack, "west")
     ensure_topics(address, replication=1)
-    log, source = writer(address, f"restart-{next(IDS)}"), KafkaSource(address)
+    logs = {name: writer(address, f"restart-{next(IDS)}") for name, writer in WRITERS.items()}
+    source = KafkaSource(address)
     _at_end(source)
-    log.transaction([_message(b"before")])
+    for name, log in logs.items():
+        log.transaction([_message(f"before {name}".encode())])
     stack.restart("kafka-west")
     deadline = time.monotonic() + 60
-    sent = False
-    while not sent and time.monotonic() < deadline:
+    for name, log in logs.items():
+        _until_sent(log, _message(f"after {name}".encode()), deadline)
+    values: list[bytes] = []
+    while b"after librdkafka" not in values and time.monotonic() < deadline:
+        values += [item.value for item in source.poll(0.5)]
+    assert list(dict.fromkeys(values)) == [
+        f"{when} {name}".encode() for when in ("before", "after") for name in WRITERS
+    ]
+    for opened in (*logs.values(), source):
+        opened.close()
+
+
+def _until_sent(log: EventLog, message: Message, deadline: float) -> None:
+    last: Exception | None = None
+    while time.monotonic() < deadline:
         try:
-            log.transaction([_message(b"after")])
-            sent = True
+            log.transaction([message])
         except FencedError:
             raise
         except Exception as error:  # noqa: BLE001 - the broker is on its way up
             last = error
-    assert sent, last
-    values: list[bytes] = []
-    while b"after" not in values and time.monotonic() < deadline:
-        values += [item.value for item in source.poll(0.5)]
-    assert values[0] == b"before"
-    assert set(values) == {b"before", b"after"}
-    log.close()
-    source.close()
+        else:
+            return
+    raise AssertionError(f"it was not sent: {last!r}")
+
+
+@pytest.mark.servers
+def test_I2_a_key_has_the_same_partition_whichever_library_writes(stack: Stack) -> None:
+    """A run's order is its partition's, and a machine may get or lose the faster library; headers come back alike."""
+    address = admin_of(stack, "east")
+    name = f"wide-{next(IDS)}"
+    admin, source = KafkaAdminClient(**address.options()), KafkaSource(address)
+    admin.create_topics([NewTopic(name, 5, 1)])
+    headers = (("h", b"1"), ("", b""), ("h", b"\0"), ("\u00e4", b"2"))
+    sent = [Message(name, key, str(at).encode(), headers) for at, key in enumerate((b"", b"gpt", b"\0", b"a" * 99))]
+    logs = [writer(address) for writer in WRITERS.values()]
+    for log in logs:
+        log.publish(sent)
+    for partition in source.partitions([name]):
+        source.seek(partition, 0)
+    found = [(item.key, item.value, item.headers, item.partition.number) for item in _read(source, 2 * len(sent))]
+    assert len(found) == 2 * len(sent)
+    assert len(set(found)) == len(sent)
+    assert len({number for *_, number in found}) > 1
+    for opened in (*logs, source, admin):
+        opened.close()
 
 
 def test_I18_a_record_above_the_stated_limit_is_refused_for_good_by_its_place(cluster: _Cluster) -> None:

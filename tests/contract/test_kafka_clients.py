@@ -6,6 +6,7 @@ import gc
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipelines.errors import RetryableError
 from pipelines.ports import Message, Partition
 from services.adapters.kafka.clients import made, network, thrown_away
 from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.kafka.librdkafka_log import LibrdkafkaLog
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from tests.brokers import admin_of
 from tests.waiting import wait_until
@@ -37,7 +39,12 @@ def nobody(listens: bool) -> Iterator[str]:
 
 def _held() -> tuple[int, int]:
     gc.collect()  # a refused connection's socket hangs in the traceback of its error
-    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+    return len(list(Path("/proc/self/fd").iterdir())), _tasks()
+
+
+def _tasks() -> int:
+    """Threads, also those that are not Python's."""
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 @if_unanswered
@@ -46,21 +53,22 @@ def test_tries_that_fail_leave_no_thread_and_no_file(nobody: str, caplog: pytest
     caplog.set_level(logging.CRITICAL, "kafka")  # captured records would keep the tracebacks, and those the sockets
     before = _held()
     cluster = KafkaCluster(nobody)
-    source, log = KafkaSource(cluster), KafkaLog(cluster)
+    source, logs = KafkaSource(cluster), (KafkaLog(cluster), LibrdkafkaLog(cluster))
     with pytest.raises(RetryableError):
         source.partitions(["farside.heartbeats"])
     with pytest.raises(RetryableError):
         source.bounds(Partition("cluster", "topic", "farside.heartbeats", 0))
-    with pytest.raises(RetryableError):
-        log.publish([Message("farside.heartbeats", b"gpt", b"beat")])
-    log.close()
+    for log in logs:
+        with pytest.raises(RetryableError):
+            log.publish([Message("farside.heartbeats", b"gpt", b"beat")])
+        log.close()
     source.close()
     wait_until(
         lambda: all(now <= was for now, was in zip(_held(), before, strict=True)),
         10.0,
         "files and threads to be given back",
     )
-    assert threading.active_count() <= before[1]
+    assert _tasks() <= before[1]
 
 
 def test_a_broker_whose_proxy_hangs_up_is_tried_again_after_a_pause() -> None:
@@ -128,3 +136,33 @@ def test_a_producer_whose_broker_fell_silent_is_thrown_away_whole(
         assert waiting.failed(), "and nothing of it is sent when the broker wakes up"
     finally:
         stack.thaw("kafka-east")
+
+
+@pytest.mark.servers
+def test_a_log_of_librdkafka_whose_broker_fell_silent_is_thrown_away_whole_and_at_once(stack: Stack) -> None:
+    """Its threads end although an error is kept, and what it had not sent is not sent when the broker wakes up."""
+    cluster = admin_of(stack, "east")
+    ensure_topics(cluster, replication=1)
+    source, before = KafkaSource(cluster), _tasks()
+    (partition,) = source.partitions([paths.HEARTBEATS])
+    log, atomic = LibrdkafkaLog(cluster), LibrdkafkaLog(cluster, "farside-silent")
+    log.publish([Message(paths.HEARTBEATS, b"gpt", b"beat")])
+    atomic.transaction([])
+    end = source.bounds(partition)[1]
+    threads = _tasks()
+    stack.freeze("kafka-east")
+    try:
+        log._produced(Message(paths.HEARTBEATS, b"gpt", b"late"), None)
+        atomic._begin_transaction()
+        begun_s = time.monotonic()
+        for one in (log, atomic):
+            one.close()
+        assert time.monotonic() - begun_s < 2.0
+        wait_until(lambda: _tasks() < threads - 4, 10.0, "the producers' threads to end")
+    finally:
+        stack.thaw("kafka-east")
+    log.publish([Message(paths.HEARTBEATS, b"gpt", b"after")])
+    assert source.bounds(partition)[1] == end + 1
+    log.close()
+    source.close()
+    wait_until(lambda: _tasks() <= before, 10.0, "all threads to end")

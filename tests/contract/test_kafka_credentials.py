@@ -30,7 +30,9 @@ from pipelines.errors import CorruptError, FencedError, MisconfiguredError, Retr
 from pipelines.ports import EventSource, Message, Partition
 from services.adapters.kafka.acls import give
 from services.adapters.kafka.connection import KafkaCluster, KafkaUser
+from services.adapters.kafka.librdkafka_log import LibrdkafkaLog
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
+from services.adapters.kafka.writing import WritingLog
 from services.adapters.system_clock import SystemClock
 from services.permissions.kafka_policies import ROLES, TOPIC, Grant, commands, grants
 from services.runtime.clients import cluster_of
@@ -41,6 +43,7 @@ from tests.waiting import wait_until
 
 IDS = itertools.count(1)
 LANE = "metrics"
+WRITERS: tuple[type[WritingLog], ...] = (KafkaLog, LibrdkafkaLog)
 
 
 @pytest.fixture
@@ -73,13 +76,13 @@ def _message(topic: str = paths.METRICS) -> Message:
     return Message(topic, b"gpt", str(next(IDS)).encode())
 
 
-def _publish(cluster: KafkaCluster, topic: str = paths.METRICS) -> None:
-    with contextlib.closing(KafkaLog(cluster)) as log:
+def _publish(cluster: KafkaCluster, topic: str = paths.METRICS, writer: type[WritingLog] = KafkaLog) -> None:
+    with contextlib.closing(writer(cluster)) as log:
         log.publish([_message(topic)])
 
 
-def _transaction(cluster: KafkaCluster, transactional_id: str) -> None:
-    with contextlib.closing(KafkaLog(cluster, transactional_id)) as log:
+def _transaction(cluster: KafkaCluster, transactional_id: str, writer: type[WritingLog] = KafkaLog) -> None:
+    with contextlib.closing(writer(cluster, transactional_id)) as log:
         log.transaction([_message()])
 
 
@@ -123,14 +126,16 @@ def test_a_region_only_reads_in_another_regions_kafka(east: KafkaCluster, from_w
     before = _end(east)
     assert _last(from_west) == message.value
     ensure_topics(from_west, replication=1)  # all of them are there: there is nothing to ask for
-    with _refused("link-west", f"Describe and Write on topic {paths.METRICS}"):
-        _publish(from_west)
+    for writer in WRITERS:
+        with _refused("link-west", f"Describe and Write on topic {paths.METRICS}"):
+            _publish(from_west, writer=writer)
     with _refused("link-west", f"Create, Describe, Read and Write on topics {paths.DRILL_TOPICS}farside.*"):
         ensure_topics(from_west, replication=1, prefix=paths.DRILL_TOPICS)
     for region, peer in (("east", "west"), ("west", "east")):
         name = paths.transactional_id(region, peer, LANE)
-        with _refused("link-west", f"Describe and Write on transactional id {name}"):
-            _transaction(from_west, name)
+        for writer in WRITERS:
+            with _refused("link-west", f"Describe and Write on transactional id {name}"):
+                _transaction(from_west, name, writer)
     assert _end(east) == before
 
 
@@ -139,12 +144,13 @@ def test_a_refused_transaction_does_not_fence_the_replicator_whose_id_it_took(
     east: KafkaCluster, from_west: KafkaCluster
 ) -> None:
     """Else a zombie in west could stop east's replication by beginning, without writing anything."""
-    name = paths.transactional_id("east", "west", LANE)
-    with contextlib.closing(KafkaLog(east, name)) as log:
-        log.transaction([_message()])
-        with _refused("link-west", f"Describe and Write on transactional id {name}"):
-            _transaction(from_west, name)
-        log.transaction([_message()])
+    for writer in WRITERS:
+        name = paths.transactional_id("east", "west", LANE)
+        with contextlib.closing(writer(east, name)) as log:
+            log.transaction([_message()])
+            with _refused("link-west", f"Describe and Write on transactional id {name}"):
+                _transaction(from_west, name, writer)
+            log.transaction([_message()])
 
 
 @pytest.mark.servers
@@ -161,14 +167,16 @@ def test_a_region_can_do_in_its_own_kafka_what_its_services_do(east: KafkaCluste
     for topic in paths.TOPICS:
         _publish(east, topic)
     name = paths.transactional_id("east", "west", LANE)
-    with contextlib.closing(KafkaLog(east, name)) as older, contextlib.closing(KafkaLog(east, name)) as newer:
-        older.transaction([_message()])
-        newer.transaction([])
-        with pytest.raises(FencedError):
+    for old, new in ((KafkaLog, LibrdkafkaLog), (LibrdkafkaLog, KafkaLog)):
+        with contextlib.closing(old(east, name)) as older, contextlib.closing(new(east, name)) as newer:
             older.transaction([_message()])
+            newer.transaction([])
+            with pytest.raises(FencedError):
+                older.transaction([_message()])
     other = paths.transactional_id("west", "east", LANE)
-    with _refused("east", f"Describe and Write on transactional id {other}"):
-        _transaction(east, other)
+    for writer in WRITERS:
+        with _refused("east", f"Describe and Write on transactional id {other}"):
+            _transaction(east, other, writer)
     with _refused("east", f"Create, Describe, Read and Write on topics {paths.DRILL_TOPICS}farside.*"):
         ensure_topics(east, replication=1, prefix=paths.DRILL_TOPICS)
 
@@ -185,8 +193,9 @@ def test_I10_a_drill_writes_its_own_topics_and_neither_writes_nor_reads_the_real
     with contextlib.closing(KafkaLog(drill)) as log:
         log.publish([message])
     assert _last(drill, beside) == message.value
-    with _refused("drill-east", f"Describe and Write on topic {paths.METRICS}"):
-        _publish(drill)
+    for writer in WRITERS:
+        with _refused("drill-east", f"Describe and Write on topic {paths.METRICS}"):
+            _publish(drill, writer=writer)
     with _refused("drill-east", f"Describe and Read on topic {paths.METRICS}"):
         _end(drill)
     name = paths.transactional_id("east", "west", LANE)
@@ -219,6 +228,8 @@ def test_who_is_not_let_in_is_told_so_and_does_not_try_for_ever(settings: Settin
         lambda: source.bounds(Partition("c", "t", paths.METRICS, 0)),
         lambda: _publish(bad),
         lambda: _transaction(bad, paths.transactional_id("east", "west", LANE)),
+        lambda: _publish(bad, writer=LibrdkafkaLog),
+        lambda: _transaction(bad, paths.transactional_id("east", "west", LANE), LibrdkafkaLog),
     ]
     waits: list[str] = []
     for ask in asked:
@@ -261,8 +272,9 @@ def test_I18_a_replicator_whose_link_is_not_let_in_says_so_for_each_lane_and_liv
 def test_a_service_without_a_user_is_told_which_setting_is_missing(settings: Settings) -> None:
     """The broker only hangs up, so it may be away too: that is tried again."""
     nobody = KafkaCluster(settings.region("east").kafka)
-    with pytest.raises(RetryableError, match="kafka_credentials_file is missing"):
-        _publish(nobody)
+    for writer in WRITERS:
+        with pytest.raises(RetryableError, match="kafka_credentials_file is missing"):
+            _publish(nobody, writer=writer)
 
 
 @pytest.mark.servers
@@ -278,6 +290,9 @@ def test_a_user_of_scram_logs_in_and_one_that_may_look_but_not_read_is_told_so(
     give(admin, {"looker": [Grant(("Describe",), TOPIC, paths.TOPIC_PREFIX)]})
     _publish(east)
     looker = KafkaCluster(east.bootstrap, KafkaUser("looker", secret))
+    for writer in WRITERS:
+        with _refused("looker", f"Describe and Write on topic {paths.METRICS}"):
+            _publish(looker, writer=writer)
     with contextlib.closing(KafkaSource(looker)) as source:
         partition = _partition(source)
         source.seek(partition, 0)

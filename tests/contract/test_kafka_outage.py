@@ -22,12 +22,13 @@ from pipelines.ports import GrantReply, Message
 from schemas.codec import Codec
 from schemas.records import Metric, MetricBatch
 from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.kafka.fast_log import log_of
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
 from services.adapters.system_clock import SystemClock, SystemEntropy
-from services.wrappers.watched import WatchedLog
+from services.wrappers.watched import ClosableLog, WatchedLog
 from tests.brokers import admin_of
 from tests.waiting import wait_until
 
@@ -64,8 +65,10 @@ class _Reader:
         return self.found
 
 
-def _watched(journal: _Journal, *paths_to_it: KafkaCluster) -> WatchedLog:
-    return WatchedLog([partial(KafkaLog, one) for one in paths_to_it], UNANSWERED_S, journal)
+def _watched(
+    journal: _Journal, *paths_to_it: KafkaCluster, maker: Callable[[KafkaCluster], ClosableLog] = log_of
+) -> WatchedLog:
+    return WatchedLog([partial(maker, one) for one in paths_to_it], UNANSWERED_S, journal)
 
 
 def _publish_until_taken(log: WatchedLog, value: bytes, deadline_s: float = 60.0) -> int:
@@ -81,12 +84,15 @@ def _publish_until_taken(log: WatchedLog, value: bytes, deadline_s: float = 60.0
     raise AssertionError(f"{value!r} was not taken within {deadline_s} s")
 
 
-def test_I16_a_frozen_broker_is_given_up_in_time_and_after_the_thaw_nothing_is_missing(stack: Stack) -> None:
+@pytest.mark.parametrize("maker", [log_of, KafkaLog])
+def test_I16_a_frozen_broker_is_given_up_in_time_and_after_the_thaw_nothing_is_missing(
+    stack: Stack, maker: Callable[[KafkaCluster], ClosableLog]
+) -> None:
     """SIGSTOP: connections live and nobody answers. Each call returns; in the end every value is there, in order."""
     cluster = admin_of(stack, "west")
     ensure_topics(cluster, replication=1)
     reader, journal = _Reader(cluster, paths.METRICS), _Journal()
-    log = _watched(journal, cluster)
+    log = _watched(journal, cluster, maker=maker)
     _publish_until_taken(log, b"before")
     stack.freeze("kafka-west")
     try:

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from infra.local.ports import PortClaims
 from infra.local.stack import Stack
 from pipelines.errors import FarsideError, MisconfiguredError, RetryableError
+from pipelines.ports import Message
 from services.adapters.kafka.connection import KafkaCluster
+from services.adapters.kafka.librdkafka_log import LibrdkafkaLog
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from tests.brokers import admin_of
 from tests.certificates import Signed, certificate, pem
@@ -60,11 +62,14 @@ def tls(stack: Stack, authority: Signed, tmp_path_factory: pytest.TempPathFactor
 
 
 def _said(cluster: KafkaCluster) -> FarsideError:
-    """The error at a service's start; its reader gets one of the same kind."""
+    """The error at a service's start; its reader gets one of the same kind, and librdkafka's writer the same words."""
     with pytest.raises(FarsideError) as caught:
         ensure_topics(cluster, replication=1)
     with contextlib.closing(KafkaSource(cluster)) as source, pytest.raises(type(caught.value)):
         source.partitions(["farside.metrics"])
+    with contextlib.closing(LibrdkafkaLog(cluster)) as log, pytest.raises(type(caught.value)) as also:
+        log.publish([Message("farside.metrics", b"k", b"v")])
+    assert str(also.value) == str(caught.value)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -72,8 +77,9 @@ def _said(cluster: KafkaCluster) -> FarsideError:
 def test_with_the_right_authority_it_works(tls: KafkaCluster) -> None:
     """Topics are made over TLS, and a transactional writer logs in."""
     ensure_topics(tls, replication=1)
-    with contextlib.closing(KafkaLog(tls, "farside-replicator-east-tls")) as log:
-        log.transaction([])
+    for writer in (KafkaLog, LibrdkafkaLog):
+        with contextlib.closing(writer(tls, "farside-replicator-east-tls")) as log:
+            log.transaction([])
 
 
 Mistake = Callable[[KafkaCluster, Stack, Path], KafkaCluster]
