@@ -15,7 +15,7 @@ from schemas.codec import Codec
 from schemas.http_bodies import AgentStatus, GrantRenewalStatus, KafkaPathStatus, PublisherStatus
 from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.http.grants import HttpGrants
-from services.adapters.kafka.fast_log import log_of
+from services.adapters.kafka.fast_log import WRITER, log_of
 from services.adapters.spool import NodeSpool
 from services.runtime.wiring import Wiring
 from services.settings import HOST, Settings
@@ -27,6 +27,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one node until told to stop; the exit code. `wrap` is given the ports spool, store and log."""
     parts = Wiring(settings, region, "agent")
     parts.prepare()
+    parts.journal.say("kafka.writer", library=WRITER)
     here, store = parts.here, parts.store()
     spool = NodeSpool(here.node_dir, parts.journal, keep_s=settings.publish.keep_logs_s)
     arenas = {name: Arena(here.arena_dir / name) for name in settings.runs}

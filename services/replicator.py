@@ -22,7 +22,7 @@ from pipelines.flows.replication.replay_requests import parse_places
 from pipelines.ports import EventSource
 from schemas.codec import Codec
 from schemas.http_bodies import AcknowledgeBody, RedriveBody, ReplayBody, ReplicatorStatus
-from services.adapters.kafka.fast_log import log_of
+from services.adapters.kafka.fast_log import WRITER, log_of
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
 from services.http.server import answer_of, body_of
@@ -37,6 +37,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     check_follows(settings, region)
     parts = Wiring(settings, region, "replicator")
     parts.prepare()
+    parts.journal.say("kafka.writer", library=WRITER)
     flows: dict[str, LaneReplicator] = {}
     closing: list[Callable[[], None]] = []
     for peer in parts.peers():

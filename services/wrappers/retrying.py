@@ -9,7 +9,7 @@ so only a read may follow it (I4). FencedError, CorruptError and MisconfiguredEr
 | a schema registry | RetryingSchemaRegistry with `REGISTRY`; in a replay, the replay itself, until its --wait is over |
 | Kafka and the store at a service's start | `repeat_until_done`, until they answer |
 | the witness, and a drill's lease records | nobody: each request is sent once, and the controller decides (6.3) |
-| Kafka | kafka-python within a call, under the record's sequence number; then the flow's next turn |
+| Kafka | the client library within a call, under the record's sequence number; then the flow's next turn |
 | grants, webhooks, pings | the flow's next turn |
 
 All waiting is on the Clock port: tenacity's own stop and wait would ignore a simulated clock (design, section 4).

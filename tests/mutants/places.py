@@ -52,6 +52,7 @@ REDRIVE, REDRIVES = (
 )
 BATCHES, DECOMPRESSION = "services/adapters/kafka/batches.py", "services/adapters/kafka/decompression.py"
 FOREIGN_BATCHES, KAFKA_ERRORS = ("tests/contract/test_kafka_poison.py",), ("tests/contract/test_kafka_errors.py",)
+LIBRDKAFKA, LIBRDKAFKA_LOG = "services/adapters/kafka/librdkafka_log.py", ("tests/contract/test_librdkafka_log.py",)
 SCHEMAS, POISON = ("tests/core/log/test_schemas.py",), ("tests/core/replication/test_poison.py",)
 TRANSFERS, COPIES = "services/adapters/transfers.py", ("tests/contract/test_transfers.py",)
 JUDGE = "pipelines/flows/replication/record_judge.py"

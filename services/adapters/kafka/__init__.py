@@ -1,1 +1,1 @@
-"""Kafka through kafka-python."""
+"""Kafka: read through kafka-python; written through it or through librdkafka."""

@@ -8,11 +8,11 @@ from services.adapters.kafka.log import KafkaLog
 try:
     from services.adapters.kafka.librdkafka_log import LibrdkafkaLog
 except ImportError:
-    KIND: type[KafkaLog | LibrdkafkaLog] = KafkaLog
+    _KIND: type[KafkaLog | LibrdkafkaLog] = KafkaLog
+    WRITER = "kafka-python"
 else:
-    KIND = LibrdkafkaLog
-
-WRITER = KIND.__name__
+    _KIND = LibrdkafkaLog
+    WRITER = "librdkafka"
 
 
 def log_of(cluster: KafkaCluster, transactional_id: str | None = None) -> KafkaLog | LibrdkafkaLog:
@@ -22,4 +22,4 @@ def log_of(cluster: KafkaCluster, transactional_id: str | None = None) -> KafkaL
         cluster: whose log.
         transactional_id: of the one writer that may write under it; None for a log that makes no transactions.
     """
-    return KIND(cluster, transactional_id)
+    return _KIND(cluster, transactional_id)
