@@ -566,10 +566,8 @@ def test_I14_a_metric_is_not_set_aside_by_a_lineage_that_is_a_moment_old(signer:
 
 def test_an_idle_lane_waits_for_a_record_and_does_not_rest_besides(signer: Ed25519Signer) -> None:
     """A record that comes while a turn rests waits for the end of the rest: so what was waited for is no rest again."""
-    clock = ManualClock()
-    world = _World(signer)
-    source = _SlowSource(world.east, clock, 0)
-    replicator = world.replicator(lane="metrics", source=source, clock=clock)
+    world, clock = _World(signer), ManualClock()
+    replicator = world.replicator(lane="metrics", source=_SlowSource(world.east, clock, 0), clock=clock)
     world.send(_metric(1, 1))
     replicator.turn()
     assert replicator.turn() == 0.0  # it has waited in the source
