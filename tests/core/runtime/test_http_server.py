@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,15 @@ from services.runtime.journal import ServiceJournal
 from services.runtime.process import FAILED_EXIT, FENCED_EXIT, Process
 
 CLOCK = SystemClock()
+
+
+@pytest.fixture(autouse=True)
+def _collector() -> Iterator[None]:
+    """As it was, after a process has set it."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,7 @@ def test_a_process_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     try:
         assert process.run({"flow": flow}, [closed.set]) == 0
+        assert gc.get_freeze_count() > 0, "the collector looks at what was made for the start"
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
