@@ -5,6 +5,7 @@ FarsideError
 │   └── UnknownOutcomeError   it may or may not have happened: read before believing (I4)
 ├── FencedError          another writer superseded this one: stop, do not retry
 ├── CorruptError         the bytes are not what they should be: dead letter, go on with the next
+│   ├── ForeignEpochError     they are well made, by a region that does not hold their epoch: they never count (I17)
 │   └── RefusedError          the log refuses these records for good: never send them again as they are
 └── MisconfiguredError   a person must change something; the text says what, where and how
 """
@@ -32,6 +33,10 @@ class FencedError(FarsideError):
 
 class CorruptError(FarsideError):
     """Bytes that are missing, truncated, of another digest or signature."""
+
+
+class ForeignEpochError(CorruptError):
+    """Something of an epoch whose author is not the region that holds it."""
 
 
 class RefusedError(CorruptError):

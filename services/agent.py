@@ -17,7 +17,7 @@ from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.http.grants import HttpGrants
 from services.adapters.kafka.fast_log import WRITER, log_of
 from services.adapters.spool import NodeSpool
-from services.runtime.wiring import Wiring
+from services.runtime.wiring import Wiring, signer_of
 from services.settings import HOST, Settings
 from services.wrappers.unwrapped import Wrap, unwrapped
 from services.wrappers.watched import WatchedLog, endpoints
@@ -26,6 +26,7 @@ from services.wrappers.watched import WatchedLog, endpoints
 def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one node until told to stop; the exit code. `wrap` is given the ports spool, store and log."""
     parts = Wiring(settings, region, "agent")
+    signer = signer_of(settings, region)
     parts.prepare()
     parts.journal.say("kafka.writer", library=WRITER)
     here, store = parts.here, parts.store()
@@ -38,7 +39,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
 
     def fetch(reply: GrantReply) -> str:
         target = here.node_dir / "agent" / "fetched" / reply.start_manifest_digest
-        return str(fetch_index_folder(store, parts.signer, Codec(), reply.start_manifest_key, Path(target)))
+        return str(fetch_index_folder(store, signer, Codec(), reply.start_manifest_key, Path(target)))
 
     publish = settings.publish
     log = WatchedLog(
@@ -61,7 +62,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
             store=wrap("store", store),
             log=wrap("log", log),
             grants=HttpGrants(controller),
-            signer=parts.signer,
+            signer=signer,
             codec=Codec(),
             clock=parts.clock,
             entropy=parts.entropy,

@@ -223,7 +223,7 @@ class _Controller:
             ports=ControllerPorts(
                 leases=self._witness,
                 store=self._store,
-                signer=parts.signer,
+                signer=parts.verifier,
                 codec=self._codec,
                 clock=parts.clock,
                 entropy=parts.entropy,
@@ -252,7 +252,7 @@ class _Controller:
             ports=VerifierPorts(
                 store=self._verifiers_store,
                 pieces=self._pieces,
-                signer=parts.signer,
+                signer=parts.verifier,
                 codec=self._codec,
                 clock=parts.clock,
                 journal=parts.journal,

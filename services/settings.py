@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -106,8 +106,10 @@ class RegionSettings(KafkaSettings):
     drill_credentials_file: Path | None = None  # None: a drill has the region's own rights
     sweeper_credentials_file: Path | None = None  # None: a sweep has the region's own rights
     sweep_grace_s: float = Field(default=172_800.0, gt=0)  # longer than the longest upload or copy may stand still
-    signing_key_file: Path
+    signing_key_file: Path  # read by agents and sweeps only, which sign
     public_key_file: Path
+    # Keys that came later, by the date of each: what any of them signed is believed, until it is in `revoked_keys`.
+    public_key_files: dict[Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}[a-z]?$")], Path] = {}
     node: str = "n0"
     node_dir: Path
     arena_dir: Path
@@ -152,7 +154,9 @@ class Settings(_Part):
     state_dir: Path
     runs: dict[str, RunSettings]
     witness: WitnessSettings
-    regions: dict[str, RegionSettings]
+    regions: dict[Annotated[str, Field(pattern=r"^[^@/:]+$")], RegionSettings]
+    # Ids of signing keys by which nothing is believed any more: a region's name, or east@2026-11-28.
+    revoked_keys: tuple[str, ...] = ()
     publish: PublishSettings = PublishSettings()
     replicate: ReplicateSettings = ReplicateSettings()
 

@@ -45,7 +45,7 @@ def run(settings: Settings, region: str) -> int:
             store=store,
             pool=TorchStandbyPool(arena_dir=arena, store=store, spool=spool, run=name, clock=parts.clock),
             log=log,
-            signer=parts.signer,
+            signer=parts.verifier,
             codec=Codec(),
             clock=parts.clock,
             entropy=parts.entropy,

@@ -30,8 +30,9 @@ from services.adapters.memory.kafka import MemoryKafka, MemoryLog
 from services.adapters.memory.lease_store import MemoryLeaseStore
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.spool import MemorySpool
-from services.adapters.signer import Ed25519Signer, generate_keypair
+from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemEntropy
+from tests.fleet_signer import FleetSigner
 from tests.manual_clock import ManualClock
 
 SHARD = b"0123456789" * 10
@@ -42,9 +43,8 @@ PATIENCE_S = 60.0
 
 
 def signer_in(folder: Path) -> Ed25519Signer:
-    """One key for all regions."""
-    private, public = generate_keypair(folder, "sim")
-    return Ed25519Signer(key_id="sim", private_key_path=private, trusted={"sim": public})
+    """One key for all regions, each of which signs in its own name."""
+    return FleetSigner.in_folder(folder)
 
 
 class CutWitness(MemoryLeaseStore):

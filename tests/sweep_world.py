@@ -23,6 +23,7 @@ from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.spool import MemorySpool
 from services.adapters.signer import Ed25519Signer
 from services.adapters.system_clock import SystemEntropy
+from tests.lineages import lineage_of
 from tests.manifests import INTENT, OWN, SHARD, manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 from tests.tripwire import Tripwire
@@ -54,7 +55,7 @@ class SweepWorld(ManualClock):
         self.spool = MemorySpool("gpt")
         self.state = "granted"
         self.published: list[Checkpoint] = []
-        self.knows(LineageView(1, ((1, 0, -1),)))
+        self.knows(lineage_of((1, 0, -1)))
 
     def say(self, event: str, **fields: object) -> None:
         """Implements Journal."""

@@ -15,10 +15,17 @@ from schemas.records import EpochEntry
 
 @dataclass(frozen=True, slots=True)
 class LineageView:
-    """The chain of epochs as this region knows it: (epoch, parent, fork step) for each, oldest first."""
+    """The chain of epochs as this region knows it.
+
+    Attributes:
+        epoch: the newest.
+        forks: (epoch, parent, fork step) for each, oldest first.
+        holders: (epoch, region that won it) for each of which that is known; nothing of any other epoch counts.
+    """
 
     epoch: int
     forks: tuple[tuple[int, int, int], ...]
+    holders: tuple[tuple[int, str], ...] = ()
 
 
 class Standing(enum.Enum):
@@ -32,7 +39,19 @@ class Standing(enum.Enum):
 def view_of(chain: tuple[EpochEntry, ...]) -> LineageView:
     """The chain of a lease record, reduced to what the rule needs."""
     forks = tuple((entry.epoch, entry.parent_epoch, entry.fork_step) for entry in chain)
-    return LineageView(epoch=max((entry.epoch for entry in chain), default=0), forks=forks)
+    holders = tuple((entry.epoch, entry.region) for entry in chain)
+    return LineageView(epoch=max((entry.epoch for entry in chain), default=0), forks=forks, holders=holders)
+
+
+def holder_of(view: LineageView, epoch: int) -> str | None:
+    """The region that holds, or held, an epoch; None if that is not known here. `core/authorship.py` asks it."""
+    return dict(view.holders).get(epoch)
+
+
+def may_become_known(view: LineageView, epoch: int) -> bool:
+    """Whether the holder of an epoch is not known here and may be later: nobody ever holds one that was left out."""
+    is_won = any(one == epoch for one, _, _ in view.forks)
+    return epoch > view.epoch or (is_won and holder_of(view, epoch) is None)
 
 
 def closing_steps(view: LineageView) -> dict[int, int | None]:

@@ -16,7 +16,7 @@ from pipelines.ports.stores import (
     PieceStore,
     Transfers,
 )
-from pipelines.ports.world import Clock, Entropy, Journal, Poster, SchemaRegistry, Signer
+from pipelines.ports.world import Clock, Entropy, Journal, Opened, Poster, SchemaRegistry, Signer, Verifier
 
 __all__ = [
     "PIECE_BYTES",
@@ -36,6 +36,7 @@ __all__ = [
     "LeaseStore",
     "Message",
     "ObjectStore",
+    "Opened",
     "Partition",
     "PieceStore",
     "PoolHealth",
@@ -46,4 +47,5 @@ __all__ = [
     "SpoolRecord",
     "StandbyPool",
     "Transfers",
+    "Verifier",
 ]

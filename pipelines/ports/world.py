@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -29,24 +30,36 @@ class Entropy(Protocol):
         """32 hexadecimal digits, never the same twice."""
 
 
-class Signer(Protocol):
-    """This region's signing key and everybody's public keys."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The payload of a signed record, and the region whose key signed it."""
+
+    payload: bytes
+    region: str
+
+
+class Verifier(Protocol):
+    """Everybody's public keys; who has no more than these can sign nothing."""
+
+    def opened(self, envelope: bytes) -> Opened:
+        """The payload of an encoded `Signed` record, and who signed it: what counts is held against that (I17).
+
+        Args:
+            envelope: as `Signer.sign` makes it.
+
+        Raises:
+            CorruptError: it is no such record, or is not signed by a key that we trust.
+        """
+
+
+class Signer(Verifier, Protocol):
+    """This region's signing key, and everybody's public keys."""
 
     def sign(self, payload: bytes) -> bytes:
         """An encoded `Signed` record around a payload. Raises nothing.
 
         Args:
             payload: an encoded record.
-        """
-
-    def verify(self, envelope: bytes) -> bytes:
-        """The payload of an encoded `Signed` record.
-
-        Args:
-            envelope: as `sign` makes it.
-
-        Raises:
-            CorruptError: it is no such record, or is not signed by a key that we trust.
         """
 
 

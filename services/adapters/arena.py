@@ -17,7 +17,7 @@ from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.checkpoint_contents import check_contents
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.ports import ObjectStore, Signer
+from pipelines.ports import ObjectStore, Verifier
 from schemas.codec import Codec
 from schemas.codec import digest as digest_of
 from schemas.records import Chunk, Item, Manifest
@@ -74,12 +74,12 @@ class Arena:
         return _spool.read_json(_spool.index_path(self._folder / slot))
 
 
-def fetch_index_folder(store: ObjectStore, signer: Signer, codec: Codec, manifest_key: str, target: Path) -> Path:
+def fetch_index_folder(store: ObjectStore, signer: Verifier, codec: Codec, manifest_key: str, target: Path) -> Path:
     """Fetch a checkpoint from the region's store into a folder that the reader can load: the cold way, grade W0."""
     envelope = store.get(manifest_key)
     if envelope is None:
         raise CorruptError(f"manifest {manifest_key} is not in the store")
-    payload = signer.verify(envelope)
+    payload = signer.opened(envelope).payload
     return write_index_folder(store, codec.decode_as(Manifest, payload), digest_of(payload), target)
 
 

@@ -28,7 +28,6 @@ from pipelines.flows.log.ledger_reader import read_ledger
 from pipelines.flows.replication.checkpoint_copies import whole
 from pipelines.flows.replication.visible_index import VisibleIndex
 from schemas.codec import Codec
-from schemas.records import Signed
 from services.adapters.bookmark import FileBookmark
 from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topic
 from services.adapters.recording import RecordingSource, RecordingTarget, format_of
@@ -231,10 +230,12 @@ def _log(settings: Settings, asked: Asked) -> KafkaSource:
 def _plan(
     settings: Settings, asked: Asked, source: EventSource, parts: Sequence[Stretch], decoding: Decoding
 ) -> list[Row]:
+    from services.runtime.wiring import verifier_of  # noqa: PLC0415 - `farside --help` must be quick
+
     if asked.kind not in {HANDLERS, INTO}:
         return replay.plan(source, parts, asked.chosen, decoding, on_progress=progress())
     here = settings.region(asked.region)
-    codec, clock, store = Codec(), SystemClock(), store_of(here)
+    codec, clock, store, verifier = Codec(), SystemClock(), store_of(here), verifier_of(settings)
     with contextlib.closing(reader(here)) as own:
         ledger = read_ledger(own, codec, clock)
     lanes: dict[str, VisibleIndex] = {}
@@ -248,7 +249,7 @@ def _plan(
         ledger=ledger,
         known=lambda stream: lanes[stream[3]].known(stream),
         lineage=EpochStore(store),
-        whole=lambda event: whole(event, store, codec, lambda envelope: codec.decode_as(Signed, envelope).payload),
+        whole=lambda event: whole(event, store, codec, verifier.opened),
     )
     return replay.plan(source, parts, asked.chosen, decoding, handlers, progress())
 

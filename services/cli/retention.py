@@ -151,13 +151,13 @@ def _whole(settings: Settings, run: str, epoch: int | None, step: int) -> set[Ch
     from pipelines.paths import parse_checkpoint  # noqa: PLC0415 - as above
     from schemas.codec import Codec  # noqa: PLC0415 - as above
     from services.runtime.clients import store_of  # noqa: PLC0415 - as above
-    from services.runtime.wiring import signer_of  # noqa: PLC0415 - as above
+    from services.runtime.wiring import verifier_of  # noqa: PLC0415 - as above
 
-    for name, region in settings.regions.items():
+    for region in settings.regions.values():
         try:
             store = store_of(region)
             view = EpochStore(store)(run)
-            looks = RecoverableFinder(store, signer_of(settings, name), Codec())
+            looks = RecoverableFinder(store, verifier_of(settings), Codec())
             whole = None if view is None else looks.at(run, view, step, epoch)
         except RetryableError:
             continue  # another region may have it; that this one does not answer is printed when the pin is put there

@@ -23,7 +23,7 @@ from services.demo import figures, local_config
 from services.demo.actors import Actors, read_lines
 from services.operations.run_status import Overview, RunOverview, gather
 from services.runtime.clients import cluster_of, store_of
-from services.runtime.wiring import signer_of
+from services.runtime.wiring import verifier_of
 from services.settings import Settings, load
 
 RUN, EAST, WEST = "gpt", "east", "west"
@@ -231,9 +231,7 @@ class Story:
         here = self.settings.region(EAST)
         store, codec = store_of(here), Codec()
         view = EpochStore(store)(RUN)
-        newest = (
-            None if view is None else RecoverableFinder(store, signer_of(self.settings, EAST), codec).newest(RUN, view)
-        )
+        newest = None if view is None else RecoverableFinder(store, verifier_of(self.settings), codec).newest(RUN, view)
         if newest is None:
             raise RuntimeError("east has no checkpoint to go on from")
         manifest = newest.manifest

@@ -42,14 +42,14 @@ from services.adapters.kafka.log import KafkaLog, KafkaSource, ensure_topics
 from services.adapters.memory.grants import MemoryGrants
 from services.adapters.s3.lease_store import S3LeaseStore
 from services.adapters.s3.object_store import S3ObjectStore
-from services.adapters.signer import Ed25519Signer, generate_keypair
+from services.adapters.signer import Ed25519Signer, TrustedKeys, generate_keypair, key_id_of
 from services.adapters.spool import NodeSpool
 from services.http.endpoints import UnexpectedAnswerError, controller_of, warmer_of
 from services.runtime.child_processes import compiling_environment, kill_families, spawn, tail
 from services.runtime.clients import client_of, cluster_of, own_pieces_of
 from services.runtime.journal import ServiceJournal
 from services.runtime.scheduler import Flow, Scheduler
-from services.runtime.wiring import Wiring
+from services.runtime.wiring import Wiring, trusted_keys
 from services.settings import Settings
 from services.wrappers.overlay import OverlayLog, OverlaySource, OverlayStore
 
@@ -106,7 +106,7 @@ def rehearse(settings: Settings, region: str, run: str, command: tuple[str, ...]
     authority = parts.epoch_store().newest(run)
     if authority is None or authority.region == region:
         raise RetryableError(f"{region} is no standby of {run}: run the drill in a region that does not hold the run")
-    newest = RecoverableFinder(parts.store(), parts.signer, Codec()).newest(run, authority.view)
+    newest = RecoverableFinder(parts.store(), parts.verifier, Codec()).newest(run, authority.view)
     if newest is None:
         raise RetryableError(f"{region} has no recoverable checkpoint of {run}: there is nothing to resume from")
     warmer = warmer_of(settings, region).status()
@@ -317,9 +317,11 @@ class Stage:
 
     def _signer(self) -> Ed25519Signer:
         """Verifies the regions' signatures; signs with a new key, which only this drill trusts."""
-        private, public = generate_keypair(self._folder, "drill")
-        trusted = {name: region.public_key_file for name, region in self._parts.settings.regions.items()}
-        return Ed25519Signer(key_id="drill", private_key_path=private, trusted=trusted | {"drill": public})
+        key_id = key_id_of(self._parts.region, "drill")
+        private, public = generate_keypair(self._folder, key_id)
+        known = trusted_keys(self._parts.settings)
+        trusted = TrustedKeys({**known.paths, key_id: public}, known.revoked)
+        return Ed25519Signer(key_id=key_id, private_key_path=private, trusted=trusted)
 
     def _listener(self, region: str) -> PeerState:
         return PeerState(region=region, run=self._run, clock=self._parts.clock, wake=self._wake)

@@ -20,7 +20,7 @@ from schemas.codec import Codec
 from services.adapters.kafka.connection import KafkaCluster
 from services.adapters.kafka.log import KafkaSource, ensure_topics
 from services.adapters.s3.object_store import S3ObjectStore, ensure_bucket
-from services.adapters.signer import Ed25519Signer
+from services.adapters.signer import Ed25519Signer, Ed25519Verifier, TrustedKeys, key_id_of
 from services.adapters.system_clock import SystemClock, SystemEntropy
 from services.runtime.clients import client_of, cluster_of, peer_pieces_of, peer_store_of, store_of
 from services.runtime.journal import ServiceJournal
@@ -60,7 +60,7 @@ class Wiring:
             clock=self.clock,
             registry=self.registry,
         )
-        self.signer = signer_of(settings, region)
+        self.verifier = verifier_of(settings)
         for run in settings.runs:
             paths.check_run(run)
 
@@ -168,10 +168,22 @@ class Wiring:
         return process.run(flows, close, schedulers)
 
 
+def trusted_keys(settings: Settings) -> TrustedKeys:
+    """The public keys of every region of the settings, its dated ones too, and which of them are revoked."""
+    keys = {}
+    for name, region in settings.regions.items():
+        keys[key_id_of(name)] = region.public_key_file
+        keys |= {key_id_of(name, date): path for date, path in region.public_key_files.items()}
+    return TrustedKeys(keys, settings.revoked_keys)
+
+
+def verifier_of(settings: Settings) -> Ed25519Verifier:
+    """Believes every region of the settings, and can sign nothing: for all that is no agent and no sweeper."""
+    return Ed25519Verifier(trusted_keys(settings))
+
+
 def signer_of(settings: Settings, region: str) -> Ed25519Signer:
-    """A region's signer, which trusts every region of the settings."""
+    """A region's signer; it reads the region's private key, which must make a pair with one of its public keys."""
     return Ed25519Signer(
-        key_id=region,
-        private_key_path=settings.region(region).signing_key_file,
-        trusted={name: peer.public_key_file for name, peer in settings.regions.items()},
+        key_id=region, private_key_path=settings.region(region).signing_key_file, trusted=trusted_keys(settings)
     )

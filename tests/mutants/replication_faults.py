@@ -70,7 +70,13 @@ REPLICATION_FAULTS = (
         "and self._copies.done(event) is None:",
         MIRROR,
     ),
-    Mutant("duplicates are published again", JUDGE, " or arrival is Arrival.DUPLICATE:", ":", MIRROR),
+    Mutant(
+        "duplicates are published again",
+        JUDGE,
+        "return Outcome() if ledger.arrival(event) is Arrival.DUPLICATE else None",
+        "return None",
+        MIRROR,
+    ),
     Mutant(
         "the lineage is not read again before publishing",
         REPLICATE,
@@ -125,8 +131,8 @@ REPLICATION_FAULTS = (
     Mutant(
         "a replay judges by numbers that are visible nowhere",
         "pipelines/core/replay_rules.py",
-        "if not numbers - known.visible:",
-        "if not numbers.above(ledger.watermarks.get(stream, 0)):",
+        "if is_foreign or not numbers - known.visible:",
+        "if is_foreign or not numbers.above(ledger.watermarks.get(stream, 0)):",
         ("tests/core/inspection/test_replay.py",),
     ),
     Mutant(

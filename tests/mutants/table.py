@@ -8,7 +8,8 @@ from tests.mutants.honesty_faults import HONESTY_FAULTS
 from tests.mutants.other_faults import OTHER_FAULTS
 from tests.mutants.places import Mutant
 from tests.mutants.replication_faults import REPLICATION_FAULTS
+from tests.mutants.trust_faults import TRUST_FAULTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*AUTHORITY_FAULTS, *REPLICATION_FAULTS, *AGENT_FAULTS, *HONESTY_FAULTS, *OTHER_FAULTS)
+MUTANTS = (*AUTHORITY_FAULTS, *REPLICATION_FAULTS, *AGENT_FAULTS, *HONESTY_FAULTS, *OTHER_FAULTS, *TRUST_FAULTS)

@@ -10,7 +10,7 @@ import pytest
 from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.heartbeats import DRAINED
-from pipelines.core.lineage import LineageView, view_of
+from pipelines.core.lineage import view_of
 from pipelines.core.resume_mode import StartRequest
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.planned_moves import SWITCHOVER, MoveRequest
@@ -24,6 +24,7 @@ from schemas.records import Checkpoint, DeadLetter, Manifest, Readiness
 from services.adapters.memory.kafka import MemoryLog, MemorySource
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_world import SHARD, ManualRegion, ManualWorld, signer_in, world_with_step_10
 from tests.stop_at_call import Death, Moments, Stoppable, stop
@@ -260,7 +261,7 @@ def test_I6_I7_a_half_uploaded_attempt_and_the_same_step_by_the_next_one_are_nev
         assert ((1, 20) in found) >= (whole or start == 20), what
         assert keep_spool or (1, 20) not in found or first.receipt(0) in before, what
         assert [one.sha256 for one in found[2, second.step].shards] == [digest(OTHER_SHARD)], what
-        newest = RecoverableFinder(world.east.store, signer, Codec()).newest("gpt", LineageView(1, ((1, 0, -1),)))
+        newest = RecoverableFinder(world.east.store, signer, Codec()).newest("gpt", lineage_of((1, 0, -1)))
         assert newest is not None, what
         assert newest.key == second.manifest, what
     assert halves > 10, f"it must die half-way: {counted}"

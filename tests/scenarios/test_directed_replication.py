@@ -12,7 +12,7 @@ import fastavro
 import pytest
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.lineage import Standing, standing
 from pipelines.core.manifests import objects
 from pipelines.errors import FencedError, RetryableError
 from pipelines.flows.agent.publisher import headers_of
@@ -28,13 +28,14 @@ from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 from tests.manual_world import signer_in
 from tests.stop_at_call import Moments, Stoppable, stop
 
 CODEC = Codec()
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
+ONE_EPOCH = lineage_of((1, 0, -1))
 STEPS = (10, 20, 30)
 TURNS = 12
 
@@ -171,7 +172,7 @@ def _promote(world: _World) -> int:
     """West wins the next epoch from its recoverable step, or, where it has none, from step 10; the fork."""
     found = RecoverableFinder(world.west_store, world.signer, Codec()).newest("gpt", world.view)
     fork = 10 if found is None else found.manifest.step
-    world.view = LineageView(2, ((1, 0, -1), (2, 1, fork)))
+    world.view = lineage_of((1, 0, -1), (2, 1, fork))
     return fork
 
 

@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView
 from pipelines.core.manifests import objects
 from pipelines.flows.log.envelope import headers_of
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
@@ -24,6 +23,7 @@ from services.adapters.memory.transfers import MemoryTransfers
 from services.cli import app
 from services.replicator import check_follows
 from services.settings import load
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 from tests.manual_world import signer_in
@@ -40,7 +40,7 @@ class _World:
         self.signer, self.clock = signer_in(folder), ManualClock(1000.0)
         self.kafkas = {name: MemoryKafka(name) for name in NAMES}
         self.stores = {name: MemoryObjectStore() for name in NAMES}
-        self.view = LineageView(1, ((1, 0, -1),))
+        self.view = lineage_of((1, 0, -1))
         self.flows = {
             (at, peer, lane): self.start(at, peer, lane)
             for at in NAMES
@@ -163,7 +163,7 @@ def test_I5_I15_after_a_failover_to_one_standby_the_other_follows_it_and_the_old
     for seq in (1, 2):
         world.publish(_metric("east", 1, seq, 10 * seq))
     world.turn("east", "west")
-    world.view = LineageView(2, ((1, 0, -1), (2, 1, 10)))
+    world.view = lineage_of((1, 0, -1), (2, 1, 10), west=2)
     newest = world.commit("west", 2, 1, 20)
     world.publish(_metric("west", 2, 1, 11))
     world.turn(*NAMES)

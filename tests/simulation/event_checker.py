@@ -15,7 +15,7 @@ from pipelines import paths
 from pipelines.core.manifests import objects
 from pipelines.core.metric_batches import rows_of
 from pipelines.paths import CheckpointId, parse_checkpoint
-from pipelines.ports import Message, Signer, SpoolRecord
+from pipelines.ports import Message, SpoolRecord, Verifier
 from schemas.codec import Codec, digest
 from schemas.records import Abandoned, Checkpoint, DeadLetter, EpochChange, Event, Lease, Manifest, Record
 from tests.simulation.authority_checker import AuthorityChecker
@@ -59,7 +59,7 @@ class EventChecker:
     """I5, I6, I7, I8, I12, I13, I14 and I15."""
 
     def __init__(
-        self, regions: Collection[str], authority: AuthorityChecker, signer: Signer, fail: Callable[[str], None]
+        self, regions: Collection[str], authority: AuthorityChecker, signer: Verifier, fail: Callable[[str], None]
     ) -> None:
         self._authority, self._signer, self._fail = authority, signer, fail
         self._codec = Codec()
@@ -71,6 +71,8 @@ class EventChecker:
         self._newest_seq: dict[tuple[str, Identity], int] = {}  # of each region and stream (its identity with number 0)
         self._accepted: dict[str, list[_Accepted]] = {name: [] for name in regions}
         self._committed: dict[tuple[str, int], int] = {}  # run, epoch: the newest step that was reported committed
+        self._forged: set[str] = set()  # digests of manifests
+        self.foreign = 0  # dead letters of what was forged
         self._rotten: set[CheckpointId] = set()
         self._newest: dict[str, tuple[int, int, str]] = {}  # run: epoch, number, key of what was committed last
 
@@ -117,11 +119,23 @@ class EventChecker:
         found = self._outcomes[event.region].get(event.manifest_key)
         return found is not None and isinstance(found.record, Manifest)
 
+    def forged(self, event: Checkpoint) -> None:
+        """A region says this of an epoch that it does not hold."""
+        self._forged.add(event.manifest_digest)
+
+    def _check_author(self, run: str, epoch: int, region: str, what: str) -> None:
+        """I17: what counts was made by the region that won its epoch."""
+        entry = self._authority.chains.get(run, {}).get(epoch)
+        if entry is None or entry.region != region:
+            holder = "nobody" if entry is None else entry.region
+            self._fail(f"I17: {what} is by {region}, and epoch {epoch} of {run} is held by {holder}")
+
     def _is_manifest(self, body: bytes) -> bool:
-        return isinstance(self._codec.decode(self._signer.verify(body)), Manifest)
+        return isinstance(self._codec.decode(self._signer.opened(body).payload), Manifest)
 
     def _outcome(self, region: str, key: str, body: bytes) -> None:
-        payload = self._signer.verify(body)
+        opened = self._signer.opened(body)
+        payload = opened.payload
         record = self._codec.decode(payload)
         if not isinstance(record, Manifest | Abandoned):
             self._fail(f"I7: {key} in {region} holds a {type(record).__name__}")
@@ -130,8 +144,10 @@ class EventChecker:
         if own.manifest != key:
             self._fail(f"I7: {key} in {region} is of {own.prefix}")
         self._outcomes[region][key] = _Outcome(record, digest(payload))
+        self._check_author(own.run, own.epoch, opened.region, f"the signature of {key} in {region}")
         if isinstance(record, Abandoned):
             return
+        self._check_author(own.run, own.epoch, record.region, f"{key} in {region}")
         if own in self._rotten:
             self._fail(f"I7: {key} is committed, though a rank state of it changed in the spool")
         self._by_digest[region][digest(payload)] = record
@@ -216,6 +232,7 @@ class EventChecker:
                 self._reported(event)
             self._visible[region][identity] = state
             return
+        self._check_author(event.run, event.epoch, event.region, what)
         if identity in self._visible[region]:
             self._fail(f"I15: {what} became visible twice")
         if not self._authority.counts(event.run, event.epoch, event.step, looked.get(event.run, 0)):
@@ -237,6 +254,12 @@ class EventChecker:
             self._fail(f"I13: the event of {event.manifest_key} is visible in {region} before what it names")
 
     def _dead(self, region: str, letter: DeadLetter, looked: Mapping[str, int]) -> None:
+        if letter.reason == "foreign_epoch":
+            record = self._codec.decode(letter.value)
+            if not isinstance(record, Checkpoint) or record.manifest_digest not in self._forged:
+                self._fail(f"I14: {region} calls foreign what nobody forged: {letter.detail}")
+            self.foreign += 1
+            return
         if letter.reason != "branch":
             self._fail(f"I14: {region} has a dead letter, {letter.reason}: {letter.detail}")
             return

@@ -33,7 +33,8 @@ from schemas.records import Lease
 from services.adapters.memory.kafka import MemoryKafka
 from services.adapters.memory.lease_store import MemoryLeaseStore
 from services.adapters.memory.object_store import MemoryObjectStore
-from services.adapters.signer import Ed25519Signer, generate_keypair
+from services.adapters.signer import Ed25519Signer
+from tests.fleet_signer import FleetSigner
 from tests.simulation.claims import Claim
 from tests.simulation.register_checker import READ, REFUSED, UNKNOWN, WROTE, Operation
 from tests.simulation.simulated_job import SimulatedJob
@@ -44,9 +45,8 @@ REGIONS = ("east", "west")
 
 
 def signer_in(folder: Path) -> Ed25519Signer:
-    """One key for all simulated regions; signatures are not what is simulated."""
-    private, public = generate_keypair(folder, "sim")
-    return Ed25519Signer(key_id="sim", private_key_path=private, trusted={"sim": public})
+    """One key for all regions, each of which signs in its own name."""
+    return FleetSigner.in_folder(folder)
 
 
 @dataclass

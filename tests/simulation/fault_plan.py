@@ -59,6 +59,7 @@ def drawn(seed: int, regions: Sequence[str], runs: Sequence[str], length_s: floa
         found.append(Fault(number, round(at_s, 3), kind, where, round(for_s, 1), detail))
     found += _flips(seed, regions, len(found), length_s)
     found += _of_late(seed, regions, len(found), length_s)
+    found += _forgeries(seed, regions, len(found), length_s)
     return tuple(sorted(found, key=lambda one: one.at_s))
 
 
@@ -89,6 +90,22 @@ def _of_late(seed: int, regions: Sequence[str], before: int, length_s: float) ->
     return [
         Fault(before + number, round(luck.uniform(FIRST_S, length_s), 3), kind, where, round(for_s, 1))
         for number, (kind, where, for_s) in enumerate(found, 1)
+    ]
+
+
+def _forgeries(seed: int, regions: Sequence[str], before: int, length_s: float) -> list[Fault]:
+    """A hostile region with its own key signs what is of another's epoch; drawn on their own, for the same reason."""
+    luck = random.Random(f"{seed}/forgeries")
+    count = luck.choices((0, 1, 3), (6, 2, 2))[0]
+    return [
+        Fault(
+            before + number,
+            round(luck.uniform(FIRST_S, length_s), 3),
+            "forge",
+            luck.choice(regions),
+            detail=luck.choice(("in its own name", "in the holder's name")),
+        )
+        for number in range(1, count + 1)
     ]
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines import paths
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.flows.authority.planned_moves import ADOPT, SWITCHOVER, MoveRequest
-from schemas.records import Lease
+from pipelines.flows.log.envelope import wrap
+from pipelines.paths import CheckpointId
+from schemas.codec import Codec, digest
+from schemas.records import Checkpoint, Lease
+from tests.manifests import manifest_of, shard_of, state_of
 from tests.replaying import places
 from tests.simulation.fault_plan import Fault
 from tests.simulation.kernel import Process, Trap
@@ -238,6 +243,57 @@ def _flip(world: World, fault: Fault) -> None:
         region.objects.flip(key)
 
 
+def _forge(world: World, fault: Fault) -> None:
+    """The region signs, with its own key, a checkpoint of another's epoch far ahead, and says that it is committed.
+
+    It takes the next number of the holder's own producer, which it knows from following it.
+    """
+    region = world.regions[fault.where]
+    if region.lost or region.down:
+        return
+    for run in world.runs:
+        held = world.witness.leases.read(run)
+        if held is None or held.lease.holder == region.name:
+            continue
+        newest = _newest_event(world.regions[held.lease.holder], run, held.lease.epoch)
+        if newest is not None:
+            event = _forged(world, region, newest, fault)
+            world.judge.events.forged(event)
+            region.kafka.append(wrap(event, "checkpoint", world.codec))
+
+
+def _newest_event(region: Region, run: str, epoch: int) -> Checkpoint | None:
+    values = [item.value for item in region.kafka.topic(paths.CHECKPOINTS) if item is not None]
+    events = [one for one in map(Codec().decode, values) if isinstance(one, Checkpoint)]
+    own = [one for one in events if (one.run, one.region, one.epoch) == (run, region.name, epoch)]
+    return own[-1] if own else None
+
+
+def _forged(world: World, region: Region, newest: Checkpoint, fault: Fault) -> Checkpoint:
+    own = CheckpointId(newest.run, newest.epoch, newest.attempt, 10**6 + fault.number)
+    chunk, state = b"forged", b"rng"
+    manifest = manifest_of(own, lineage_seq=10**6, shards=(shard_of(0, chunk),), rank_states=(state_of(0, state),))
+    named = region.name if fault.detail == "in its own name" else newest.region
+    payload = world.codec.encode(replace(manifest, region=named))
+    for key, body in (
+        (own.chunk(0, 0), chunk),
+        (own.rank_state(0), state),
+        (own.manifest, region.signer.sign(payload)),
+    ):
+        region.objects.slip_in(key, body)
+    return replace(
+        newest,
+        region=region.name,
+        seq=newest.seq + 1,
+        step=own.step,
+        state="committed",
+        manifest_key=own.manifest,
+        manifest_digest=digest(payload),
+        lineage_seq=10**6,
+        size_bytes=len(chunk) + len(state),
+    )
+
+
 _KINDS: dict[str, Callable[[World, Fault], None]] = {
     "pause": _pause,
     "crash": _crash,
@@ -254,4 +310,5 @@ _KINDS: dict[str, Callable[[World, Fault], None]] = {
     "flip": _flip,
     "narrow": _narrow,
     "rot": _rot,
+    "forge": _forge,
 }

@@ -87,7 +87,7 @@ class World:
         self.settle_s = luck.choice((0.0, 0.0, 30.0, 3600.0))
         self.judge = Judge(self.names, self.kernel, PROFILE, VERIFIED_AGE_S_MAX)
         self.witness = WitnessServer(self.judge)
-        self.signer, self.codec = KeyedSigner(), RememberingCodec()
+        self.codec = RememberingCodec()
         if self.faults is None:
             self.faults = fault_plan.drawn(self.seed, self.names, self.runs)
         self.regions = {name: Region(self, name, random.Random(f"{self.seed}/{name}")) for name in self.names}
@@ -134,6 +134,7 @@ class Region:
     def __init__(self, world: World, name: str, luck: random.Random) -> None:
         self.world, self.name = world, name
         self.lost = self.down = False
+        self.signer = KeyedSigner(name)
         self.objects = WatchedObjects(name, world.judge)
         self.kafka = MemoryKafka(name)
         for topic in paths.TOPICS:
@@ -275,7 +276,7 @@ class Region:
                 ports=ControllerPorts(
                     leases=leases,
                     store=store,
-                    signer=world.signer,
+                    signer=self.signer,
                     codec=world.codec,
                     clock=process,
                     entropy=process,
@@ -315,7 +316,7 @@ class Region:
             ports=VerifierPorts(
                 store=store,
                 pieces=self.world.planted("verifier's pieces", store),
-                signer=self.world.signer,
+                signer=self.signer,
                 codec=self.world.codec,
                 clock=process,
                 journal=self._journal(process),
@@ -356,7 +357,7 @@ class Region:
                 store=self._store(calls),
                 log=self._log(calls),
                 grants=self.world.planted("grants", SimulatedGrants(calls, self._controlling)),
-                signer=self.world.signer,
+                signer=self.signer,
                 codec=self.world.codec,
                 clock=process,
                 entropy=process,
@@ -392,7 +393,7 @@ class Region:
                             ),
                         ),
                         lineage=self.world.planted("lineage", EpochStore(store)),
-                        signer=self.world.signer,
+                        signer=self.signer,
                         codec=self.world.codec,
                         clock=process,
                         journal=self._journal(process),
@@ -412,7 +413,7 @@ class Region:
                 store=self._store(calls),
                 peers=peers,
                 peer_pieces=peers,
-                signer=self.world.signer,
+                signer=self.signer,
                 codec=self.world.codec,
                 journal=self._journal(process),
             ),
@@ -435,7 +436,7 @@ class Region:
                 store=store,
                 pool=pool,
                 log=self._log(calls),
-                signer=self.world.signer,
+                signer=self.signer,
                 codec=self.world.codec,
                 clock=process,
                 entropy=process,

@@ -96,6 +96,24 @@ def test_I21_over_a_narrow_link_checkpoints_go_on_to_become_visible() -> None:
     assert max(later - before for before, later in itertools.pairwise(during)) < bound_s, (during, bound_s)
 
 
+@pytest.mark.parametrize("how", ["in its own name", "in the holder's name"])
+def test_I17_a_hostile_region_with_its_own_key_moves_nothing(how: str) -> None:
+    """West and then the old primary sign what is of the other's epoch, far ahead: dead letters, nothing is copied.
+
+    Nor does it hide what the holder says later under the numbers that were forged.
+    """
+    faults = (
+        Fault(1, 20.0, "forge", "west", detail=how),
+        Fault(2, 30.0, "operator", "west", detail="switchover run1"),
+        Fault(3, 60.0, "forge", "east", detail=how),
+        Fault(4, 61.0, "crash", "controller@west", 2.0, "before witness.write"),
+    )
+    world = World(0, faults=faults).run()
+    assert world.judge.found == []
+    assert world.judge.events.foreign >= 2
+    assert [entry.region for entry in world.judge.authority.newest["run1"].lineage] == ["east", "west"]
+
+
 def test_a_rank_state_that_rots_in_the_spool_is_never_committed() -> None:
     """Its checkpoint is abandoned by name, and the next one is whole."""
     world = World(0, faults=(Fault(1, 30.0, "rot", "east"),)).run()

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipelines import paths
+from pipelines.core.authorship import SIGNATURE, disagreement
 from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.manifests import build, intent_of, size_bytes
 from pipelines.core.resume_mode import resume_mode
 from pipelines.core.set_aside import clipped
-from pipelines.errors import CorruptError, FencedError, MisconfiguredError, RetryableError
+from pipelines.errors import CorruptError, FencedError, ForeignEpochError, MisconfiguredError, RetryableError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import HARD, authority_of
 from pipelines.flows.agent.outbox import Outbox, Tail
@@ -248,7 +249,10 @@ class Publisher:
         envelope = self._store.get(reply.start_manifest_key)
         if envelope is None:
             raise RetryableError(f"{reply.start_manifest_key} is granted as the start and not in the store")
-        return self._codec.decode_as(Manifest, self._signer.verify(envelope))
+        opened = self._signer.opened(envelope)
+        if digest(opened.payload) != reply.start_manifest_digest:
+            raise CorruptError(f"{reply.start_manifest_key} is not the manifest that was granted as the start")
+        return self._codec.decode_as(Manifest, opened.payload)
 
     def _stand(self, run: str) -> None:
         """Ask again for launches that still matter, counted from before asking (6.4), and tell the trainer."""
@@ -393,7 +397,7 @@ class Publisher:
         return envelope if self._uploading.whole(own, manifest) else None
 
     def _publish_outcome(self, own: CheckpointId, record: SpoolRecord, envelope: bytes, state: str) -> bool:
-        payload = self._signer.verify(envelope)
+        payload = self._own_outcome(own, envelope)
         outcome = self._codec.decode(payload)
         if isinstance(outcome, Abandoned):
             size, seq, reason, state = 0, outcome.lineage_seq, outcome.reason, "abandoned"
@@ -420,6 +424,14 @@ class Publisher:
         self._spool.release(own)
         self._uploading.forget(own)
         return True
+
+    def _own_outcome(self, own: CheckpointId, envelope: bytes) -> bytes:
+        """The payload of an outcome that stands in this region's store; CorruptError unless this region signed it."""
+        opened = self._signer.opened(envelope)
+        why = disagreement({SIGNATURE: opened.region, "its agent": self._region})
+        if why:
+            raise ForeignEpochError(f"{own.manifest}: {why}")
+        return opened.payload
 
     def _tell_given_up(self, own: CheckpointId, record: SpoolRecord, reason: str) -> None:
         """Tell the trainer before the position passes the record: an agent that dies in between tells it again."""
@@ -464,16 +476,16 @@ class Publisher:
             return intent.start_manifest_digest, intent.start_lineage_seq + 1
         previous = CheckpointId(own.run, own.epoch, own.attempt, intent.previous_step)
         envelope = self._store.get(previous.manifest)
-        return None if envelope is None else self._following(envelope)
+        return None if envelope is None else self._following(previous, envelope)
 
     def _newest_outcome(self, own: CheckpointId, launch: _Launch) -> tuple[str, int]:
         folder = own.prefix.rpartition("/")[0] + "/"
         keys = [k for k in self._store.list(folder) if k.endswith("/manifest") and k < own.manifest]
         envelope = self._store.get(keys[-1]) if keys else None
-        return (launch.start_digest, launch.start_seq + 1) if envelope is None else self._following(envelope)
+        return (launch.start_digest, launch.start_seq + 1) if envelope is None else self._following(own, envelope)
 
-    def _following(self, envelope: bytes) -> tuple[str, int]:
-        payload = self._signer.verify(envelope)
+    def _following(self, own: CheckpointId, envelope: bytes) -> tuple[str, int]:
+        payload = self._own_outcome(own, envelope)
         outcome = self._codec.decode(payload)
         if isinstance(outcome, Abandoned):
             return outcome.parent_digest, outcome.lineage_seq + 1

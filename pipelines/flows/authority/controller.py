@@ -86,6 +86,7 @@ class Controller:
         self._fork: PossibleFork | None = None  # as this turn's decision saw it
         self._belief = Belief(region=role.region, incarnation=f"{role.region}-{ports.entropy.new_id()[:16]}")
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
+        self._written_epoch = 0  # up to here this process has written down who holds each epoch
         self._unclaimed = False
         self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
         self._read_since_stall = False
@@ -304,9 +305,10 @@ class Controller:
             self._durable_epoch = 0 if newest is None else newest.view.epoch
             self._belief = dataclasses.replace(self._belief, epoch_max=max(self._belief.epoch_max, self._durable_epoch))
         held = self._belief.held
-        if held is not None and held.lease.epoch > self._durable_epoch:
+        if held is not None and held.lease.epoch > self._written_epoch:
             self._epoch_store.remember(held.lease)
-            self._durable_epoch = held.lease.epoch
+            self._written_epoch = held.lease.epoch
+            self._durable_epoch = max(self._durable_epoch, held.lease.epoch)
 
     def _look(self, *, again: bool = False) -> None:
         """Look for the newest recoverable checkpoints, unless nothing has changed."""

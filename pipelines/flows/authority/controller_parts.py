@@ -11,7 +11,7 @@ from pipelines.flows.authority.reachability import Reachability
 from pipelines.flows.authority.region_watch import RegionWatch
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.standby.verifier import CheckpointVerifier
-from pipelines.ports import Clock, Entropy, Journal, LeaseStore, ObjectStore, Signer
+from pipelines.ports import Clock, Entropy, Journal, LeaseStore, ObjectStore, Verifier
 from schemas.codec import Codec
 
 
@@ -50,7 +50,7 @@ class ControllerPorts:
 
     leases: LeaseStore
     store: ObjectStore
-    signer: Signer
+    signer: Verifier
     codec: Codec
     clock: Clock
     entropy: Entropy

@@ -53,6 +53,8 @@ class ForkFinder:
     def __init__(self, role: RunRole, ports: ControllerPorts, verifier: CheckpointVerifier) -> None:
         self._run, self._policy, self._clock, self._verifier = role.run, role.policy, ports.clock, verifier
         self.finder = RecoverableFinder(ports.store, ports.signer, ports.codec)
+        self._journal = ports.journal
+        self._told_foreign: set[str] = set()
         self._newest: tuple[RecoverableCheckpoint, ...] = ()
         self._wanted_since_s: float | None = None
         self._looked_s = NEVER_S
@@ -80,6 +82,10 @@ class ForkFinder:
             return
         self._newest = self.finder.newest_first(self._run, view_of(lease.lineage), NEWEST_KEPT, damaged)
         self._looked_for, self._looked_s = wanted, now_s
+        for key, why in self.finder.foreign.items():
+            if key not in self._told_foreign:
+                self._told_foreign.add(key)
+                self._journal.say("recoverable.foreign_epoch", run=self._run, manifest=key, why=why)
         self._verifier.follow(self._newest, self.finder.distrusted)
 
     def newest(self) -> RecoverableCheckpoint | None:

@@ -108,6 +108,7 @@ class SimulatedPrimary:
 
     def _first(self, author: Author) -> Lease:
         """The first record: the epochs, forks and holder of the real one."""
+        holders = dict(self._view.holders)
         entries = tuple(
             EpochEntry(
                 epoch=epoch,
@@ -115,7 +116,7 @@ class SimulatedPrimary:
                 fork_step=step,
                 fork_manifest_digest=GENESIS,
                 fork_lineage_seq=0,
-                region=self._region,
+                region=holders.get(epoch, self._region),
                 reason="drill",
                 actor="drill",
                 time_ms=0,

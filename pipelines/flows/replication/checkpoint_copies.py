@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.authorship import EVENT, MANIFEST, SIGNATURE, disagreement
 from pipelines.core.link_rate import LinkRate
 from pipelines.core.manifests import Named, checkpoint_of
 from pipelines.core.newest_wins import Candidate, giving_way_to
 from pipelines.core.patience import Rest
 from pipelines.core.retention import SWEPT
-from pipelines.errors import CorruptError, RetryableError
+from pipelines.errors import CorruptError, ForeignEpochError, RetryableError
 from pipelines.flows.replication.list_copies import ListCopies
 from pipelines.flows.standby.damage_notes import open_notes
-from pipelines.ports import Clock, CopyJob, CopyResult, Journal, ObjectStore, Signer, Transfers
+from pipelines.ports import Clock, CopyJob, CopyResult, Journal, ObjectStore, Opened, Transfers, Verifier
 from schemas.codec import Codec, DecodeError, digest
 from schemas.http_bodies import CopyStatus
 from schemas.records import Abandoned, Checkpoint, DataVersion, Manifest
@@ -64,7 +65,7 @@ class CheckpointCopies:
         store: ObjectStore,
         peer_store: ObjectStore,
         transfers: Transfers,
-        signer: Signer,
+        signer: Verifier,
         codec: Codec,
         clock: Clock,
         journal: Journal,
@@ -170,7 +171,7 @@ class CheckpointCopies:
 
     def whole(self, event: Checkpoint | DataVersion) -> bool:
         """Whether everything that a visible event names is in this region's store; see `whole`."""
-        return whole(event, self._store, self._codec, self._signer.verify)
+        return whole(event, self._store, self._codec, self._signer.opened)
 
     def giving_way_to(self, event: Checkpoint, newer: Iterable[Checkpoint]) -> Checkpoint | None:
         """The newer checkpoint that this one's copy gives way to; None to go on (`core.newest_wins`)."""
@@ -250,16 +251,16 @@ class CheckpointCopies:
         return copy
 
     def _open(self, event: Checkpoint) -> tuple[bytes, tuple[Named, ...]]:
-        """The signed manifest and what it names; CorruptError if it is not the event's."""
+        """The signed manifest and what it names; CorruptError if it is not the event's, or of another author."""
         own = manifests.check_event(event)
         envelope = self._peer_store.get(event.manifest_key)
         if envelope is None:
             raise CorruptError(f"{event.manifest_key} is not in the store of {self._peer}")
-        payload = self._signer.verify(envelope)
-        if digest(payload) != event.manifest_digest:
-            raise CorruptError(f"{event.manifest_key} has SHA-256 {digest(payload)}, its event names another")
+        opened = self._signer.opened(envelope)
+        if digest(opened.payload) != event.manifest_digest:
+            raise CorruptError(f"{event.manifest_key} has SHA-256 {digest(opened.payload)}, its event names another")
         try:
-            record = self._codec.decode(payload)
+            record = self._codec.decode(opened.payload)
         except DecodeError as error:
             raise CorruptError(f"{event.manifest_key}: {error.reason}") from error
         wanted: tuple[Named, ...] = ()
@@ -268,6 +269,9 @@ class CheckpointCopies:
             wanted = manifests.objects(record)
         elif not isinstance(record, Abandoned):
             raise CorruptError(f"{event.manifest_key} holds a {type(record).__name__}")
+        why = disagreement(_claims(event, opened, record))
+        if why:
+            raise ForeignEpochError(f"{event.manifest_key}: {why}")
         return envelope, wanted
 
     def _start(self, event: Checkpoint, named: Named) -> None:
@@ -299,17 +303,23 @@ class CheckpointCopies:
 
     def _is_swept(self, envelope: bytes) -> bool:
         try:
-            record = self._codec.decode(self._signer.verify(envelope))
+            record = self._codec.decode(self._signer.opened(envelope).payload)
         except (CorruptError, DecodeError):
             return False
         return isinstance(record, Abandoned) and record.reason.startswith(SWEPT)
+
+
+def _claims(event: Checkpoint, opened: Opened, record: Manifest | Abandoned) -> dict[str, str]:
+    """Who is named as the author of a checkpoint; that the event's region holds the epoch, whoever asks has seen."""
+    named = {MANIFEST: record.region} if isinstance(record, Manifest) else {}
+    return {EVENT: event.region, **named, SIGNATURE: opened.region}
 
 
 def _job_id(event: Checkpoint, key: str) -> str:
     return f"{event.producer}/{event.seq}/{key}"
 
 
-def whole(event: Checkpoint | DataVersion, store: ObjectStore, codec: Codec, opened: Callable[[bytes], bytes]) -> bool:
+def whole(event: Checkpoint | DataVersion, store: ObjectStore, codec: Codec, opened: Callable[[bytes], Opened]) -> bool:
     """Whether everything that a visible event names is in a store; objects that a sweep deleted are not missed.
 
     An object of the right size of which an open note says that its bytes went bad does not count.
@@ -318,7 +328,7 @@ def whole(event: Checkpoint | DataVersion, store: ObjectStore, codec: Codec, ope
         event: a checkpoint's, or a data version's, which may name its list.
         store: the region's.
         codec: reads the manifest.
-        opened: takes the payload out of a signed envelope.
+        opened: takes the payload out of a signed envelope, and says who signed it.
 
     Raises:
         RetryableError: the store does not answer.
@@ -331,10 +341,12 @@ def whole(event: Checkpoint | DataVersion, store: ObjectStore, codec: Codec, ope
     if envelope is None:
         return False
     try:
-        record = codec.decode(opened(envelope))
+        signed = opened(envelope)
+        record = codec.decode(signed.payload)
     except (CorruptError, DecodeError):
         return False
     sizes = {one.key: one.size for one in store.entries(event.manifest_key.removesuffix("manifest"))}
     if not isinstance(record, Manifest):
         return True
-    return not manifests.missing(record, sizes) and not open_notes(store, paths.damages_of(checkpoint_of(record)))
+    is_whole = not disagreement(_claims(event, signed, record)) and not manifests.missing(record, sizes)
+    return is_whole and not open_notes(store, paths.damages_of(checkpoint_of(record)))

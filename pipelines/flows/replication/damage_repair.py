@@ -15,9 +15,10 @@ from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.manifests import Named
 from pipelines.errors import CorruptError, FarsideError
+from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.standby.damage_notes import DamageNote, close_note, open_notes
 from pipelines.flows.standby.recoverable import RecoverableFinder
-from pipelines.ports import Journal, ObjectStore, PieceStore, Signer
+from pipelines.ports import Journal, ObjectStore, PieceStore, Verifier
 from schemas.codec import Codec, digest
 
 TURN_S = 5.0
@@ -40,7 +41,7 @@ class RepairPorts:
     store: ObjectStore
     peers: Mapping[str, ObjectStore]
     peer_pieces: Mapping[str, PieceStore]
-    signer: Signer
+    signer: Verifier
     codec: Codec
     journal: Journal
 
@@ -58,6 +59,7 @@ class DamageRepair:
         self._store, self._journal = ports.store, ports.journal
         self._finder = RecoverableFinder(ports.store, ports.signer, ports.codec)
         self._peers = {name: RecoverableFinder(store, ports.signer, ports.codec) for name, store in ports.peers.items()}
+        self._lineage = EpochStore(ports.store)
         self._waits: dict[str, str] = {}
 
     def turn(self) -> float:
@@ -108,12 +110,15 @@ class DamageRepair:
         if own.manifest not in self._finder.distrusted:
             return GONE  # there is a record that says that there will be no manifest
         whys = []
+        view = self._lineage(own.run)
         for peer, finder in self._peers.items():
             try:
                 whole = finder.verified(own)
+                if whole is not None and (view is None or not finder.counts(whole, view)):
+                    whys.append(f"{peer}: {finder.foreign.get(own.manifest, 'the lineage is not known here')}")
+                    continue
                 envelope = None if whole is None else self._ports.peers[peer].get(own.manifest)
-                if envelope is not None:
-                    self._ports.signer.verify(envelope)
+                if whole is not None and envelope is not None and finder.stands(whole):
                     self._store.put(own.manifest, envelope)
                     return REPAIRED
                 whys.append(f"{peer} has no readable manifest of it")

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.alarm_texts import OF_LOG, Kind
+from pipelines.core.authorship import MANIFEST, SIGNATURE, disagreement, foreign
 from pipelines.core.ledger import Arrival, Ledger, stream
-from pipelines.core.lineage import LineageView, Standing, standing
-from pipelines.errors import CorruptError
+from pipelines.core.lineage import LineageView, Standing, may_become_known, standing
+from pipelines.errors import CorruptError, ForeignEpochError
 from pipelines.flows.log.envelope import wrap
 from pipelines.flows.replication.lane_ports import LanePorts, PeerLane
 from pipelines.ports import Fetched, Partition
@@ -104,12 +105,12 @@ class EventRebuild:
                     search.settled(own)
                 continue
             view = lineage(own.run) if is_read(own.run, search.ends) else None
-            if view is None or standing(view, own.epoch, own.step) is Standing.UNKNOWN:
+            if view is None or may_become_known(view, own.epoch):
                 continue
             if looks_left == 0 or len(search.sent) == AT_ONCE_MAX:
                 return
             looks_left -= 1
-            rebuilt = None if standing(view, own.epoch, own.step) is Standing.BRANCH else self._look_at(own)
+            rebuilt = self._look_at(own) if self._counts(view, own) else None
             if rebuilt is None or not self._is_lost(rebuilt.event, ledger):
                 search.settled(own)
             else:
@@ -150,6 +151,11 @@ class EventRebuild:
         self._search = search
         return search
 
+    def _counts(self, view: LineageView, own: paths.CheckpointId) -> bool:
+        """Whether a checkpoint is the peer's to tell of: what it holds of other regions' epochs was copied there."""
+        is_current = standing(view, own.epoch, own.step) is Standing.CURRENT
+        return is_current and not foreign(view, own.epoch, {MANIFEST: self._peer})
+
     def _look_at(self, own: paths.CheckpointId) -> RebuiltEvent | None:
         """The event of a checkpoint; None if it is not the peer's own, or cannot be rebuilt."""
         envelope = self._store.get(own.manifest)
@@ -166,13 +172,15 @@ class EventRebuild:
             return None
 
     def _rebuilt(self, own: paths.CheckpointId, envelope: bytes) -> RebuiltEvent | None:
-        payload = self._signer.verify(envelope)
-        record = self._codec.decode(payload)
+        opened = self._signer.opened(envelope)
+        payload, record = opened.payload, self._codec.decode(opened.payload)
+        named = {MANIFEST: record.region} if isinstance(record, Manifest) else {}
+        why = disagreement({**named, SIGNATURE: opened.region, "its store": self._peer})
+        if why:
+            raise ForeignEpochError(why)
         written = self._store.get(own.intent)
         if isinstance(record, Manifest):
             manifests.check(record, own)
-            if record.region != self._peer:
-                return None  # it was copied there: its own region's log has its event
             size_bytes, state, reason = manifests.size_bytes(record), "committed", ""
         elif isinstance(record, Abandoned):
             if written is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipelines.core.lineage import LineageView
 from pipelines.core.patience import UNKNOWN_WAIT_S
-from pipelines.ports import Clock, EventLog, EventSource, Journal, ObjectStore, Signer, Transfers
+from pipelines.ports import Clock, EventLog, EventSource, Journal, ObjectStore, Transfers, Verifier
 from schemas.codec import Codec
 
 
@@ -48,7 +48,7 @@ class LanePorts:
     peer_store: ObjectStore
     transfers: Transfers
     lineage: Callable[[str], LineageView | None]
-    signer: Signer
+    signer: Verifier
     codec: Codec
     clock: Clock
     journal: Journal

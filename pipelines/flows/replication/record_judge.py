@@ -21,15 +21,16 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.authorship import EVENT, FOREIGN_EPOCH, foreign
 from pipelines.core.dead_letters import KEY_KEPT_BYTES, cut, fitting
 from pipelines.core.ledger import Arrival, Ledger, stream
-from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.lineage import LineageView, Standing, may_become_known, standing
 from pipelines.core.message_size import MESSAGE_BYTES_MAX, size_bytes
 from pipelines.core.metric_batches import METRICS, first_number, parted
 from pipelines.core.patience import Patience
-from pipelines.core.sequence_numbers import Numbered, place_of
+from pipelines.core.sequence_numbers import Numbered, number_of, place_of
 from pipelines.core.set_aside import why_set_aside
-from pipelines.errors import CorruptError, MisconfiguredError, RetryableError
+from pipelines.errors import CorruptError, ForeignEpochError, MisconfiguredError, RetryableError
 from pipelines.flows.log.envelope import METRIC_BATCH, headers_of
 from pipelines.flows.log.writer_schemas import learn
 from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
@@ -140,14 +141,23 @@ class RecordJudge:
         except (DecodeError, CorruptError) as error:
             return self._undecodable(item, error, ledger)
         self._patience.settle(("schema", item.fetched.key))
-        arrival = ledger.arrival(event)
-        if event.region != self._peer or arrival is Arrival.DUPLICATE:
-            return Outcome()
+        nothing_more = self._by_identity(item, event, ledger)
+        if nothing_more is not None:
+            return nothing_more
         if event.seq <= ledger.watermarks.get(stream(event), 0):
             item.extra_headers = (("farside_filled", b"1"),)
         if isinstance(event, MetricBatch):
             return self._batch(item, event, queue, ledger)
         return self._by_lineage(item, event, queue)
+
+    def _by_identity(self, item: WaitingRecord, event: Event, ledger: Ledger) -> Outcome | None:
+        """Settle what is not the peer's, what it may not say, and what is done; None: it is still to be judged."""
+        if event.region != self._peer:
+            return Outcome()
+        why = self._not_its_own(event.run, event.epoch)
+        if why:  # its numbers are another region's, and stay free for what that region says under them
+            return self._dead_letter(item, FOREIGN_EPOCH, why, None)
+        return Outcome() if ledger.arrival(event) is Arrival.DUPLICATE else None
 
     def _undecodable(self, item: WaitingRecord, error: DecodeError | CorruptError, ledger: Ledger) -> Outcome | None:
         """Set a record aside; one whose schema is not known waits first, since regions upgrade at different times."""
@@ -158,10 +168,30 @@ class RecordJudge:
                 return None
             detail = f"{detail}; nobody had it for {self._patience.wait_s:.0f} s"
         arrival, takes = place_of(item.fetched.headers, ledger)
-        if arrival is Arrival.DUPLICATE:
+        if self._names_foreign_numbers(item):
+            takes = None
+        elif arrival is Arrival.DUPLICATE:
             return Outcome()  # its dead letter was written when it came first
         reason, detail = why_set_aside(item.fetched.headers, item.fetched.value) or ("undecodable", detail)
         return self._dead_letter(item, reason, detail, takes)
+
+    def _not_its_own(self, run: str, epoch: int) -> str:
+        """Why nothing that the peer says of an epoch counts; "" if it holds it, or nobody here can tell yet (I17)."""
+        view = self.view_of(run)
+        if view is None or may_become_known(view, epoch):
+            return ""
+        return foreign(view, epoch, {EVENT: self._peer})
+
+    def _names_foreign_numbers(self, item: WaitingRecord) -> bool:
+        """Whether the headers of an undecodable record name numbers of an epoch that is another region's."""
+        numbered = number_of(item.fetched.headers)
+        if numbered is None:
+            return False
+        run, epoch, _, _ = numbered.stream
+        try:
+            return run.encode() != item.fetched.key or self._not_its_own(paths.check_run(run), epoch) != ""
+        except MisconfiguredError:
+            return True
 
     def out_of_turn(self, fetched: Fetched, known: int | None = None) -> Verdict:
         """Decide about a record as if its number were due and nothing newer were there.
@@ -225,7 +255,7 @@ class RecordJudge:
         takes = Numbered(stream(event), first_number(event), event.seq)
         # A branch of the newest epoch that we know: its own region has heard of a fork before we have.
         ahead = view is not None and event.epoch == view.epoch and _is_branch(event)
-        if view is None or place is Standing.UNKNOWN or ahead:
+        if view is None or may_become_known(view, event.epoch) or ahead:
             self._seen.forget(event.run)
             item.why = f"epoch {event.epoch + ahead} is not known here yet"
             return None if view is None else self._unknown_epoch(item, event, event.epoch + ahead, view.epoch, takes)
@@ -241,7 +271,8 @@ class RecordJudge:
             if item.why:
                 return None
         except CorruptError as error:
-            return self._dead_letter(item, "corrupt", str(error), takes)
+            reason = FOREIGN_EPOCH if isinstance(error, ForeignEpochError) else "corrupt"
+            return self._dead_letter(item, reason, str(error), takes)
         return self._published(item, event, takes, view)
 
     def _published(self, item: WaitingRecord, event: Event, takes: Numbered, view: LineageView) -> Outcome:
@@ -311,6 +342,7 @@ class RecordJudge:
             if other is not None
             and (other.run, other.region, other.state) == (event.run, self._peer, "committed")
             and standing(view, other.epoch, other.step) is Standing.CURRENT
+            and not foreign(view, other.epoch, {EVENT: other.region})
         ]
         newer = self._copies.giving_way_to(event, others)
         return newer if newer is not None and self._copies.trusted(newer) else None

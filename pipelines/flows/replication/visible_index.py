@@ -8,6 +8,7 @@ twice.
 from __future__ import annotations
 
 from pipelines import paths
+from pipelines.core.authorship import FOREIGN_EPOCH
 from pipelines.core.ledger import Stream
 from pipelines.core.record_filter import facts_of, facts_of_letter, identity_of
 from pipelines.core.replay_rules import Known
@@ -104,7 +105,7 @@ class VisibleIndex:
             self.marks[record.partition, record.offset] = record
         elif isinstance(record, DeadLetter) and record.topic == self._topic:
             identity = identity_of(facts_of_letter(record))
-            if identity is not None:
+            if identity is not None and record.reason != FOREIGN_EPOCH:  # that names numbers of another region
                 self._dead[identity[0]] = self._dead.get(identity[0], SequenceRanges()) | identity[1]
         elif item.partition.topic == self._topic:
             identity = identity_of(facts_of(record, item.headers))

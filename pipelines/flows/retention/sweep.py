@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from pipelines import paths
 from pipelines.core import manifests
+from pipelines.core.authorship import MANIFEST, SIGNATURE, foreign
 from pipelines.core.retention import (
     SWEPT,
     Go,
@@ -31,7 +32,7 @@ from pipelines.core.retention import (
     tombstone,
     understood,
 )
-from pipelines.errors import CorruptError, RetryableError
+from pipelines.errors import CorruptError, ForeignEpochError, RetryableError
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.retention.pins import pinned
 from pipelines.flows.standby.damage_notes import open_notes
@@ -95,6 +96,7 @@ class Sweep:
             name: (EpochStore(peer), RecoverableFinder(peer, ports.signer, ports.codec), peer)
             for name, peer in ports.peers.items()
         }
+        self._lineage = EpochStore(ports.store)
         self._launches: dict[str, tuple[int, int, str]] = {}
 
     def plan(self) -> Plan:
@@ -153,19 +155,23 @@ class Sweep:
         envelope = self._store.get(own.manifest) if own.manifest in keys else None
         if envelope is None:
             return self._unsettled(own, objects, keys)
-        payload = self._signer.verify(envelope)
-        record = self._codec.decode(payload)
+        opened = self._signer.opened(envelope)
+        record = self._codec.decode(opened.payload)
         if isinstance(record, Abandoned):
             swept = record.reason.startswith(SWEPT)
             return StoredCheckpoint(own, objects, Outcome.GONE, record.parent_digest, record.lineage_seq, swept=swept)
         if not isinstance(record, Manifest):
             raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
         manifests.check(record, own)
+        view = self._lineage(self._run)
+        why = "" if view is None else foreign(view, own.epoch, {MANIFEST: record.region, SIGNATURE: opened.region})
+        if why:  # it keeps no generation that counts from being kept
+            raise ForeignEpochError(why)
         whole = not manifests.missing(record, {listed.key: listed.size for listed in objects}) and not open_notes(
             self._store, paths.damages_of(own)
         )
         return StoredCheckpoint(
-            own, objects, Outcome.WHOLE if whole else Outcome.BROKEN, digest(payload), record.lineage_seq
+            own, objects, Outcome.WHOLE if whole else Outcome.BROKEN, digest(opened.payload), record.lineage_seq
         )
 
     def _unsettled(self, own: CheckpointId, objects: tuple[Listed, ...], keys: set[str]) -> StoredCheckpoint:
@@ -181,7 +187,7 @@ class Sweep:
 
     def _roots(self) -> Roots:
         """The references in this region's store, looked up anew before each deletion."""
-        view = EpochStore(self._store)(self._run)
+        view = self._lineage(self._run)
         launches = [self._launch(key) for key in self._store.list(paths.launches_prefix(self._run))]
         newest = max(((epoch, attempt) for epoch, attempt, _ in launches), default=None)
         discarded = self._store.list(paths.discarded_prefix(self._run))

@@ -1,9 +1,10 @@
-"""The recoverable step of a region: its newest checkpoint whose manifest is there, signed and on the lineage.
+"""The recoverable step of a region: its newest checkpoint whose manifest is there and counts.
 
-A manifest is written last, after every chunk was verified, so its presence shows that the bytes were right once; that
-they still are, `verifier.py` shows, and what it found damaged is left out. Ordered by (epoch, lineage sequence), since
-a run may rewind. Verified manifests are cached, since they are create-only; but a
-sweep may have deleted one, so the one that is chosen is read once more.
+It counts if it is on the lineage, and signed by the region that holds its epoch (I17). A manifest is written last,
+after every chunk was verified, so its presence shows that the bytes were right once; that they still are, `verifier.py`
+shows, and what it found damaged is left out. Ordered by (epoch, lineage sequence), since a run may rewind. Verified
+manifests are cached, since they are create-only; but a sweep may have deleted one, so the one that is chosen is read
+once more.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipelines import paths
+from pipelines.core.authorship import MANIFEST, SIGNATURE, disagreement, foreign
 from pipelines.core.lease import Fork
 from pipelines.core.lineage import LineageView, Standing, standing, view_of
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.ports import ObjectStore, Signer
+from pipelines.ports import ObjectStore, Verifier
 from schemas.codec import Codec, DecodeError, UnknownSchemaError, digest
-from schemas.records import Lease, Manifest
+from schemas.records import Lease, Manifest, Record
 
 CACHE_MANIFESTS_MAX = 64
 
@@ -40,13 +42,14 @@ class RecoverableCheckpoint:
 class RecoverableFinder:
     """Looks for the newest recoverable checkpoint of a run in one region's store."""
 
-    def __init__(self, store: ObjectStore, signer: Signer, codec: Codec) -> None:
+    def __init__(self, store: ObjectStore, signer: Verifier, codec: Codec) -> None:
         self._store = store
         self._signer = signer
         self._codec = codec
         self._verified: OrderedDict[str, RecoverableCheckpoint | None] = OrderedDict()
         self._seqs: dict[str, int | None] = {}  # of every manifest ever opened; None: not to be chosen
         self._unread: dict[str, CorruptError | DecodeError] = {}  # manifests that could not be opened, and why
+        self.foreign: dict[str, str] = {}  # manifests by whom does not hold their epoch, and why; never chosen
 
     @property
     def distrusted(self) -> dict[str, str]:
@@ -97,8 +100,9 @@ class RecoverableFinder:
             newest = self._newest_in(left)
             if newest is None:
                 break
-            chosen.append(newest)
             left_out.add(newest.key)
+            if self.counts(newest, view):
+                chosen.append(newest)
         return tuple(chosen)
 
     def _newest_in(self, current: list[paths.CheckpointId]) -> RecoverableCheckpoint | None:
@@ -145,7 +149,7 @@ class RecoverableFinder:
         current = (one for one in ids if standing(view, one.epoch, one.step) is Standing.CURRENT)
         chosen = current if epoch is None else (checkpoint for checkpoint in ids if checkpoint.epoch == epoch)
         whole = (found for found in map(self.verified, sorted(chosen, reverse=True)) if found is not None)
-        return next((found for found in whole if self.stands(found)), None)
+        return next((found for found in whole if self.counts(found, view) and self.stands(found)), None)
 
     def start(self, lease: Lease, but: Collection[str] = ()) -> RecoverableCheckpoint | None:
         """The checkpoint from which a launch starts; None: from step 0.
@@ -169,7 +173,7 @@ class RecoverableFinder:
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(lease.run)))
         at_fork = [self.verified(checkpoint) for checkpoint in ids if checkpoint.step == entry.fork_step]
         fork = next((one for one in at_fork if one is not None and one.digest == entry.fork_manifest_digest), None)
-        if fork is None or not self.stands(fork):
+        if fork is None or not self.counts(fork, view) or not self.stands(fork):
             raise RetryableError(f"epoch {lease.epoch} goes on from step {entry.fork_step}, which is not in this store")
         return fork
 
@@ -179,11 +183,25 @@ class RecoverableFinder:
             return None
         ids = paths.committed(self._store.list(paths.checkpoints_prefix(run)))
         candidates = [self.verified(one) for one in ids if (one.epoch, one.step) == (epoch, step)]
-        whole = (checkpoint for checkpoint in candidates if checkpoint is not None and self.stands(checkpoint))
+        ours = (one for one in candidates if one is not None and self.counts(one, view))
+        whole = (checkpoint for checkpoint in ours if self.stands(checkpoint))
         return max(whole, key=lambda checkpoint: checkpoint.manifest.attempt, default=None)
 
+    def counts(self, recoverable: RecoverableCheckpoint, view: LineageView) -> bool:
+        """Whether the region that made a checkpoint holds its epoch; `foreign` keeps why it does not (I17)."""
+        manifest = recoverable.manifest
+        why = foreign(view, manifest.epoch, {MANIFEST: manifest.region})
+        if why:
+            self.foreign[recoverable.key] = why
+        else:
+            self.foreign.pop(recoverable.key, None)
+        return not why
+
     def verified(self, checkpoint: paths.CheckpointId) -> RecoverableCheckpoint | None:
-        """The manifest of a checkpoint; None if it is absent, was abandoned, or is not to be trusted."""
+        """The manifest of a checkpoint, signed by the region that it names, whoever holds its epoch (see `counts`).
+
+        None if it is absent, was abandoned, or is not to be trusted.
+        """
         key = checkpoint.manifest
         if key in self._verified:
             self._verified.move_to_end(key)
@@ -215,12 +233,21 @@ class RecoverableFinder:
 
     def _open(self, checkpoint: paths.CheckpointId, envelope: bytes) -> RecoverableCheckpoint | None:
         try:
-            payload = self._signer.verify(envelope)
-            record = self._codec.decode(payload)
+            opened = self._signer.opened(envelope)
+            record = self._codec.decode(opened.payload)
+            _check_author(record, opened.region)
         except (CorruptError, DecodeError) as error:
             self._unread[checkpoint.manifest] = error
             return None
         self._unread.pop(checkpoint.manifest, None)
         if not isinstance(record, Manifest) or record.prefix != checkpoint.prefix:
             return None
-        return RecoverableCheckpoint(record, digest(payload), checkpoint.manifest)
+        return RecoverableCheckpoint(record, digest(opened.payload), checkpoint.manifest)
+
+
+def _check_author(record: Record, signer: str) -> None:
+    """CorruptError if a manifest names another region than the one that signed it."""
+    if isinstance(record, Manifest):
+        why = disagreement({MANIFEST: record.region, SIGNATURE: signer})
+        if why:
+            raise CorruptError(why)

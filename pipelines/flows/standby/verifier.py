@@ -23,7 +23,7 @@ from pipelines.core.manifests import Named
 from pipelines.errors import MisconfiguredError, RetryableError
 from pipelines.flows.standby.damage_notes import Damage, leave_note
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
-from pipelines.ports import Clock, Journal, ObjectStore, PieceStore, Signer
+from pipelines.ports import Clock, Journal, ObjectStore, PieceStore, Verifier
 from schemas.codec import Codec
 
 IDLE_S = 15.0  # whoever has work for the verifier wakes it
@@ -46,7 +46,7 @@ class VerifierPorts:
 
     store: ObjectStore
     pieces: PieceStore
-    signer: Signer
+    signer: Verifier
     codec: Codec
     clock: Clock
     journal: Journal

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pipelines import paths
 from pipelines.core.lineage import LineageView
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
-from pipelines.ports import Clock, Entropy, EventLog, Journal, Message, ObjectStore, PoolHealth, Signer, StandbyPool
+from pipelines.ports import Clock, Entropy, EventLog, Journal, Message, ObjectStore, PoolHealth, StandbyPool, Verifier
 from schemas.codec import Codec
 from schemas.http_bodies import WarmerStatus
 from schemas.records import Manifest, Readiness
@@ -42,7 +42,7 @@ class WarmerPorts:
     store: ObjectStore
     pool: StandbyPool
     log: EventLog
-    signer: Signer
+    signer: Verifier
     codec: Codec
     clock: Clock
     entropy: Entropy

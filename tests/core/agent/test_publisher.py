@@ -156,12 +156,48 @@ def test_a_launch_elsewhere_is_told_that_it_does_not_go_on_bit_for_bit(signer: E
     for machine in ("", "another"):
         resumed = _World()
         resumed.spool.wants("launch-1", StartRequest(fingerprint={"machine": machine} if machine else {}))
-        resumed.reply = dataclasses.replace(resumed.reply, attempt=2, start_step=10, start_manifest_key=OWN.manifest)
+        start: dict[str, Any] = {"start_manifest_key": OWN.manifest, "start_manifest_digest": _digest_of(store, signer)}
+        resumed.reply = dataclasses.replace(resumed.reply, attempt=2, start_step=10, **start)
         _turn(resumed, _agent(resumed, store, signer, locate=lambda _digest: "/arena/A"))
         resumes[machine] = resumed.spool.granted["launch-1"]
         store.objects = {key: body for key, body in store.objects.items() if "/starts/" not in key}
     assert (resumes[""]["mode"], resumes[""]["exact"]) == ("exact", True)
     assert (resumes["another"]["mode"], resumes["another"]["exact"]) == ("same_state", False)
+
+
+def _digest_of(store: MemoryObjectStore, signer: Ed25519Signer) -> str:
+    return digest(signer.verify(store.objects[OWN.manifest]))
+
+
+def test_I7_a_start_is_the_manifest_that_the_controller_chose_or_nothing(signer: Ed25519Signer) -> None:
+    """The grant names its digest; another one that lies under that key, signed by whomever, starts no trainer."""
+    store, world = MemoryObjectStore(), _World()
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, _agent(world, store, signer))
+    resumed = _World()
+    resumed.spool.wants("launch-2", StartRequest())
+    start: dict[str, Any] = {"start_manifest_key": OWN.manifest, "start_manifest_digest": digest(b"another")}
+    resumed.reply = dataclasses.replace(resumed.reply, attempt=2, start_step=10, **start)
+    _turn(resumed, _agent(resumed, store, signer, locate=lambda _digest: "/arena/A"))
+    assert "launch-2" not in resumed.spool.granted
+
+
+def test_I17_an_outcome_that_another_region_signed_is_never_reported_committed(
+    signer: Ed25519Signer, tmp_path: Path
+) -> None:
+    """It lies at the very key, in this region's own store, with the bytes that the agent would have written."""
+    private, public = generate_keypair(tmp_path, "west")
+    trusted = {"east": tmp_path / "east.pub.pem", "west": public}
+    west = Ed25519Signer(key_id="west", private_key_path=private, trusted=trusted)
+    store, world = MemoryObjectStore(), _World()
+    world.accept("checkpoints", "intent", INTENT)
+    _turn(world, _agent(world, store, signer))
+    again = _World()
+    store.objects[OWN.manifest] = west.sign(signer.verify(store.objects[OWN.manifest]))
+    east = Ed25519Signer(key_id="east", private_key_path=tmp_path / "east.key.pem", trusted=trusted)
+    again.accept("checkpoints", "intent", INTENT)
+    _turn(again, _agent(again, store, east))
+    assert [message for message in again.messages if message.topic == paths.CHECKPOINTS] == []
 
 
 def test_every_writers_schema_is_in_the_store_before_its_first_use(signer: Ed25519Signer) -> None:

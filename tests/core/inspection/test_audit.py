@@ -23,6 +23,7 @@ from schemas.codec import Codec
 from schemas.records import Checkpoint, DeadLetter, Event, Header, Heartbeat, LastSeq, Metric, Watermark
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.system_clock import SystemClock
+from tests.lineages import lineage_of
 
 CODEC = Codec()
 STREAM = ("gpt", 1, "r0", "metrics")
@@ -254,7 +255,7 @@ def test_what_lies_past_the_fork_is_a_branch_and_a_missing_manifest_is_early() -
     )
     MemoryLog(kafka).publish([_message(event)])
     stream = ("gpt", 1, "r0", "checkpoints")
-    view = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+    view = lineage_of((1, 0, -1), (2, 1, 20))
     assert _read(kafka, view).branch == {stream: SequenceRanges([(1, 1)])}
     assert _read(kafka, manifests=set()).early == {stream: SequenceRanges([(1, 1)])}
     assert _read(kafka, manifests={"m"}).early == {}

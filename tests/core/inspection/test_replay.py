@@ -185,7 +185,7 @@ def _planned(world: _World, lane: str = "checkpoints", asked: list[str] | None =
         ledger=read_ledger(MemorySource(world.west), Codec(), SystemClock()),
         known=reading.known,
         lineage=lineage,
-        whole=lambda event: whole(event, world.west_store, CODEC, world.signer.verify),
+        whole=lambda event: whole(event, world.west_store, CODEC, world.signer.opened),
     )
     source = MemorySource(world.east)
     parts = replay.stretches(source, [paths.topic(lane)], RecordFilter(), EARLIEST, LATEST, _decoding())

@@ -22,11 +22,12 @@ from pipelines.core.replay_rules import (
     replay_of,
 )
 from pipelines.core.sequence_ranges import SequenceRanges
+from tests.lineages import lineage_of
 
 NOW_MS = 1_790_000_000_000
 STREAM = ("gpt", 1, "r0", "metrics")
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
-FORKED_AT_20 = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+ONE_EPOCH = lineage_of((1, 0, -1))
+FORKED_AT_20 = lineage_of((1, 0, -1), (2, 1, 20))
 FACTS = Facts(run="gpt", lane="metrics", epoch=1, producer="r0", region="east", step=7, first_seq=7, seq=7)
 UP_TO_9 = Ledger({STREAM: 9})
 

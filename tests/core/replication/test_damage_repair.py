@@ -24,6 +24,8 @@ class Pair:
         self.said: list[tuple[str, dict[str, object]]] = []
         for store in (self.west, self.east):
             put_checkpoint(store, signer, TEN, seq=1, chunks=(b"a" * 100, b"b" * 50))
+        forks = '{"run": "gpt", "epoch": 1, "region": "east", "forks": [[1, 0, -1]]}'
+        self.west.create(paths.epoch_seen("gpt", 1), forks.encode())
         self.repair = DamageRepair(
             "west",
             RepairPorts(
@@ -67,6 +69,18 @@ def test_each_kind_of_object_is_repaired_from_the_peer_and_its_note_is_closed(pa
     assert len(pair.west.list(paths.DAMAGE)) == 2, "the note stays for the history"
     pair.repair.turn()
     assert [event for event, _ in pair.said] == ["checkpoint.repaired"]
+
+
+def test_I17_a_manifest_is_not_repaired_by_one_that_the_peer_made_of_anothers_epoch(
+    pair: Pair, signer: Ed25519Signer
+) -> None:
+    """Epoch 1 is west's here: what east signed in its own name has the right key, step and digests, and no say."""
+    view = '{"run": "gpt", "epoch": 1, "region": "west", "forks": [[1, 0, -1]]}'
+    pair.west.put(paths.epoch_seen("gpt", 1), view.encode())
+    pair.damage(TEN.manifest)
+    assert "west holds epoch 1, its manifest names east" in str(pair.outcome())
+    assert pair.west.objects[TEN.manifest] == b"bad"
+    del signer
 
 
 def test_a_peer_whose_copy_is_bad_or_away_repairs_nothing_and_says_why_once(pair: Pair) -> None:

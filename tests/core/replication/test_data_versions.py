@@ -10,7 +10,6 @@ import pytest
 
 from pipelines import paths
 from pipelines.core.data_versions import with_list_at
-from pipelines.core.lineage import LineageView
 from pipelines.core.set_aside import place_of
 from pipelines.errors import RetryableError
 from pipelines.flows.log.envelope import headers_of
@@ -23,6 +22,7 @@ from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
+from tests.lineages import lineage_of
 from tests.manual_clock import ManualClock
 
 CODEC = Codec()
@@ -55,7 +55,7 @@ class _World(ManualClock):
                 store=self.west_store,
                 peer_store=self.east_store,
                 transfers=self.transfers,
-                lineage=lambda _run: LineageView(1, ((1, 0, -1),)),
+                lineage=lambda _run: lineage_of((1, 0, -1)),
                 signer=self.signer,
                 codec=Codec(),
                 clock=self,

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
@@ -17,6 +16,7 @@ from schemas.records import Abandoned, Checkpoint, Intent, Manifest
 from services.adapters.memory.kafka import MemoryLog
 from services.adapters.signer import Ed25519Signer
 from tests.core.replication.test_lane_replicator import CODEC, FORKED_AT_20, _turn, _World
+from tests.lineages import lineage_of
 from tests.replaying import places
 from tests.tripwire import Crash, Tripwire
 
@@ -167,7 +167,7 @@ def test_an_epoch_that_is_not_known_here_yet_keeps_the_alarm_open(world: _World)
     flow = world.replicator()
     _turn(world, flow, 12)
     assert (_open(flow), [one.step for one in world.visible()]) == (["topic_anew"], [10])
-    world.view = LineageView(2, ((1, 0, -1), (2, 1, 10)))
+    world.view = lineage_of((1, 0, -1), (2, 1, 10))
     _turn(world, flow, 12)
     assert (_open(flow), [one.step for one in world.visible()]) == ([], [10, 20])
 

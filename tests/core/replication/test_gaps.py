@@ -14,7 +14,6 @@ from pipelines.core import alarms
 from pipelines.core.alarm_texts import Kind
 from pipelines.core.alarms import ACKNOWLEDGED, HEALED, OPEN, Alarms, alarm, of_bounds, of_stream
 from pipelines.core.ledger import Arrival, Ledger
-from pipelines.core.lineage import LineageView
 from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.flows.replication.lane_replicator import LaneReplicator
 from pipelines.ports import Message
@@ -25,11 +24,12 @@ from services.adapters.signer import Ed25519Signer
 from services.http.bodies import plain
 from tests.core.replication.test_lane_replicator import CODEC, _metric, _turn, _World
 from tests.core.replication.test_metric_batch_replication import _batch, _rows
+from tests.lineages import lineage_of
 from tests.replaying import places
 from tests.tripwire import Crash, Tripwire
 
 STREAM = ("gpt", 1, "r0", "metrics")
-FORKED_AT_20_AND_40 = LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 2, 40)))
+FORKED_AT_20_AND_40 = lineage_of((1, 0, -1), (2, 1, 20), (3, 2, 40))
 
 
 @pytest.fixture

@@ -24,19 +24,20 @@ from pipelines.paths import CheckpointId
 from pipelines.ports import Clock, EventLog, EventSource, Fetched, Message
 from schemas import codec
 from schemas.codec import Codec, digest
-from schemas.records import Abandoned, Checkpoint, DeadLetter, Manifest, Metric, MetricBatch
+from schemas.records import Abandoned, Checkpoint, DataVersion, DeadLetter, Manifest, Metric, MetricBatch
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 from tests.tripwire import Crash, Tripwire
 
 CODEC = Codec()
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
-FORKED_AT_20 = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+ONE_EPOCH = lineage_of((1, 0, -1))
+FORKED_AT_20 = lineage_of((1, 0, -1), (2, 1, 20))
 ID = "farside-replicator-west-east-checkpoints"
 
 
@@ -135,7 +136,7 @@ class _World:
         self.send(event)
         return event
 
-    def send(self, event: Checkpoint | Metric | MetricBatch) -> None:
+    def send(self, event: Checkpoint | DataVersion | Metric | MetricBatch) -> None:
         """Publish an event in east."""
         value = CODEC.encode(event)
         MemoryLog(self.east).publish([Message(paths.topic(event.lane), b"gpt", value, headers_of(event, "test"))])
@@ -372,7 +373,7 @@ def test_I13_a_branch_of_which_its_own_region_knows_first_waits_for_the_epoch_th
 
 def test_I13_a_branch_that_was_adopted_is_visible_once_its_bytes_are_here(signer: Ed25519Signer) -> None:
     """A replay after the adoption: it lies on the lineage, so it is copied like any other."""
-    world = _World(signer, view=LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 30))), per_turn=1)
+    world = _World(signer, view=lineage_of((1, 0, -1), (2, 1, 20), (3, 1, 30)), per_turn=1)
     event = world.commit(30, 1, outcome="branch")
     _turn(world, world.replicator())
     assert world.visible() == [event]

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView
 from pipelines.flows.log.envelope import headers_of
 from pipelines.flows.replication.lane_replicator import REFRESH_S, LaneReplicator
 from pipelines.ports import Message
@@ -17,6 +16,7 @@ from services.adapters.signer import Ed25519Signer
 from tests.core.replication.test_gaps import _of
 from tests.core.replication.test_lane_replicator import CODEC, FORKED_AT_20, _metric, _turn, _World
 from tests.core.replication.test_metric_batch_replication import _batch, _rows
+from tests.lineages import lineage_of
 from tests.manual_clock import ManualClock
 from tests.replaying import places
 from tests.tripwire import Crash, Tripwire
@@ -156,7 +156,7 @@ def test_I15_batches_and_garbage_are_known_by_their_headers(world: _World) -> No
 
 def test_the_highest_epoch_of_a_region_is_known_again(world: _World) -> None:
     """An epoch that goes backwards is still one."""
-    world.view = LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 2, 40)))
+    world.view = lineage_of((1, 0, -1), (2, 1, 20), (3, 2, 40))
     for event in (_of(1, 1, 10), _of(3, 1, 41)):
         world.send(event)
     _turn(world, world.replicator(lane="metrics"))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView
 from pipelines.core.metric_batches import batch_of, metrics_of
 from pipelines.core.sequence_numbers import number_of
 from pipelines.flows.log.envelope import headers_of
@@ -17,6 +16,7 @@ from schemas.records import MetricBatch
 from services.adapters.memory.kafka import MemoryLog
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.core.replication.test_lane_replicator import CODEC, _metric, _turn, _World
+from tests.lineages import lineage_of
 from tests.replaying import places
 
 
@@ -66,7 +66,7 @@ def test_I14_a_hole_before_a_batch_is_noticed(signer: Ed25519Signer) -> None:
 def test_I5_a_batch_that_reaches_past_the_fork_is_parted_there(signer: Ed25519Signer) -> None:
     """Its rows up to the fork are visible, those past it are set aside with the batch as it came."""
     world = _World(signer)
-    world.view = LineageView(2, ((1, 0, -1), (2, 1, 4)))
+    world.view = lineage_of((1, 0, -1), (2, 1, 4))
     for event in (_batch(1, 6), _batch(7, 9)):
         world.send(event)
     replicator = world.replicator(lane="metrics")

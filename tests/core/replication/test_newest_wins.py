@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView
 from pipelines.core.link_rate import HALF_LIFE_S, LinkRate
 from pipelines.core.newest_wins import START_S, Candidate, giving_way_to, lag_s_max
 from pipelines.flows.log.envelope import headers_of
@@ -25,6 +24,7 @@ from schemas.records import Checkpoint
 from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer, generate_keypair
+from tests.lineages import lineage_of
 from tests.manifests import put_checkpoint
 from tests.manual_clock import ManualClock
 from tests.paced_transfers import PacedTransfers
@@ -119,7 +119,7 @@ class _Link:
                 store=west_store,
                 peer_store=self._east_store,
                 transfers=self.transfers,
-                lineage=lambda _run: LineageView(1, ((1, 0, -1),)),
+                lineage=lambda _run: lineage_of((1, 0, -1)),
                 signer=signer,
                 codec=Codec(),
                 clock=self.clock,

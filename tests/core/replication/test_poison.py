@@ -25,11 +25,12 @@ from services.adapters.memory.kafka import MemoryKafka, MemoryLog, MemorySource
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.manual_clock import ManualClock
 
 CODEC = Codec()
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
+ONE_EPOCH = lineage_of((1, 0, -1))
 
 
 class _Refusing(MemoryObjectStore):
@@ -281,10 +282,10 @@ def test_a_region_that_slept_through_the_wait_does_not_wait_again(west: _West) -
     west.clock.now_s += 2 * UNKNOWN_WAIT_S
     west.turn()
     assert {letter.reason for letter in west.dead()} == {"unknown_epoch", "undecodable"}
-    west.view = LineageView(2, ((1, 0, -1), (2, 1, 0)))
+    west.view = lineage_of((1, 0, -1), (2, 1, 0))
     west.metric(2, epoch=3)
     west.turn()
-    west.view = LineageView(3, ((1, 0, -1), (2, 1, 0), (3, 2, 0)))
+    west.view = lineage_of((1, 0, -1), (2, 1, 0), (3, 2, 0))
     west.turn()
     assert [event.epoch for event in west.visible()] == [3]
     west.clock.now_s += 5 * UNKNOWN_WAIT_S
@@ -299,7 +300,7 @@ def test_what_was_set_aside_is_redriven_once_its_epoch_is_known(west: _West) -> 
     west.turn(1)
     west.wait_out()
     assert west.visible() == []
-    west.view = LineageView(2, ((1, 0, -1), (2, 1, 0)))
+    west.view = lineage_of((1, 0, -1), (2, 1, 0))
     west.flow.redrive(RedriveRequest("ask", 0, 0, force=False, actor="ada"))
     west.turn()
     answer = west.flow.redrive(RedriveRequest("ask", 0, 0, force=False, actor="ada"))
@@ -316,7 +317,7 @@ def test_the_next_epoch_is_waited_for_although_one_far_ahead_was_given_up(west: 
     west.metric(1, epoch=2)
     west.turn()
     assert len(west.dead()) == 1
-    west.view = LineageView(2, ((1, 0, -1), (2, 1, 0)))
+    west.view = lineage_of((1, 0, -1), (2, 1, 0))
     west.turn()
     assert [(event.epoch, event.seq) for event in west.visible()] == [(2, 1)]
 
@@ -407,7 +408,7 @@ def test_a_letter_that_is_cut_is_redriven_from_the_place_that_it_names(west: _We
     west.turn(1)
     west.wait_out()
     assert len(west.dead()[0].value) == VALUE_KEPT_BYTES
-    west.view = LineageView(2, ((1, 0, -1), (2, 1, 0)))
+    west.view = lineage_of((1, 0, -1), (2, 1, 0))
     whole, west.east.topic(paths.METRICS)[0] = west.east.topic(paths.METRICS)[0], Message(paths.METRICS, b"gpt", b"?")
     assert "another record" in _redriven(west, "first")
     west.east.topic(paths.METRICS)[0] = whole

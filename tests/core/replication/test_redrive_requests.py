@@ -11,7 +11,6 @@ import pytest
 
 from pipelines import paths
 from pipelines.core.audit import Log
-from pipelines.core.lineage import LineageView
 from pipelines.core.record_filter import RecordFilter, parse
 from pipelines.core.sequence_ranges import SequenceRanges
 from pipelines.errors import RetryableError, UnknownOutcomeError
@@ -32,12 +31,13 @@ from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 from tests.replaying import places
 
 CODEC = Codec()
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
-FORKED_AT_20 = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+ONE_EPOCH = lineage_of((1, 0, -1))
+FORKED_AT_20 = lineage_of((1, 0, -1), (2, 1, 20))
 
 
 class _West:
@@ -200,7 +200,7 @@ def test_I15_a_letter_is_redriven_at_most_once_by_whomever_it_is_asked(metrics: 
     metrics.send(_metric(1, step=30))
     metrics.turn()
     (letter,) = metrics.letters()
-    metrics.view = LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 40)))  # somebody adopted the branch
+    metrics.view = lineage_of((1, 0, -1), (2, 1, 20), (3, 1, 40))  # somebody adopted the branch
     assert metrics.ask(letter, ask_id="first").state == "done"
     assert "published by ada" in str(metrics.ask(letter).why)
     metrics.start()

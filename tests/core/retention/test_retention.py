@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.core.lineage import LineageView, Standing, standing
+from pipelines.core.lineage import Standing, standing
 from pipelines.core.retention import (
     Go,
     Hold,
@@ -30,10 +30,11 @@ from pipelines.core.retention import (
 )
 from pipelines.paths import CheckpointId
 from services.cli.retention import _show
+from tests.lineages import lineage_of
 
 DAY_MS = 86_400_000
 POLICY = SweepPolicy(generations=2, grace_s=86_400.0)
-FORKED = LineageView(2, ((1, 0, -1), (2, 1, 30)))
+FORKED = lineage_of((1, 0, -1), (2, 1, 30))
 LATE = Moment(10 * DAY_MS, 10 * DAY_MS)
 
 
@@ -219,7 +220,7 @@ def test_an_upload_that_is_not_settled_stays_while_it_moves_or_may_become_the_ne
         (Roots(None), Hold.NO_LINEAGE),
         (Roots(FORKED, epoch_max=3), Hold.BEHIND),
         (Roots(FORKED, unseen=("west",)), Hold.UNSEEN),
-        (Roots(LineageView(1, ((1, 0, -1),))), Hold.BEHIND),
+        (Roots(lineage_of((1, 0, -1))), Hold.BEHIND),
     ],
 )
 def test_who_does_not_see_everything_deletes_nothing(roots: Roots, hold: Hold) -> None:

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from pipelines import paths
-from pipelines.core.lineage import LineageView
 from pipelines.core.retention import Go, Hold, Keep
 from pipelines.flows.retention.pins import pin, pinned, unpin
 from pipelines.flows.standby.recoverable import RecoverableFinder
@@ -15,6 +14,7 @@ from pipelines.paths import CheckpointId
 from schemas.codec import Codec, digest
 from schemas.records import Abandoned
 from services.adapters.signer import Ed25519Signer, generate_keypair
+from tests.lineages import lineage_of
 from tests.sweep_world import CODEC, DAY_S, SweepWorld, steps
 from tests.tripwire import Crash, Tripwire
 
@@ -44,6 +44,19 @@ def test_a_sweep_notes_first_and_removes_after_the_grace(signer: Ed25519Signer) 
     assert len([key for key in left if not key.endswith("/manifest")]) == 6
     world.sweep(3)
     assert {paths.parse_checkpoint(k).step for k in world.store.objects if k.startswith("runs/gpt/e0")} == {50, 60}
+
+
+def test_I17_forged_checkpoints_of_anothers_epoch_push_no_generation_out(signer: Ed25519Signer) -> None:
+    """West holds epoch 2; what east made in its name is newer than all, and counts for nothing."""
+    world = SweepWorld(signer)
+    for step in (10, 20, 30, 40):
+        world.commit(step)
+    west = {"run": "gpt", "epoch": 2, "region": "west", "forks": [[1, 0, -1], [2, 1, 40]]}
+    world.store.create(paths.epoch_seen("gpt", 2), json.dumps(west).encode())
+    for step in (50, 60):
+        world.commit(step, epoch=2)
+    world.sweep(4)
+    assert {30, 40} <= set(steps(world.whole()))
 
 
 def test_what_is_no_checkpoint_is_never_touched_and_neither_is_a_key_that_is_not_ours(signer: Ed25519Signer) -> None:
@@ -149,7 +162,7 @@ def test_wherever_a_sweep_dies_no_manifest_stands_over_what_is_gone_and_the_next
         world = SweepWorld(signer)
         for step in (10, 20, 30, 40, 50):
             world.commit(step)
-        world.knows(LineageView(2, ((1, 0, -1), (2, 1, 30))))
+        world.knows(lineage_of((1, 0, -1), (2, 1, 30)))
         world.store.create(paths.discarded("gpt", 1), b"{}")
         world.store.create(CheckpointId("gpt", 2, 1, 35).chunk(0, 0), b"half")
         for step in (40, 50):
@@ -185,7 +198,7 @@ def test_a_controllers_cache_does_not_believe_in_a_manifest_that_was_swept(signe
     for step in (10, 20, 30, 40):
         world.commit(step)
     controller = RecoverableFinder(world.store, signer, Codec())
-    early = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+    early = lineage_of((1, 0, -1), (2, 1, 20))
     newest = controller.newest("gpt", early)
     assert newest is not None
     assert newest.manifest.step == 20

@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 
-from pipelines.core.lineage import LineageView
 from pipelines.core.resume_mode import StartRequest
 from pipelines.flows.replication.checkpoint_copies import CheckpointCopies
 from pipelines.flows.standby.recoverable import RecoverableFinder
@@ -17,6 +16,7 @@ from schemas.records import Checkpoint
 from services.adapters.memory.spool import MemorySpool
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
+from tests.lineages import lineage_of
 from tests.manifests import OWN
 from tests.sweep_world import DAY_S, SweepWorld, steps
 from tests.tripwire import Crash, Tripwire
@@ -158,7 +158,7 @@ def _event(world: SweepWorld, own: CheckpointId) -> Checkpoint:
     return Checkpoint(
         event_id="e",
         run="gpt",
-        region="west",
+        region="east",
         epoch=own.epoch,
         attempt=own.attempt,
         producer="r0",
@@ -232,7 +232,7 @@ def test_a_copy_that_begins_again_while_its_half_is_being_swept_is_whole_or_give
 
 def test_I9_a_promotion_during_a_sweep_never_forks_at_what_is_being_swept(signer: Ed25519Signer) -> None:
     """At each call a controller, whose cache knows every manifest, chooses; its choice is whole when all is over."""
-    at, early = 0, LineageView(2, ((1, 0, -1), (2, 1, 30)))
+    at, early = 0, lineage_of((1, 0, -1), (2, 1, 30))
     while True:
         at += 1
         world = SweepWorld(signer)
@@ -244,7 +244,7 @@ def test_I9_a_promotion_during_a_sweep_never_forks_at_what_is_being_swept(signer
         def promotes(
             world: SweepWorld = world, controller: RecoverableFinder = controller, chosen: list[int] = chosen
         ) -> None:
-            for view in (LineageView(1, ((1, 0, -1),)), early):
+            for view in (lineage_of((1, 0, -1)), early):
                 newest = controller.newest("gpt", view)
                 chosen.append(-1 if newest is None else newest.manifest.step)
             world.knows(early, world.peer)

@@ -10,7 +10,6 @@ import pytest
 from pipelines import paths
 from pipelines.core.fork_choice import ROUNDS
 from pipelines.core.lease import NEVER_S
-from pipelines.core.lineage import LineageView
 from pipelines.errors import RetryableError
 from pipelines.flows.standby.damage_notes import open_notes
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint, RecoverableFinder
@@ -20,10 +19,11 @@ from schemas.codec import Codec
 from schemas.records import Abandoned
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.signer import Ed25519Signer
+from tests.lineages import lineage_of
 from tests.manifests import put_checkpoint
 from tests.manual_clock import ManualClock
 
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
+ONE_EPOCH = lineage_of((1, 0, -1))
 TEN, TWENTY = (CheckpointId("gpt", 1, 1, step) for step in (10, 20))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.lineage import LineageView
 from pipelines.errors import CorruptError
 from pipelines.flows.standby.recoverable import RecoverableFinder
 from pipelines.flows.standby.warmer import Warmer, WarmerPorts, step_s
@@ -21,11 +20,12 @@ from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.standby_pool import MemoryStandbyPool
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock, SystemEntropy
+from tests.lineages import lineage_of
 from tests.manifests import manifest_of, shard_of, state_of
 
 CODEC = Codec()
-ONE_EPOCH = LineageView(1, ((1, 0, -1),))
-FORKED_AT_20 = LineageView(2, ((1, 0, -1), (2, 1, 20)))
+ONE_EPOCH = lineage_of((1, 0, -1))
+FORKED_AT_20 = lineage_of((1, 0, -1), (2, 1, 20))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_newest_epoch_comes_before_a_higher_step(signer: Ed25519Signer) -> N
     store = MemoryObjectStore()
     _put(store, signer, 20)
     _put(store, signer, 30, epoch=2)
-    view = LineageView(2, ((1, 0, -1), (2, 1, 25)))
+    view = lineage_of((1, 0, -1), (2, 1, 25))
     newest = RecoverableFinder(store, signer, CODEC).newest("gpt", view)
     assert newest is not None
     assert (newest.manifest.epoch, newest.manifest.step) == (2, 30)
