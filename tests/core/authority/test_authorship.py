@@ -48,7 +48,7 @@ def test_I17_all_that_is_named_has_to_hold_the_epoch(epoch: int, claims: dict[st
 
 
 def test_I17_claims_have_to_agree_before_anybody_knows_who_holds_what() -> None:
-    """What contradicts itself is wrong whatever the lineage is."""
+    """A contradiction is wrong whatever the lineage is."""
     assert disagreement({MANIFEST: "east", SIGNATURE: "east"}) == ""
     assert disagreement({MANIFEST: "west", SIGNATURE: "east"}) == "its manifest names west and its signature names east"
 
