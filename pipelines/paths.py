@@ -25,6 +25,8 @@ EVERY_RUN = "*"  # in place of a run's name, in what a region says once for all 
 COMPACTED = frozenset({LEDGER, ALARMS})
 TOPICS = (HEARTBEATS, CHECKPOINTS, METRICS, DATA_VERSIONS, CONTROL, DEAD_LETTERS, LEDGER, ALARMS)
 
+NUMBER_DIGITS = 9  # of an epoch in a key, at most
+
 _RUN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _CHECKPOINT = re.compile(r"runs/([a-z0-9][a-z0-9._-]{0,62})/e(\d{6,})/a(\d{4,})/s(\d{10,})(?:/|$)")
 
@@ -245,9 +247,21 @@ def lease_group(group: str) -> str:
     return f"lease-groups/{group}"
 
 
+def audit_prefix(run: str) -> str:
+    """The folder of the claims of a run's epochs, in the witness's bucket."""
+    return f"audit/{run}/"
+
+
 def audit(run: str, epoch: int) -> str:
     """The create-only claim of an epoch, in the witness's bucket."""
-    return f"audit/{run}/{epoch:06d}"
+    return f"{audit_prefix(run)}{epoch:06d}"
+
+
+def highest_number(prefix: str, keys: Iterable[str]) -> int:
+    """The highest number that follows a prefix among some keys; 0 if there is none. Other keys are passed over."""
+    names = (key.removeprefix(prefix) for key in keys)
+    numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and len(name) <= NUMBER_DIGITS)
+    return max(numbers, default=0)
 
 
 def history_prefix(run: str) -> str:

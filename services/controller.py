@@ -16,6 +16,7 @@ from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.drill_history import DrillHistory
 from pipelines.flows.authority.heartbeat_reader import HeartbeatReader, PeerState
+from pipelines.flows.authority.peer_epochs import PeerEpochs
 from pipelines.flows.authority.region_watch import RegionWatch
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.authority.webhooks import Receivers, WatchedController, Webhooks
@@ -91,6 +92,9 @@ class _Controller:
         self.closing.append(log.close)
         self._reachability = parts.reachability("controller", log, self.closing, self._nodes_at_s)
         self.flows["reachability"] = self._reachability.turn
+        peers = {peer: parts.peer_store(peer) for peer in parts.peers()}
+        self._peer_epochs = PeerEpochs(peers, runs, parts.clock)
+        self.flows["peer-epochs"] = self._peer_epochs.turn
         self._self_evidence = self._attested()
         self._region_watch = self._watched()
         self._peer_states = {name: self._listen(name) for name in runs}
@@ -234,6 +238,7 @@ class _Controller:
                 self_evidence=self._self_evidence,
                 verifier=self._verifier(name),
                 reachability=self._reachability,
+                peer_epochs=self._peer_epochs,
                 region_watch=self._region_watch,
             ),
             hook=self._hook(name, run_settings),

@@ -53,11 +53,12 @@ def manifest_of(
     world_size: int = 1,
     items: tuple[Item, ...] = (),
     planner: str = "{}",
+    region: str = "east",
 ) -> Manifest:
-    """East's manifest of a checkpoint."""
+    """The manifest of a checkpoint that a region made."""
     return Manifest(
         run=own.run,
-        region="east",
+        region=region,
         epoch=own.epoch,
         attempt=own.attempt,
         step=own.step,

@@ -20,6 +20,7 @@ from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.authority.controller import Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.peer_epochs import PeerEpochs
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.paths import CheckpointId
@@ -69,6 +70,11 @@ class CutWitness(MemoryLeaseStore):
         self._reach()
         return super().claim(run, epoch, body)
 
+    def claimed(self, run: str) -> int:
+        """Implements LeaseStore."""
+        self._reach()
+        return super().claimed(run)
+
     def note(self, lease: Lease) -> None:
         """Implements LeaseStore."""
         self._reach()
@@ -97,6 +103,7 @@ class ManualRegion:
         self.self_evidences: list[SelfEvidence] = []  # of each of them
         self.verifiers: list[CheckpointVerifier] = []  # and so these
         self._shared, self._signer = witness, signer
+        self.peer_epochs: PeerEpochs | None = None  # of the controllers that are started next
         self.witness, self.control = self.start()
 
     def start(self) -> tuple[CutWitness, Controller]:
@@ -109,7 +116,10 @@ class ManualRegion:
             role=RunRole(run="gpt", region=self.name, first_region="east", candidate=True, policy=self.policy),
             ports=ControllerPorts(leases=witness, store=self.store, signer=self._signer, journal=own, **common),
             observers=Observers(
-                peer_states=self.peer_states, self_evidence=self.self_evidence, verifier=self._verifier()
+                peer_states=self.peer_states,
+                self_evidence=self.self_evidence,
+                verifier=self._verifier(),
+                peer_epochs=self.peer_epochs,
             ),
         )
         self.controls.append(control)

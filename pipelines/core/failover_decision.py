@@ -138,6 +138,13 @@ class Decision:
     gates: tuple[Gate, ...] = ()
 
     @property
+    def begins(self) -> bool:
+        """Whether a process would begin to act on a record that it has not written itself."""
+        return self.action in {Action.CREATE, Action.TAKE_OVER} or (
+            self.action is Action.RENEW and self.reason is Reason.NEW_INCARNATION
+        )
+
+    @property
     def closed(self) -> tuple[Gate, ...]:
         """The gates that speak against it."""
         return tuple(gate for gate in self.gates if not gate.open and not gate.advisory)

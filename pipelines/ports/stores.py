@@ -160,6 +160,17 @@ class LeaseStore(Protocol):
             MisconfiguredError: it refuses the user, or the user may not do this.
         """
 
+    def claimed(self, run: str) -> int:
+        """The highest epoch of which an audit copy was left; 0 if there is none.
+
+        Args:
+            run: whose.
+
+        Raises:
+            RetryableError: the witness does not answer in time.
+            MisconfiguredError: it refuses the user, or the user may not do this.
+        """
+
     def note(self, lease: Lease) -> None:
         """Leave a create-only copy of a record for the history; once is enough.
 

@@ -75,6 +75,10 @@ class GroupedLeases:
         """Implements LeaseStore."""
         return self._leases.claim(run, epoch, body)
 
+    def claimed(self, run: str) -> int:
+        """Implements LeaseStore."""
+        return self._leases.claimed(run)
+
     def note(self, lease: Lease) -> None:
         """Implements LeaseStore."""
         self._leases.note(lease)

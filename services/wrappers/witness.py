@@ -83,6 +83,11 @@ class Witness:
         with self._asking("claim"):
             return self._leases.claim(run, epoch, body)
 
+    def claimed(self, run: str) -> int:
+        """Implements LeaseStore."""
+        with self._asking("claimed"):
+            return self._leases.claimed(run)
+
     def note(self, lease: Lease) -> None:
         """Implements LeaseStore."""
         with self._asking("note"):

@@ -103,6 +103,15 @@ def test_a_write_to_a_missing_record_is_refused_when_it_names_a_version(lease_st
     assert lease_store.read("gpt") is None
 
 
+def test_I2_the_highest_claim_is_found_also_where_the_record_is_gone(lease_store: LeaseStore) -> None:
+    """Of this run only; nothing was claimed of another."""
+    assert lease_store.claimed("gpt") == 0
+    for epoch in (1, 3, 2):
+        assert lease_store.claim("gpt", epoch, b"x")
+    assert lease_store.claim("gpt2", 9, b"x")
+    assert (lease_store.claimed("gpt"), lease_store.claimed("gpt2"), lease_store.claimed("other")) == (3, 9, 0)
+
+
 def test_an_epoch_is_claimed_once(lease_store: LeaseStore) -> None:
     """The audit copy of an epoch is create-only."""
     assert lease_store.claim("gpt", 2, b"west") is True

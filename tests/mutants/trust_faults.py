@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from tests.mutants.places import AGENT, JUDGE, PUBLISH, RECOVERABLE, REPAIR, SWEEP, Mutant
+from tests.mutants.places import AGENT, FAILOVER, JUDGE, PUBLISH, RECOVERABLE, REPAIR, SWEEP, Mutant
 
 AUTHORSHIP, EPOCHS, SIGNER = (
     "pipelines/core/authorship.py",
     "pipelines/flows/authority/epoch_store.py",
     "services/adapters/signer.py",
 )
+EVIDENCE = "pipelines/flows/authority/record_evidence.py"
+PUT_BACK = ("tests/core/authority/test_record_put_back.py",)
 FOREIGN = ("tests/core/replication/test_foreign_epochs.py",)
 AUTHORS = ("tests/core/authority/test_authorship.py",)
 SIGNERS = ("tests/core/runtime/test_signer.py",)
@@ -139,6 +141,48 @@ TRUST_FAULTS = (
         "if digest(opened.payload) != reply.start_manifest_digest:",
         "if not opened.payload:",
         AGENT,
+    ),
+    Mutant(
+        "a new incarnation takes whatever record it finds",
+        FAILOVER,
+        "if decision.begins and not self._evidence.allows(self._belief):",
+        "if decision.begins and not decision:",
+        PUT_BACK,
+    ),
+    Mutant(
+        "the witness's audit copies are not looked at",
+        EVIDENCE,
+        "EpochSeen(self._leases.claimed(self._run), ",
+        "EpochSeen(0, ",
+        PUT_BACK,
+    ),
+    Mutant(
+        "the peers' epochs are not looked at",
+        EVIDENCE,
+        "[claimed, self._peers.highest(self._run)]",
+        "[claimed]",
+        PUT_BACK,
+    ),
+    Mutant(
+        "who begins does not wait until the peers were asked",
+        EVIDENCE,
+        "if self._peers is not None and not self._peers.is_complete:",
+        "if self._peers is not None and not self._run:",
+        PUT_BACK,
+    ),
+    Mutant(
+        "a record that was put back supersedes trainers",
+        FAILOVER,
+        "        if self._belief.gone_backwards:  # nobody",
+        "        if not forks:  # nobody",
+        PUT_BACK,
+    ),
+    Mutant(
+        "a restored record is believed by a whole world",
+        EVIDENCE,
+        "epoch_max=max(belief.epoch_max, self._highest.epoch)",
+        "epoch_max=belief.epoch_max",
+        ("tests/simulation/test_restored_record.py",),
     ),
     Mutant(
         "a revoked key is believed",

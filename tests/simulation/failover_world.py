@@ -25,6 +25,7 @@ from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.controller import TURN_S, Controller
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.peer_epochs import PeerEpochs
 from pipelines.flows.authority.self_evidence import SelfEvidence
 from pipelines.flows.standby.verifier import CheckpointVerifier, VerifierPorts
 from pipelines.ports import Message
@@ -122,6 +123,7 @@ class Region:
         self.due_s = NEVER_S
         self.control: Controller | None = None
         self._actor: greenlet.greenlet | None = None
+        self._ended: list[greenlet.greenlet] = []  # processes that were killed: they never go on
         self._claimed: tuple[float, float] | None = None
         self.job = SimulatedJob(self)
 
@@ -196,6 +198,11 @@ class Region:
         self._reach()
         return self.world.witness.claim(run, epoch, body)
 
+    def claimed(self, run: str) -> int:
+        """Implements LeaseStore."""
+        self._reach()
+        return self.world.witness.claimed(run)
+
     def note(self, lease: Lease) -> None:
         """Implements LeaseStore."""
         self._reach()
@@ -228,6 +235,14 @@ class Region:
         self._actor = greenlet.greenlet(self._live)
         self._actor.switch()
 
+    def restart(self) -> None:
+        """The controller process is killed wherever it is, and another one begins."""
+        self.world.say(f"{self.name} is restarted")
+        self.close_claim()
+        if self._actor is not None:
+            self._ended.append(self._actor)
+        self.begin()
+
     def die(self) -> None:
         """The region is lost, for good."""
         self.world.say(f"{self.name} dies")
@@ -238,7 +253,7 @@ class Region:
         if self.world.faults and self.random.random() < 0.001:
             seconds += self.random.uniform(0, 60)
         actor = greenlet.getcurrent()
-        self.world.at(seconds, lambda: None if self.dead else actor.switch())
+        self.world.at(seconds, lambda: None if self.dead or actor in self._ended else actor.switch())
         if actor.parent is not None:
             actor.parent.switch()
 
@@ -261,6 +276,8 @@ class Region:
             ),
             tell=self.wake,
         )
+        others = {name: self.world.regions[name].store for name in REGIONS if name != self.name}
+        peer_epochs = PeerEpochs(others, [RUN], self)
         self.control = control = Controller(
             role=RunRole(
                 run=RUN,
@@ -278,11 +295,14 @@ class Region:
                 entropy=self,
                 journal=self,
             ),
-            observers=Observers(peer_states=peer_states, self_evidence=self_evidence, verifier=verifier),
+            observers=Observers(
+                peer_states=peer_states, self_evidence=self_evidence, verifier=verifier, peer_epochs=peer_epochs
+            ),
             wake=self.wake,
         )
         while True:
             self._surroundings(peer_states, self_evidence)
+            peer_epochs.turn()
             while verifier.turn() == 0.0:
                 pass
             before = control._belief

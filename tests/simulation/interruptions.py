@@ -102,6 +102,11 @@ class InterruptedRegion(Region):
         with self.calling("lease.claim"):
             return super().claim(run, epoch, body)
 
+    def claimed(self, run: str) -> int:
+        """Implements LeaseStore."""
+        with self.calling("lease.claimed"):
+            return super().claimed(run)
+
     def note(self, lease: Lease) -> None:
         """Implements LeaseStore."""
         with self.calling("lease.note"):

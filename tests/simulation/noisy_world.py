@@ -292,6 +292,11 @@ class Region:
         self._round_trip("claim")
         return self.world.witness.claim(run, epoch, body)
 
+    def claimed(self, run: str) -> int:
+        """Implements LeaseStore."""
+        self._round_trip("claimed")
+        return self.world.witness.claimed(run)
+
     def note(self, lease: Lease) -> None:
         """Implements LeaseStore."""
         self._round_trip("note")

@@ -72,7 +72,8 @@ class SimulatedJob:
         grant, region = self._grant, self.region
         own = CheckpointId(RUN, grant.epoch, grant.attempt, step)
         seq = grant.start_lineage_seq + 1 + (step - grant.start_step) // EVERY
-        payload = CODEC.encode(manifest_of(own, lineage_seq=seq, shards=(), rank_states=()))
+        manifest = manifest_of(own, lineage_seq=seq, shards=(), rank_states=(), region=region.name)
+        payload = CODEC.encode(manifest)
         envelope = region.world.signer.sign(payload)
         region.store.create(own.manifest, envelope)
         self._committed = step

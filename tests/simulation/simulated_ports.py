@@ -447,6 +447,13 @@ class SimulatedLeases:
         self._calls.back(self._where, "witness.claim")
         return made
 
+    def claimed(self, run: str) -> int:
+        """The highest epoch of which an audit copy was left."""
+        self._calls.reach(self._where, "witness.claimed")
+        found = self._server.leases.claimed(run)
+        self._calls.back(self._where, "witness.claimed")
+        return found
+
     def note(self, lease: Lease) -> None:
         """Leave a create-only copy of a record for the history."""
         self._calls.reach(self._where, "witness.note")

@@ -35,6 +35,7 @@ from pipelines.flows.authority.planned_moves import (
     record_after,
     refusal,
 )
+from pipelines.flows.authority.record_evidence import RecordEvidence
 from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.flows.authority.status import Situation, finite, status_of
 from pipelines.flows.authority.troubles import Troubles
@@ -87,6 +88,7 @@ class Controller:
         self._belief = Belief(region=role.region, incarnation=f"{role.region}-{ports.entropy.new_id()[:16]}")
         self._durable_epoch: int | None = None  # the highest epoch written down in our store; None: not read yet
         self._written_epoch = 0  # up to here this process has written down who holds each epoch
+        self._evidence = RecordEvidence(role.run, ports.leases, observers.peer_epochs)
         self._unclaimed = False
         self._sought: dict[int, tuple[str, tuple[str, ...]]] = {}  # epochs we wrote for: holder before, gates seen
         self._read_since_stall = False
@@ -123,6 +125,8 @@ class Controller:
             return GrantReply("wait", reason="the lease record has not been read yet")
         lease = held.lease
         forks = view_of(lease.lineage).forks
+        if self._belief.gone_backwards:  # nobody is superseded by a record that was put back
+            return GrantReply("wait", epoch=self._belief.epoch_max, reason="the lease record went back")
         known = self._launches.granted(launch)
         if known is None:
             if self._launches.ask(launch, now_s, holds=lease.holder == self._region):
@@ -229,7 +233,8 @@ class Controller:
         )
 
     def _failing_parts(self) -> dict[str, str]:
-        return self.watch.failing({**self._troubles, "before_hook": "" if self._hook is None else self._hook.why})
+        own = {"before_hook": "" if self._hook is None else self._hook.why, "record": self._evidence.why(self._belief)}
+        return self.watch.failing({**self._troubles, **own})
 
     # --- the loop ---
 
@@ -295,6 +300,7 @@ class Controller:
         self._belief = (
             core.was_missing(self._belief, now_s) if held is None else core.was_read(self._belief, held, now_s)
         )
+        self._belief = self._evidence.weighed(self._belief)
         self._read_since_stall = True
         self._remark()
 
@@ -386,6 +392,9 @@ class Controller:
         if decision.action is Action.STAND_DOWN:
             self._was_holder, self._stood_down = False, decision.reason is Reason.REPLACED
             self._journal.say("failover.stood_down", run=self._run, region=self._region, reason=decision.reason.value)
+        if decision.begins and not self._evidence.allows(self._belief):
+            self._asked_witness_s = core.NEVER_S  # what was seen may be newer than the record that we read
+            return
         held, reason = self._belief.held, decision.reason.value
         if decision.action is Action.CREATE:
             self._seek(core.first(self._run, self._author(reason), self._profile), None, decision)

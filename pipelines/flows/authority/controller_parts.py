@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipelines.core.failover_decision import FailoverPolicy
 from pipelines.flows.authority.heartbeat_reader import PeerState
+from pipelines.flows.authority.peer_epochs import PeerEpochs
 from pipelines.flows.authority.reachability import Reachability
 from pipelines.flows.authority.region_watch import RegionWatch
 from pipelines.flows.authority.self_evidence import SelfEvidence
@@ -66,6 +67,7 @@ class Observers:
         self_evidence: signs that the controller's own region works, and the outbox for changes of authority.
         verifier: reads the region's checkpoints of the run back.
         reachability: which parts of the other regions answer; None if nobody probes them.
+        peer_epochs: which epochs the other regions have written down; None if nobody asks them.
         region_watch: what the other services of the controller's region say; None if nobody asks them.
     """
 
@@ -73,4 +75,5 @@ class Observers:
     self_evidence: SelfEvidence
     verifier: CheckpointVerifier
     reachability: Reachability | None = None
+    peer_epochs: PeerEpochs | None = None
     region_watch: RegionWatch | None = None

@@ -63,6 +63,10 @@ class MemoryLeaseStore:
             self.claims[run, epoch] = body
             return True
 
+    def claimed(self, run: str) -> int:
+        """The highest epoch of which an audit copy was left; 0 if there is none."""
+        return max((epoch for of, epoch in self.claims if of == run), default=0)
+
     def note(self, lease: Lease) -> None:
         """Leave a create-only copy of a record for the history."""
         self.notes.setdefault((lease.run, lease.renew_seq), lease)

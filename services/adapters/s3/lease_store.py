@@ -54,6 +54,13 @@ class S3LeaseStore:
         """Leave the create-only audit copy of an epoch; False if it is there already."""
         return self._conditional(paths.audit(run, epoch), body, None) is not None
 
+    def claimed(self, run: str) -> int:
+        """The highest epoch of which an audit copy was left; 0 if there is none."""
+        prefix = self._prefix + paths.audit_prefix(run)
+        with self._asking(f"read the epochs that were claimed of {run}"):
+            keys = [str(entry["Key"]) for entry in listed(self._client, self._bucket, prefix)]
+        return paths.highest_number(prefix, keys)
+
     def note(self, lease: Lease) -> None:
         """Leave a create-only copy of a record for the history."""
         self._conditional(paths.noted(lease.run, lease.renew_seq), self._codec.encode(lease), None)

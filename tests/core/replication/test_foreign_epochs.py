@@ -161,7 +161,7 @@ def test_I17_nothing_gives_way_to_a_checkpoint_of_anothers_epoch(fleet: dict[str
     """A forged newer one waits behind a copy that has begun: the copy is completed."""
     world = _World(fleet["east"], view=WEST_HOLDS_2, per_turn=1)
     own = world.commit(10, 1)
-    world.commit(FAR, 1, epoch=2)
+    world.commit(30, 2, epoch=2)
     _turn(world)
     assert world.visible() == [own]
 
@@ -208,6 +208,7 @@ def test_I17_what_is_rebuilt_from_manifests_is_the_peers_own(
     _turn(world)
     assert world.visible() == [first, lost]
     assert not world.west_store.list(false.prefix)
+    assert world.dead() == [], "it was not even tried"
 
 
 def _manifest(own: CheckpointId) -> Manifest:
