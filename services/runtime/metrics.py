@@ -86,7 +86,7 @@ WITNESS_REQUESTS = Metric(
     "counter",
     ("kind",),
     "requests",
-    "Requests to the witness since the service started: read, write, claim, claimed, note, history, read_group, write_group.",
+    "Requests to the witness since the start: read, write, claim, claimed, note, history, read_group, write_group.",
     "controller",
 )
 LAG = Metric(
