@@ -262,6 +262,21 @@ def _with_refusing_peer(live: Live) -> Path:
     return path
 
 
+def foreign_epoch(live: Live, run: str) -> str:
+    """West holds epoch 2 of the run; east signs "epoch 2, step 999999999" with its own key."""
+    store = store_of(live.settings.region(WEST))
+    view = {"run": run, "epoch": 2, "region": WEST, "forks": [[1, 0, -1], [2, 1, 1_000]]}
+    store.create(paths.epoch_seen(run, 2), json.dumps(view).encode())
+    with live.undisturbed(REPLICATOR):
+        live.publish(live.put(run, 999_999_999, epoch=2))
+        letter = _letter_of(live, run)
+        assert letter["reason"] == "foreign_epoch", letter["reason"]
+        assert not store.list(f"runs/{run}/e000002/"), "something of it was copied"
+        after = live.goes_on(run, STEADY)
+        assert all(one.epoch == 1 for one in live.visible(run)), "it is visible"
+    return f"dead letter ({letter['reason']}), nothing copied; {after}"
+
+
 def replay_until(live: Live, run: str) -> str:
     """Seven metrics, whose times are not in the order of the log; five of them are not later than the bound."""
     after_ms = (1_000, 2_000, 9_000, 3_000, 4_000, 9_500, 5_000)
@@ -299,6 +314,12 @@ CASES = (
     Case("garbage-below-limit", _LANE, garbage_below_the_limit, short=True),
     Case("array-bomb-2e7", f"within {QUICK_S:.0f} s: {_LANE}", _array_bomb(20_000_000), short=True),
     Case("array-bomb-2e40", f"within {QUICK_S:.0f} s: {_LANE}", _array_bomb(1 << 40), short=True),
+    Case(
+        "foreign-epoch",
+        "a dead letter foreign_epoch, not a byte copied, not visible; the run's own epoch goes on",
+        foreign_epoch,
+        short=True,
+    ),
     Case("replay-until", "each record up to then is planned, or it is said that some are left out", replay_until),
     Case("operators-read-poison", "`events list` and `replay` show it and end by themselves", operators_read_it_all),
     Case(
