@@ -164,7 +164,7 @@ def test_I10_peers_that_are_away_or_write_nonsense_are_no_evidence_and_end_nothi
 
 
 def test_a_decision_that_begins_is_told_from_one_that_goes_on() -> None:
-    """What is consulted before, and a holder's renewal, which never is."""
+    """The evidence is consulted before these, and not before a holder's renewal."""
     begins = [Decision(Action.CREATE, Reason.CREATES_RUN), Decision(Action.TAKE_OVER, Reason.OPERATOR)]
     begins += [Decision(Action.RENEW, Reason.NEW_INCARNATION)]
     assert all(one.begins for one in begins)
