@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +39,19 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
 def write_json_atomically(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:
     """Put ``value`` at ``path`` as JSON; see ``write_atomically``."""
     write_atomically(path, json.dumps(value, allow_nan=False).encode(), durable=durable)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A file to read. Never waits: what is no regular file (a pipe would wait for its writer) is an OSError."""
+    stream = open(path, "rb", opener=_not_waiting)  # noqa: SIM115 - pathlib has no opener; the caller closes it
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return stream
+    stream.close()
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

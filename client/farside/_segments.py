@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Final
 
-from farside._files import write_atomically
+from farside._files import open_regular, write_atomically
 from farside._frames import (
     HEADER_BYTES,
     LENGTH,
@@ -74,7 +74,7 @@ def scan(log: Path, offset: int = 0, records_max: int = 10_000, *, final: bool =
     """
     entries: list[tuple[int, Record]] = []
     try:
-        stream = log.open("rb")
+        stream = open_regular(log)
     except FileNotFoundError:
         return Scan((), offset, Ending.COMPLETE, "", offset, writer_alive=False)
     with stream:
@@ -217,7 +217,7 @@ def is_writer_alive(log: Path) -> bool:
         if not listed:
             return False
         try:
-            with listed[-1].path.open("rb") as stream:
+            with open_regular(listed[-1].path) as stream:
                 if _is_locked(stream):
                     return True
         except FileNotFoundError:
@@ -252,7 +252,7 @@ def set_aside_torn(log: Path, found: Scan) -> Path:
     held = [one for one in segments(log.parent) if one.base <= found.next_offset]
     damaged = b""
     if held:
-        with held[-1].path.open("rb") as stream:
+        with open_regular(held[-1].path) as stream:
             stream.seek(found.next_offset - held[-1].base)
             damaged = stream.read(found.resume_offset - found.next_offset)
     write_atomically(aside, damaged)

@@ -31,7 +31,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from farside._files import fsync_folder, read_json, write_atomically, write_json_atomically
+from farside._files import fsync_folder, open_regular, read_json, write_atomically, write_json_atomically
 from farside._frames import (
     HEADER_BYTES,
     PAYLOAD_BYTES_MAX,
@@ -102,6 +102,7 @@ __all__ = [
     "launches_folder",
     "log_path",
     "next_whole_frame",
+    "open_regular",
     "producer_folder",
     "producers_folder",
     "read_json",

@@ -15,6 +15,7 @@ from schemas.records import Item, Shard
 
 NUMBER_MAX = 2**63 - 1
 DIMENSIONS_MAX = 64
+PATH_NUMBER_MAX = 1_000_000  # a place in a list: who loads it makes the list so long
 TENSOR, JSON = "tensor", "json"
 _BYTES_OF: dict[int, str] = {
     1: "bool int8 uint8 bits8 bits4x2 bits2x4 bits1x8 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz "
@@ -108,11 +109,16 @@ def _planner(text: str) -> str:
     if not isinstance(found, dict):
         return "the planner is no JSON object"
     odd = next((name for name, path in found.items() if not _is_path(path)), None)
-    return "" if odd is None else f"the planner's path of {odd[:100]!r} is no list of names and numbers"
+    return "" if odd is None else f"the planner's path of {odd[:100]!r} is no list of a name, and names and places"
 
 
 def _is_path(path: object) -> bool:
-    return isinstance(path, list) and bool(path) and all(isinstance(part, str | int) for part in path)
+    return isinstance(path, list) and isinstance(next(iter(path), None), str) and all(map(_is_part, path))
+
+
+def _is_part(part: object) -> bool:
+    """A name in a dictionary, or a place in a list."""
+    return isinstance(part, str) or (type(part) is int and 0 <= part <= PATH_NUMBER_MAX)
 
 
 def _numbers(values: Iterable[int]) -> bool:

@@ -7,6 +7,7 @@ Fields that are not known are left out: a newer client may write more.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,6 +98,17 @@ def check_grant(found: Mapping[str, Any]) -> None:
 def offset_of(found: Mapping[str, Any]) -> int:
     """The offset in a position's file."""
     return _number(found, "offset")
+
+
+def state_of(text: bytes) -> tuple[int, str]:
+    """Size and SHA-256 in the descriptor of a rank's state."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NodeFileError(clipped(error)) from error
+    if not isinstance(found, dict):
+        raise NodeFileError("it does not hold a JSON object")
+    return _number(found, "size"), _short(found.get("sha256"), "sha256")
 
 
 def record_of(run: str, producer: str, entry: dict[str, Any], end: int) -> SpoolRecord:

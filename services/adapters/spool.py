@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
+import os
 import shutil
 import stat
 import time
@@ -24,6 +24,8 @@ from services.adapters.node_files import UNREADABLE, NodeFileError
 __all__ = ["UNREADABLE", "NodeSpool"]
 
 JSON_BYTES_MAX = 1024 * 1024  # of the small files beside the logs
+NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP})
+"""The errors of a path at which there is no regular file, and will be none."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _Call = ParamSpec("_Call")
 _Answer = TypeVar("_Answer")
@@ -80,7 +82,7 @@ class NodeSpool:
         """The incarnations that have a log."""
         folder = _spool.producers_folder(self._node_dir, run)
         names = self._folders(folder, node_files.check_name)
-        return tuple(name for name in names if _spool.segments(folder / name))
+        return tuple(name for name in names if self._has_log(folder / name))
 
     @_answering
     def read(self, run: str, producer: str, offset: int, most: int = 500) -> tuple[SpoolRecord, ...]:
@@ -152,7 +154,7 @@ class NodeSpool:
         for producer in self.producers(run):
             folder = _spool.producer_folder(self._node_dir, run, producer)
             beat = self._read(_spool.beat_path(folder), functools.partial(node_files.beat_of, producer))
-            if beat is not None and _spool.is_writer_alive(_spool.log_path(folder)):
+            if beat is not None and self._is_alive(folder):
                 beats.append(beat)
         return tuple(beats)
 
@@ -207,11 +209,13 @@ class NodeSpool:
         """
         path = self._checkpoint(checkpoint) / _spool.shard_name(rank)
         try:
-            with path.open("rb") as stream:
-                left = path.stat().st_size - offset
+            with _spool.open_regular(path) as stream:
+                left = os.fstat(stream.fileno()).st_size - offset
                 stream.seek(offset)
                 body = stream.read(max(0, min(size, left)))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
             raise CorruptError(f"{path} is gone: {error}") from error
         if len(body) != size:
             raise CorruptError(f"{path} has {len(body)} of {size} bytes at {offset}")
@@ -221,23 +225,26 @@ class NodeSpool:
     def rank_state(self, checkpoint: CheckpointId, rank: int) -> bytes | None:
         """A rank's state; None while it is not there (its descriptor is written after it).
 
+        No more is read than the descriptor says that there is.
+
         Raises:
             CorruptError: its bytes are not those that the client digested.
         """
         folder = self._checkpoint(checkpoint)
         described, path = folder / _spool.state_descriptor_name(rank), folder / _spool.state_name(rank)
-        before = _bytes_of(described)
-        body = None if before is None else _bytes_of(path)
-        if body is None or before is None or _bytes_of(described) != before:
-            return None  # not there yet, or being given again
+        before = _bytes_of(described, JSON_BYTES_MAX)
+        if before is None:
+            return None
         try:
-            expected = json.loads(before)
-            size, sha256 = int(expected["size"]), str(expected["sha256"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f"{described} is no descriptor: {error!r}") from error
+            size, sha256 = node_files.state_of(before)
+        except NodeFileError as error:
+            raise CorruptError(f"{described} is no descriptor: {error}") from error
+        body = _bytes_of(path, size + 1)
+        if body is None or _bytes_of(described, JSON_BYTES_MAX) != before:
+            return None  # not there yet, or being given again
         if (len(body), digest(body)) != (size, sha256):
             raise CorruptError(
-                f"{path} has {len(body)} bytes of SHA-256 {digest(body)}; the trainer wrote {size} of {sha256}"
+                f"{path}: its first {len(body)} bytes have SHA-256 {digest(body)}; the trainer wrote {size} of {sha256}"
             )
         return body
 
@@ -262,7 +269,18 @@ class NodeSpool:
         producer = self._parsed(path, asked, node_files.asker_of)
         if not producer:
             return producer is not None
-        return _spool.is_writer_alive(_spool.log_path(_spool.producer_folder(self._node_dir, run, producer)))
+        return self._is_alive(_spool.producer_folder(self._node_dir, run, producer))
+
+    def _has_log(self, producer: Path) -> bool:
+        """Whether a producer's folder has a log that can be read; what is there and is no file is left alone."""
+        listed = _spool.segments(producer)
+        odd = [one.path for one in listed if not one.path.is_file() and os.path.lexists(one.path)]
+        for path in odd:
+            self._skip(path, "it is no file")
+        return bool(listed) and not odd
+
+    def _is_alive(self, producer: Path) -> bool:
+        return self._has_log(producer) and _spool.is_writer_alive(_spool.log_path(producer))
 
     def _folders(self, folder: Path, check: Callable[[str], None]) -> tuple[str, ...]:
         """The folders in one, by name; a name that can be none of ours is left out."""
@@ -370,10 +388,14 @@ class NodeSpool:
         )
 
 
-def _bytes_of(path: Path) -> bytes | None:
+def _bytes_of(path: Path, most: int) -> bytes | None:
+    """The first bytes of a file, at most so many; None if there is nothing, CorruptError if it is no file."""
     try:
-        return path.read_bytes()
+        with _spool.open_regular(path) as stream:
+            return stream.read(min(most, os.fstat(stream.fileno()).st_size))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except IsADirectoryError as error:
-        raise CorruptError(f"{path} is a folder") from error
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        raise CorruptError(f"{path} is no file: {error}") from error

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import resource
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from tests.fuzz.targets import TARGETS, Target
 
 INPUT_S = 5  # no input may take longer
+INPUT_BYTES = 256 << 20  # nor use so much more memory than was ever used before
+SPACE_BYTES = 3 << 30  # more address space there is not: MemoryError, before the machine is out of memory
 SAY_S = 10.0
-# Of the inputs; a segment's is a file, and a schema is compared with every release.
+# Of the inputs; a segment's is a file, a schema is compared with every release, a node's files are an agent's turns.
 SHARES = {
-    "codec": 0.34,
-    "headers": 0.34,
+    "codec": 0.3,
+    "headers": 0.3,
     "segments": 0.08,
     "batches": 0.08,
     "schemas": 0.02,
     "leases": 0.08,
     "bodies": 0.06,
+    "intents": 0.075,
+    "node-files": 0.005,
 }
 
 
@@ -34,6 +41,23 @@ class HangError(Exception):
 
 def _hang(_number: int, _frame: FrameType | None) -> None:
     raise HangError(f"longer than {INPUT_S} s")
+
+
+@contextlib.contextmanager
+def bounded_space() -> Iterator[None]:
+    """The block, in which this process gets `SPACE_BYTES` more of address space and no more."""
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    wanted = used + SPACE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most < 0 else min(wanted, most), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def memory() -> Path | None:
@@ -48,19 +72,30 @@ def run_target(target: Target, name: str, seeds: range, folder: Path) -> list[st
     before = signal.signal(signal.SIGALRM, _hang)
     said_s = time.monotonic()
     try:
-        for seed in seeds:
-            signal.alarm(INPUT_S)
-            try:
-                target(random.Random(f"{name}-{seed}"), folder)
-            except Exception:  # noqa: BLE001 - every one is a finding
-                broken.append(f"{name} --seed {seed} --count 1\n{traceback.format_exc(limit=-4)}")
-            if sys.stderr.isatty() and time.monotonic() - said_s > SAY_S:
-                said_s = time.monotonic()
-                print(f"{name}: {seed - seeds.start} of {len(seeds)}", file=sys.stderr)
+        with bounded_space():
+            for seed in seeds:
+                found = _thrown(target, random.Random(f"{name}-{seed}"), folder)
+                broken += [f"{name} --seed {seed} --count 1\n{found}"] if found else []
+                if sys.stderr.isatty() and time.monotonic() - said_s > SAY_S:
+                    said_s = time.monotonic()
+                    print(f"{name}: {seed - seeds.start} of {len(seeds)}", file=sys.stderr)
     finally:
-        signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     return broken
+
+
+def _thrown(target: Target, generator: random.Random, folder: Path) -> str:
+    """The promise that one input broke; "" if it broke none."""
+    peak_bytes = _peak_bytes()
+    signal.setitimer(signal.ITIMER_REAL, INPUT_S, 1.0)  # again and again: a flow may take it for one part's trouble
+    try:
+        target(generator, folder)
+    except Exception:  # noqa: BLE001 - every one is a finding
+        return traceback.format_exc(limit=-4)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    grown_bytes = _peak_bytes() - peak_bytes
+    return "" if grown_bytes < INPUT_BYTES else f"it took {grown_bytes >> 20} MiB more than was ever used before\n"
 
 
 def main() -> int:

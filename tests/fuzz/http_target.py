@@ -32,7 +32,7 @@ from services.http.bodies import to_json
 from services.http.server import application
 from services.replicator import acknowledging, redriving, replaying
 from tests.fuzz.lease_target import lease_of
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import NASTY, mutated
 
 BODIES = {
     "/v1/grant": GrantBody(run="gpt", launch="l", committed_step=4, node="n0"),
@@ -45,21 +45,6 @@ BODIES = {
     "/v1/alarm": AcknowledgeBody(peer="east", lane="metrics", alarm="abc", actor="me"),
 }
 LANE_PATHS = frozenset({"/v1/replay", "/v1/redrive", "/v1/alarm"})  # the last one a controller has too
-NASTY: tuple[Any, ...] = (
-    10**30,
-    -(10**30),
-    1e400,
-    float("nan"),
-    None,
-    [],
-    {},
-    "\ud800",
-    "x" * 70_000,
-    "../../etc",
-    True,
-    -1,
-    2**63,
-)
 
 
 class _Watch:

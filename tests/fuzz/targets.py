@@ -45,6 +45,7 @@ from services.adapters.spool import UNREADABLE, NodeSpool
 from tests.fuzz.http_target import bodies
 from tests.fuzz.lease_target import leases
 from tests.fuzz.mutations import mutated
+from tests.fuzz.node_target import intents, node_files
 
 Target = Callable[[random.Random, Path], None]
 RUN, PRODUCER = "gpt", "r00000-0123456789abcdef"
@@ -291,4 +292,6 @@ TARGETS: dict[str, Target] = {
     "bodies": bodies,
     "batches": batches,
     "schemas": schemas,
+    "intents": intents,
+    "node-files": node_files,
 }

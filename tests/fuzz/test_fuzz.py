@@ -21,6 +21,8 @@ COUNTS = {
     "schemas": 200,
     "leases": 700,
     "bodies": 300,
+    "intents": 900,
+    "node-files": 40,
 }
 
 

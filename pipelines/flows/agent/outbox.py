@@ -153,7 +153,11 @@ class Outbox:
         self._looked_s = now_s
         waits = 0
         for (run, producer), tail in tails.items():
-            waits += max(0, self._spool.end(run, producer) - tail.settled)
+            try:
+                end = self._spool.end(run, producer)
+            except RetryableError:  # its run's own part of the turn tells of it; the other logs are measured
+                end = tail.cursor
+            waits += max(0, end - tail.settled)
         self._progress.note(now_s, waits)
         if waits >= BEHIND_BYTES and (self._reported_s is None or now_s - self._reported_s >= REPORT_S):
             self._reported_s = now_s

@@ -46,6 +46,7 @@ ASK_S = 0.5
 ASK_WAITING_S = 0.2
 TURN_S = 0.1
 CHUNKS_PER_STEP = 4
+NUMBER_END = 2**63
 GIVEN_UP_MAX, REASON_TOLD = 8, 300  # checkpoints, and characters of each reason, in a standing
 
 
@@ -172,9 +173,13 @@ class Publisher:
             launches = {}
             for key in self._store.list(paths.starts_prefix(run, self._node)):
                 body = self._store.get(key)
-                if body is not None:
-                    plain = json.loads(body)
-                    launches[plain["name"]] = _Launch(**plain)
+                try:
+                    launch = None if body is None else _launch_from(key, body)
+                except CorruptError as error:
+                    self._note_trouble(key, error)
+                    continue
+                if launch is not None:
+                    launches[launch.name] = launch
             self._launches[run] = launches
         return self._launches[run]
 
@@ -544,6 +549,20 @@ class Publisher:
             if launch.reply.state == "granted" and (launch.epoch, launch.reply.committed_step) > (own[0], own[2]):
                 own = (launch.epoch, -1, launch.reply.committed_step)
         return own
+
+
+def _launch_from(key: str, body: bytes) -> _Launch:
+    """A launch that was granted before, as it was remembered; CorruptError if that cannot be read."""
+    try:
+        found = json.loads(body)
+        name, start_digest = found["name"], found["start_digest"]
+        numbers = [found[one] for one in ("epoch", "attempt", "start_seq")]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CorruptError(f"{key} is damaged, the launch's checkpoints wait: {type(error).__name__}") from error
+    fits = all(type(one) is int and -1 <= one < NUMBER_END for one in numbers) and isinstance(start_digest, str)
+    if not fits or name != key.rpartition("/")[2]:
+        raise CorruptError(f"{key} is damaged, the launch's checkpoints wait: its fields do not fit")
+    return _Launch(name, numbers[0], numbers[1], start_digest, numbers[2])
 
 
 def _step(step: int) -> int | None:

@@ -12,7 +12,7 @@ from pipelines.core import manifests
 from pipelines.errors import CorruptError
 from pipelines.paths import CheckpointId
 from pipelines.ports import ObjectStore, Spool
-from schemas.codec import Codec, digest
+from schemas.codec import Codec, DecodeError, UnknownSchemaError, digest
 from schemas.records import Intent, Manifest, RankState, Receipt, Shard
 
 
@@ -52,14 +52,24 @@ class Uploads:
         return not waiting
 
     def receipts(self, own: CheckpointId, intent: Intent) -> list[Receipt] | None:
-        """Every rank's receipt; None if one is missing, which is then put again."""
+        """Every rank's receipt; None if one is missing, which is then put again.
+
+        Raises:
+            CorruptError: one is damaged, and nothing may be put over it.
+            UnknownSchemaError: an agent of a newer version wrote it.
+        """
         receipts = []
         for shard in intent.shards:
             body = self._store.get(own.receipt(shard.rank))
             if body is None:
                 self._put_again(own, {shard.rank})
                 return None
-            receipts.append(self._codec.decode_as(Receipt, body))
+            try:
+                receipts.append(self._codec.decode_as(Receipt, body))
+            except UnknownSchemaError:
+                raise
+            except DecodeError as error:
+                raise CorruptError(f"{own.receipt(shard.rank)} is damaged in the store: {error.reason}") from error
         return receipts
 
     def whole(self, own: CheckpointId, manifest: Manifest) -> bool:

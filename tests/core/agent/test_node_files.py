@@ -18,131 +18,28 @@ from hypothesis import strategies as st
 from farside import _spool
 from pipelines import paths
 from pipelines.core.manifests import build, intent_of
-from pipelines.core.set_aside import MARK
 from pipelines.errors import CorruptError, RetryableError
-from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts
-from pipelines.flows.agent.grant_renewal import GrantRenewal
-from pipelines.flows.agent.publisher import Publisher
-from pipelines.ports import Beat, GrantReply
-from schemas.codec import Codec, digest
-from schemas.records import Abandoned, Checkpoint, Heartbeat, Manifest, Metric, RankState, Receipt
-from services.adapters.memory.kafka import MemoryKafka, MemoryLog
-from services.adapters.memory.object_store import MemoryObjectStore
+from pipelines.ports import Beat
+from schemas.codec import digest, fingerprint
+from schemas.records import Abandoned, Checkpoint, Heartbeat, Manifest, RankState, Receipt
 from services.adapters.node_files import NodeFileError, beat_of, request_of
-from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.spool import NodeSpool
-from services.adapters.system_clock import SystemEntropy
+from tests.agent_world import BEAT, CODEC, GOOD, ITEM, PRODUCER, REQUEST, AgentWorld
 from tests.fuzz.mutations import mutated
-from tests.manifests import INTENT, OWN, SHARD
-from tests.manual_clock import ManualClock
-
-CODEC = Codec()
-PRODUCER = "r00000-0123456789abcdef"
-BEAT = {"step": 10, "phase": "train", "budget_s": 60.0, "time_ms": 5, "last_seq": {"metrics": 1}}
-REQUEST = {"launch": "l1", "producer": PRODUCER, "run": "gpt", "world_size": 1, "mode": "exact", "fingerprint": {}}
-ITEM = {
-    "fqn": "w",
-    "kind": "tensor",
-    "rank": 0,
-    "offset": 0,
-    "length": 24,
-    "sha256": digest(SHARD[:24]),
-    "dtype": "float32",
-    "shape": [2, 3],
-    "chunk_offsets": [0, 0],
-    "chunk_sizes": [2, 3],
-}
-GOOD = INTENT | {"items": [ITEM], "planner": {"w": ["model", "w"]}}
-
-
-class _World(ManualClock):
-    """Implements Grants, Journal and Clock: an agent on a real node directory with two runs of one launch each."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(100.0)
-        self.node_dir = folder / "node"
-        self.kafka, self.store = MemoryKafka("east"), MemoryObjectStore()
-        self.said: list[tuple[str, dict[str, Any]]] = []
-        private, public = generate_keypair(folder, "east")
-        self.signer = Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
-        self.writers = {run: self.begin(run) for run in ("gpt", "other")}
-        fake: Any = self
-        self.spool = NodeSpool(self.node_dir, fake)
-        self.agent = Publisher(
-            AgentNode("east", "n0"),
-            AgentPorts(
-                spool=self.spool,
-                store=self.store,
-                log=MemoryLog(self.kafka),
-                grants=fake,
-                signer=self.signer,
-                codec=Codec(),
-                clock=fake,
-                entropy=SystemEntropy(),
-                journal=fake,
-            ),
-        )
-        self.renewal = GrantRenewal(node="n0", spool=self.spool, grants=fake, clock=self, journal=fake)
-
-    def begin(self, run: str) -> _spool.SpoolWriter:
-        """A rank of a run that beats and asks for its start."""
-        writer = _spool.SpoolWriter(_spool.producer_folder(self.node_dir, run, PRODUCER), run)
-        self.put(_spool.beat_path(self.producer(run)), BEAT | {"epoch": 1, "attempt": 1})
-        launch = _spool.launch_folder(self.node_dir, run, "l1")
-        launch.mkdir(parents=True)
-        self.put(_spool.request_path(launch), REQUEST | {"run": run})
-        return writer
-
-    def producer(self, run: str) -> Path:
-        return _spool.producer_folder(self.node_dir, run, PRODUCER)
-
-    def put(self, path: Path, value: object) -> None:
-        path.write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
-
-    def say(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - as the port
-        self.said.append((event, fields))
-
-    def ask(self, *_: object) -> GrantReply:
-        return GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),), fencing="hard")
-
-    def turn(self, turns: int = 4) -> None:
-        for _ in range(turns):
-            self.agent.turn()
-            self.renewal.turn()
-            self.now_s += 1.0
-
-    def events(self, topic: str, run: str) -> list[Any]:
-        records = [one for one in self.kafka.topic(topic) if one is not None and MARK not in dict(one.headers)]
-        return [CODEC.decode(one.value) for one in records if one.key == run.encode()]
-
-    def skipped(self) -> str:
-        return "\n".join(f"{fields['path']}: {fields['why']}" for name, fields in self.said if name == "spool.skipped")
-
-    def check_the_other_goes_on(self) -> None:
-        """A metric, a heartbeat and a grant of the run whose files are good."""
-        seq = self.writers["other"].append(
-            "metrics", "metric", epoch=1, attempt=1, step=1, body={"values": {"loss": 1.0}}
-        )
-        beats = len(self.events(paths.HEARTBEATS, "other"))
-        self.now_s += 10.0
-        self.turn(2)
-        metrics = self.events(paths.METRICS, "other")
-        assert isinstance(metrics[-1], Metric)
-        assert (metrics[-1].seq, len(self.events(paths.HEARTBEATS, "other")) > beats) == (seq, True)
-        assert _spool.grant_path(_spool.launch_folder(self.node_dir, "other", "l1")).exists()
+from tests.manifests import INTENT, OWN
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> _World:
+def world(tmp_path: Path) -> AgentWorld:
     """Two runs on one node."""
-    return _World(tmp_path)
+    return AgentWorld(tmp_path)
 
 
-def _launch(world: _World, name: str = "l1") -> Path:
+def _launch(world: AgentWorld, name: str = "l1") -> Path:
     return _spool.launch_folder(world.node_dir, "gpt", name)
 
 
-def _odd_names(world: _World) -> None:
+def _odd_names(world: AgentWorld) -> None:
     for name in ("GPT!", "x" * 200, "UPPER", "-", "a b", os.fsdecode(b"\xff\xfe")):
         (world.node_dir / "runs" / name / "producers").mkdir(parents=True)
     for place in ("producers", "launches"):
@@ -150,33 +47,55 @@ def _odd_names(world: _World) -> None:
     (world.node_dir / "runs" / "a-file").write_bytes(b"x")
 
 
-def _a_folder(path: Callable[[_World], Path]) -> Callable[[_World], None]:
-    def damage(world: _World) -> None:
+def _a_folder(path: Callable[[AgentWorld], Path]) -> Callable[[AgentWorld], None]:
+    def damage(world: AgentWorld) -> None:
         path(world).unlink(missing_ok=True)
         path(world).mkdir(parents=True)
 
     return damage
 
 
-def _content(path: Callable[[_World], Path], value: object) -> Callable[[_World], None]:
+def _a_pipe(path: Callable[[AgentWorld], Path]) -> Callable[[AgentWorld], None]:
+    """Who opens it waits for somebody who writes."""
+
+    def damage(world: AgentWorld) -> None:
+        path(world).unlink(missing_ok=True)
+        os.mkfifo(path(world))
+
+    return damage
+
+
+def _a_loop(path: Callable[[AgentWorld], Path]) -> Callable[[AgentWorld], None]:
+    def damage(world: AgentWorld) -> None:
+        path(world).unlink(missing_ok=True)
+        path(world).symlink_to(path(world))
+
+    return damage
+
+
+def _content(path: Callable[[AgentWorld], Path], value: object) -> Callable[[AgentWorld], None]:
     return lambda world: world.put(path(world), value)
 
 
-def _beat(world: _World) -> Path:
+def _beat(world: AgentWorld) -> Path:
     return _spool.beat_path(world.producer("gpt"))
 
 
-def _request(world: _World) -> Path:
+def _request(world: AgentWorld) -> Path:
     return _spool.request_path(_launch(world))
 
 
-def _position(world: _World) -> Path:
+def _position(world: AgentWorld) -> Path:
     path = world.node_dir / "agent" / "positions" / "gpt" / PRODUCER
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _grant(world: _World) -> Path:
+def _log(world: AgentWorld) -> Path:
+    return _spool.log_path(world.producer("gpt"))
+
+
+def _grant(world: AgentWorld) -> Path:
     return _spool.grant_path(_launch(world))
 
 
@@ -185,7 +104,8 @@ def _grant(world: _World) -> Path:
     [
         _odd_names,
         *[_a_folder(path) for path in (_beat, _request, _position, _grant)],
-        _a_folder(lambda world: _spool.log_path(world.producer("gpt"))),
+        *[_a_pipe(path) for path in (_beat, _request, _position, _grant)],
+        *[no_file(_log) for no_file in (_a_folder, _a_pipe, _a_loop)],
         *[
             _content(_beat, value)
             for value in (
@@ -221,7 +141,7 @@ def _grant(world: _World) -> Path:
     ],
 )
 def test_I18_no_file_of_one_run_ends_the_agent_or_holds_up_another_run(
-    world: _World, damage: Callable[[_World], None]
+    world: AgentWorld, damage: Callable[[AgentWorld], None]
 ) -> None:
     """Each is left alone, said once in the journal or shown as the trouble of its run."""
     damage(world)
@@ -247,6 +167,9 @@ def test_I18_no_file_of_one_run_ends_the_agent_or_holds_up_another_run(
         {"planner": "{"},
         {"planner": {"w": "model"}},
         {"planner": [["w"]]},
+        {"planner": {"w": ["model", 10**12]}},
+        {"planner": {"w": ["model", -1]}},
+        {"planner": {"w": [7]}},
         {"previous_step": 999},
         {"ranks": INTENT["ranks"] * 2},
         {"ranks": [INTENT["ranks"][0] | {"size": 2**60, "chunks": [{"size": 2**60, "sha256": "x"}]}]},
@@ -255,17 +178,12 @@ def test_I18_no_file_of_one_run_ends_the_agent_or_holds_up_another_run(
     ],
 )
 def test_I18_an_intent_that_does_not_fit_is_abandoned_by_name_and_the_trainer_is_told(
-    world: _World, changes: dict[str, Any]
+    world: AgentWorld, changes: dict[str, Any]
 ) -> None:
     """Before anything of it is signed; the next checkpoint of the same rank goes on."""
     world.turn()
     for step, body in ((10, GOOD | changes), (20, GOOD | {"previous_step": 10})):
-        folder = _spool.checkpoint_folder(world.node_dir, "gpt", 1, 1, step)
-        folder.mkdir(parents=True)
-        (folder / _spool.shard_name(0)).write_bytes(SHARD)
-        (folder / _spool.state_name(0)).write_bytes(b"rng")
-        world.put(folder / _spool.state_descriptor_name(0), {"size": 3, "sha256": digest(b"rng")})
-        world.writers["gpt"].append("checkpoints", "intent", epoch=1, attempt=1, step=step, body=body)
+        world.save(step, body)
     world.turn(6)
     events = world.events(paths.CHECKPOINTS, "gpt")
     assert all(isinstance(one, Checkpoint) for one in events)
@@ -276,6 +194,67 @@ def test_I18_an_intent_that_does_not_fit_is_abandoned_by_name_and_the_trainer_is
     assert standing is not None
     (told,) = standing["given_up"]
     assert (told["step"], told["reason"][:200]) == (10, outcome.reason[:200])
+    world.check_the_other_goes_on()
+
+
+def _shard(world: AgentWorld) -> Path:
+    return _spool.checkpoint_folder(world.node_dir, "gpt", 1, 1, 10) / _spool.shard_name(0)
+
+
+def _state(world: AgentWorld) -> Path:
+    return _shard(world).with_name(_spool.state_name(0))
+
+
+def _descriptor(world: AgentWorld) -> Path:
+    return _shard(world).with_name(_spool.state_descriptor_name(0))
+
+
+def _swollen(world: AgentWorld) -> None:
+    with _state(world).open("wb") as stream:
+        stream.truncate(1 << 40)
+
+
+def _receipt(world: AgentWorld) -> None:
+    world.store.put(OWN.receipt(0), b"\xc3\x01" + bytes.fromhex(fingerprint(Receipt)) + b"\xff")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *[no_file(path) for no_file in (_a_folder, _a_pipe, _a_loop) for path in (_shard, _state, _descriptor)],
+        _content(_descriptor, b"[" * 100_000),
+        _content(_descriptor, b'{"size": 1e400, "sha256": ""}'),
+        _content(_descriptor, {"size": -1, "sha256": "x"}),
+        _content(_descriptor, [3, "x"]),
+        _content(_state, b"RNG"),
+        _swollen,
+        _receipt,
+    ],
+)
+def test_I18_a_checkpoint_whose_own_file_cannot_be_used_is_abandoned_and_the_next_one_commits(
+    world: AgentWorld, damage: Callable[[AgentWorld], None]
+) -> None:
+    """Nothing is waited for, nothing is read in the size that a file has, and the lane goes on."""
+    world.turn()
+    world.save(10, GOOD)
+    damage(world)
+    world.save(20, GOOD | {"previous_step": 10})
+    world.turn(6)
+    events = world.events(paths.CHECKPOINTS, "gpt")
+    assert [(one.step, one.state) for one in events] == [(10, "abandoned"), (20, "committed")]
+    assert events[0].reason
+    assert not [fields for _, fields in world.said if "stack" in fields]
+    world.check_the_other_goes_on()
+
+
+@pytest.mark.parametrize("body", [b"", b"[" * 100_000, b'{"name": "l1"}', b'{"name": 1, "epoch": "x"}', b"[]"])
+def test_I18_a_damaged_record_of_a_launch_is_told_and_holds_up_no_other_launch(world: AgentWorld, body: bytes) -> None:
+    """It lay in the store when this agent began; the run's next launch is granted."""
+    key = paths.start("gpt", "n0", "l0")
+    world.store.put(key, body)
+    world.turn()
+    assert key in world.agent.status().troubles
+    assert _spool.grant_path(_launch(world)).exists()
     world.check_the_other_goes_on()
 
 
@@ -331,15 +310,10 @@ def test_a_changed_beat_or_request_is_refused_or_can_be_sent(value: object, name
         assert request_of(REQUEST | {name: value}).world_size >= 1
 
 
-def test_real_files_with_flipped_bytes_never_end_the_agent(world: _World) -> None:
+def test_real_files_with_flipped_bytes_never_end_the_agent(world: AgentWorld) -> None:
     """Log, beat, request, state and descriptor of a real save, each mutated a few dozen times."""
-    folder = _spool.checkpoint_folder(world.node_dir, "gpt", 1, 1, 10)
-    folder.mkdir(parents=True)
-    (folder / _spool.shard_name(0)).write_bytes(SHARD)
-    (folder / _spool.state_name(0)).write_bytes(b"rng")
-    world.put(folder / _spool.state_descriptor_name(0), {"size": 3, "sha256": digest(b"rng")})
     world.writers["gpt"].append("metrics", "metric", epoch=1, attempt=1, step=1, body={"values": {"loss": 1.0}})
-    world.writers["gpt"].append("checkpoints", "intent", epoch=1, attempt=1, step=10, body=GOOD)
+    world.save(10, GOOD)
     files = [one for one in (world.node_dir / "runs" / "gpt").rglob("*") if one.is_file()]
     kept = {one: one.read_bytes() for one in files}
     generator = random.Random(16)
@@ -354,7 +328,7 @@ def test_real_files_with_flipped_bytes_never_end_the_agent(world: _World) -> Non
 
 def test_a_disk_that_cannot_be_read_is_a_trouble_and_is_over_when_it_can(tmp_path: Path) -> None:
     """The folder of all runs is a loop of links: no run can be served, and the process lives."""
-    world = _World(tmp_path)
+    world = AgentWorld(tmp_path)
     runs = world.node_dir / "runs"
     runs.rename(world.node_dir / "away")
     runs.symlink_to(runs)
@@ -368,7 +342,7 @@ def test_a_disk_that_cannot_be_read_is_a_trouble_and_is_over_when_it_can(tmp_pat
     assert "spool" not in world.agent.status().troubles
 
 
-def test_I18_a_surprise_in_one_runs_part_is_told_with_its_stack_and_stops_no_other_run(world: _World) -> None:
+def test_I18_a_surprise_in_one_runs_part_is_told_with_its_stack_and_stops_no_other_run(world: AgentWorld) -> None:
     """Whatever class of error it is: a fault of ours that one run's files set off stays with that run."""
     beats = NodeSpool.beats
 
