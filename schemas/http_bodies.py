@@ -351,23 +351,31 @@ class GrantBody:
     launch: str
     committed_step: int  # the newest that the agent has committed; -1: none
     node: str = ""
+    begins: bool = False  # the launch waits on this node for its start: it may become a new attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverBody:
-    """POST /v1/failover: a person asks this region to take a run over."""
+    """POST /v1/failover: a person asks this region to take a run over. Who that is, the credential says.
+
+    Asked again under the same key, it is the same request: the answer says what has become of it.
+    """
 
     run: str
-    actor: str
     note: str
+    key: str  # made by the asker, once for each request
+    epoch: int  # that the person saw, and wants to be replaced; 0: whichever is the newest
     fenced: bool  # the person states that the old region cannot write any more
+    fenced_epoch: int = 0  # and repeats it for this epoch, though that region seems to live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverAnswer:
-    """The controller has taken the request; its /status tells what becomes of it."""
+    """The state of the request: waits, won, lost (somebody else won the epoch), refused or expired."""
 
-    asked: bool
+    state: str
+    why: str = ""
+    gates: tuple[GateStatus, ...] = ()  # as they stood at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,14 +389,14 @@ class PreviewAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveBody:
-    """POST /v1/ask: a person asks the holder for a planned move, a pause, an adoption ..."""
+    """POST /v1/ask: a person asks the holder for a planned move, a pause, an adoption ... Who, the credential says."""
 
     run: str
     kind: str
-    actor: str
     note: str
     target: str
     at_ms: int
+    key: str  # made by the asker, once for each request: under the same key nothing is done twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -440,7 +448,7 @@ class RedriveBody:
     partition: int
     offset: int
     force: bool
-    actor: str
+    actor: str = ""  # put in by the service, from the credential: whatever is sent is not believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,7 +466,6 @@ class AcknowledgeBody:
     peer: str
     lane: str
     alarm: str  # its id
-    actor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.core.metric_batches import BatchPolicy
+from pipelines.errors import MisconfiguredError
 from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, PublishPolicy, StartFolders
 from pipelines.flows.agent.grant_renewal import GrantRenewal
 from pipelines.flows.agent.publisher import Publisher
@@ -17,8 +18,9 @@ from services.adapters.arena import Arena, fetch_index_folder
 from services.adapters.http.grants import HttpGrants
 from services.adapters.kafka.fast_log import WRITER, log_of
 from services.adapters.spool import NodeSpool
+from services.http.endpoints import endpoint_of
 from services.runtime.wiring import Wiring, signer_of
-from services.settings import HOST, Settings
+from services.settings import Settings
 from services.wrappers.unwrapped import Wrap, unwrapped
 from services.wrappers.watched import WatchedLog, endpoints
 
@@ -27,7 +29,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one node until told to stop; the exit code. `wrap` is given the ports spool, store and log."""
     parts = Wiring(settings, region, "agent")
     signer = signer_of(settings, region)
-    parts.prepare()
+    parts.prepare_to_serve()
     parts.journal.say("kafka.writer", library=WRITER)
     here, store = parts.here, parts.store()
     spool = NodeSpool(here.node_dir, parts.journal, keep_s=settings.publish.keep_logs_s)
@@ -47,11 +49,11 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
         unanswered_s=publish.unanswered_s,
         journal=parts.journal,
     )
-    controller = f"http://{HOST}:{here.ports.controller}"
+    grants = grants_of(settings, region)
     grant_renewal = GrantRenewal(
         node=here.node,
         spool=NodeSpool(here.node_dir),
-        grants=HttpGrants(controller),
+        grants=grants,
         clock=parts.clock,
         journal=parts.journal,
     )
@@ -61,7 +63,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
             spool=wrap("spool", spool),
             store=wrap("store", store),
             log=wrap("log", log),
-            grants=HttpGrants(controller),
+            grants=grants,
             signer=signer,
             codec=Codec(),
             clock=parts.clock,
@@ -79,6 +81,16 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
         return _status(flow.status(), grant_renewal.status(), log.status())
 
     return parts.serve({"publish": flow.turn, "grant_renewal": grant_renewal.turn}, status=status, close=[log.close])
+
+
+def grants_of(settings: Settings, region: str) -> HttpGrants:
+    """How a region's agent asks its controller; MisconfiguredError if its credential cannot be read."""
+    token_file = settings.region(region).api.agent_token_file
+    if token_file is None:
+        raise MisconfiguredError(f"regions.{region}.api.agent_token_file is missing: the agent asks for grants with it")
+    at = replace(endpoint_of(settings, "controller", region, is_command=False), token_file=token_file)
+    at.headers()
+    return HttpGrants(at.url, at.headers, tls_ca_file=at.tls_ca_file)
 
 
 def _status(published: PublisherStatus, renewed: GrantRenewalStatus, kafka: KafkaPathStatus) -> AgentStatus:

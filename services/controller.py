@@ -56,7 +56,7 @@ NOTICE_THREADS_MAX = 8
 def run(settings: Settings, region: str) -> int:
     """Serve one region until told to stop; the exit code."""
     parts = Wiring(settings, region, "controller")
-    parts.prepare()
+    parts.prepare_to_serve()
     controller = _Controller(parts)
     controller.prove_witness()
     parts.registry.register(ControllerCollector(controller.status))
@@ -177,13 +177,14 @@ class _Controller:
         """Asks the region's other services about themselves; one without a fixed port cannot be asked."""
         parts = self.parts
         ports = parts.here.ports
-        replicator = replicator_of(parts.settings, parts.region)
-        agent = agent_of(parts.settings, parts.region)
+        replicator = replicator_of(parts.settings, parts.region, is_command=False)
+        agent = agent_of(parts.settings, parts.region, is_command=False)
+        warmer = warmer_of(parts.settings, parts.region, is_command=False)
         watch = RegionWatch(
             parts.clock,
             replicator=replicator.status if ports.replicator and parts.peers() else None,
             agent=agent.status if ports.agent else None,
-            warmer=warmer_of(parts.settings, parts.region).status if ports.warmer else None,
+            warmer=warmer.status if ports.warmer else None,
         )
         self.flows["region-watch"] = watch.turn
         return watch
@@ -274,7 +275,12 @@ class _Controller:
             return None
         parts = self.parts
         hook = ApprovalHook(
-            poster=HttpPoster(run_settings.before_url.get_secret_value(), run_settings.before_timeout_s),
+            poster=HttpPoster(
+                run_settings.before_url.get_secret_value(),
+                parts.clock,
+                run_settings.webhook_key_file,
+                run_settings.before_timeout_s,
+            ),
             timeout_s=run_settings.before_timeout_s,
             clock=parts.clock,
             journal=parts.journal,
@@ -289,8 +295,8 @@ class _Controller:
             run=name,
             region=parts.region,
             receivers=Receivers(
-                webhook=_poster(run_settings.webhook_url),
-                ping=_poster(run_settings.ping_url),
+                webhook=_poster(parts, run_settings, run_settings.webhook_url),
+                ping=_poster(parts, run_settings, run_settings.ping_url),
                 ping_s=run_settings.ping_s,
             ),
             watched=WatchedController(won=control.won, turned_at_s=lambda: control.turned_at_s),
@@ -314,5 +320,7 @@ def _policy(parts: Wiring, run_settings: RunSettings) -> FailoverPolicy:
     )
 
 
-def _poster(url: SecretStr | None) -> HttpPoster | None:
-    return None if url is None else HttpPoster(url.get_secret_value())
+def _poster(parts: Wiring, run_settings: RunSettings, url: SecretStr | None) -> HttpPoster | None:
+    if url is None:
+        return None
+    return HttpPoster(url.get_secret_value(), parts.clock, run_settings.webhook_key_file)

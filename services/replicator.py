@@ -25,6 +25,7 @@ from schemas.http_bodies import AcknowledgeBody, RedriveBody, ReplayBody, Replic
 from services.adapters.kafka.fast_log import WRITER, log_of
 from services.adapters.kafka.log import KafkaLog, KafkaSource
 from services.adapters.transfers import ThreadTransfers
+from services.http.door import caller_of
 from services.http.server import answer_of, body_of
 from services.runtime.metrics import ReplicatorCollector
 from services.runtime.wiring import Wiring
@@ -36,7 +37,7 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     """Serve one region until told to stop; the exit code. `wrap` is given each lane's ports: <lane>.log and others."""
     check_follows(settings, region)
     parts = Wiring(settings, region, "replicator")
-    parts.prepare()
+    parts.prepare_to_serve()
     parts.journal.say("kafka.writer", library=WRITER)
     flows: dict[str, LaneReplicator] = {}
     closing: list[Callable[[], None]] = []
@@ -139,7 +140,7 @@ def redriving(flows: Mapping[str, LaneReplicator]) -> Handler:
     """The route by which somebody asks that a dead letter be handled again; the same `ask_id` is the same request."""
 
     async def redrive(request: Request) -> Response:
-        body = await body_of(request, RedriveBody)
+        body = dataclasses.replace(await body_of(request, RedriveBody), actor=caller_of(request).name)
         return answer_of(_lane_of(flows, body).redrive(parse_request(body)))
 
     return redrive
@@ -150,7 +151,7 @@ def acknowledging(flows: Mapping[str, LaneReplicator]) -> Handler:
 
     async def acknowledge(request: Request) -> Response:
         body = await body_of(request, AcknowledgeBody)
-        return answer_of(_lane_of(flows, body).lane_alarms.acknowledge(body.alarm, body.actor))
+        return answer_of(_lane_of(flows, body).lane_alarms.acknowledge(body.alarm, caller_of(request).name))
 
     return acknowledge
 

@@ -5,6 +5,7 @@ Why pydantic-settings does not read them: docs/decisions/0011-settings-without-p
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import tomllib
@@ -31,8 +32,19 @@ from pipelines.errors import MisconfiguredError
 from services.adapters.kafka.connection import MECHANISMS, KafkaUser
 
 PREFIX = "FARSIDE_"
-HOST = "127.0.0.1"  # where the services serve, and are asked
+HOST = "127.0.0.1"  # where the services serve, and are asked, unless the settings say otherwise
 _PLAIN_KEYS = frozenset({"profile", "state_dir"})
+
+
+Service = Literal["agent", "controller", "replicator", "warmer"]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name is this machine's own, which nobody else reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Part(BaseModel):
@@ -47,6 +59,7 @@ class RunSettings(_Part):
     rpo_steps: int | None = Field(default=None, ge=0)  # an automatic failover that would lose more waits for a person
     rto_s: float | None = Field(default=None, gt=0)  # status warns when the predicted recovery would take longer
     webhook_url: SecretStr | None = None  # is sent each epoch that is won, at least once, with an idempotency key
+    webhook_key_file: Path | None = None  # signs whatever is posted for the run; `webhook_url` and `before_url` need it
     before_url: SecretStr | None = None  # asked before a run is moved; 403 or 409 is a veto, silence is none
     before_timeout_s: float = Field(default=3.0, gt=0)  # it may delay an automatic failover by so long
     ping_url: SecretStr | None = None  # a dead-man's switch: called while the controller works
@@ -61,6 +74,12 @@ class RunSettings(_Part):
     # It is chosen when the run is created; a run that is given another one later has no record there, and waits.
     group: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> RunSettings:
+        if self.webhook_key_file is None and (self.webhook_url is not None or self.before_url is not None):
+            raise ValueError("webhook_key_file is missing: it signs what is posted to webhook_url and before_url")
+        return self
+
 
 class WitnessSettings(_Part):
     """The witness's bucket; each region has its own address for it, and its own user there."""
@@ -69,12 +88,45 @@ class WitnessSettings(_Part):
 
 
 class Ports(_Part):
-    """The loopback port of each service, where it serves health, metrics and status; 0: any free port."""
+    """The port of each service, where it serves health, metrics and status; 0: any free port."""
 
     agent: int = Field(default=0, ge=0, le=65_535)
     controller: int = Field(default=0, ge=0, le=65_535)
     replicator: int = Field(default=0, ge=0, le=65_535)
     warmer: int = Field(default=0, ge=0, le=65_535)
+
+
+class ApiSettings(_Part):
+    """Where a region's services listen and whom they let in; and as whom they, and commands, ask."""
+
+    host: str = HOST  # to listen on; beyond loopback only with TLS
+    addresses: dict[Service, str] = {}  # by which others ask a service; default: `host`, or loopback if that is any
+    callers_file: Path | None = None  # who may ask; no service starts without one
+    tls_certificate_file: Path | None = None  # PEM; it and its key are loaded again when they change
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None  # that askers trust; None: the system's
+    token_file: Path | None = None  # as whom commands ask; FARSIDE_TOKEN and FARSIDE_TOKEN_FILE go before
+    agent_token_file: Path | None = None  # as whom the region's agent asks its controller
+    viewer_token_file: Path | None = None  # as whom the controller asks the region's other services
+
+    @model_validator(mode="after")
+    def _beyond_loopback_there_is_tls(self) -> ApiSettings:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file belong together: name both")
+        if not is_loopback(self.host) and self.tls_certificate_file is None:
+            raise ValueError(
+                f"host {self.host} is beyond loopback: name tls_certificate_file and tls_key_file, and callers_file"
+            )
+        return self
+
+    def address(self, service: str) -> str:
+        """By which others ask a service."""
+        default = HOST if self.host in {"0.0.0.0", "::", ""} else self.host  # noqa: S104 - not bound here
+        return next((address for name, address in self.addresses.items() if name == service), default)
+
+    def speaks_tls(self, service: str) -> bool:
+        """Whether a service is asked by https: always beyond loopback, where a token must not cross in the clear."""
+        return self.tls_certificate_file is not None or not is_loopback(self.address(service))
 
 
 class KafkaSettings(_Part):
@@ -115,6 +167,7 @@ class RegionSettings(KafkaSettings):
     arena_dir: Path
     replication: int = Field(default=3, ge=1)
     ports: Ports = Ports()
+    api: ApiSettings = ApiSettings()
     links: dict[str, LinkSettings] = {}
 
 

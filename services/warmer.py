@@ -26,7 +26,7 @@ RELEASE_S = controller.TURN_S + publisher.ASK_WAITING_S + publisher.TURN_S + TRA
 def run(settings: Settings, region: str) -> int:
     """Serve one run's pool until told to stop; the exit code."""
     parts = Wiring(settings, region, "warmer")
-    parts.prepare()
+    parts.prepare_to_serve()
     here, name, store, epoch_store = parts.here, parts.only_run(), parts.store(), parts.epoch_store()
     spool = NodeSpool(here.node_dir, parts.journal)
     arena = here.arena_dir / name

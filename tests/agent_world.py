@@ -102,7 +102,7 @@ class AgentWorld(ManualClock):
         """Implements Journal."""
         self.said.append((event, fields))
 
-    def ask(self, *_: object) -> GrantReply:
+    def ask(self, *_: object, **__: object) -> GrantReply:
         """Implements Grants: always granted."""
         return GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),), fencing="hard")
 

@@ -142,10 +142,10 @@ class ManualRegion:
         """Implements EventLog."""
         MemoryLog(self.kafka).publish(messages)
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
         """Implements Grants."""
-        del run, node
-        return self.control.grant(launch, committed_step)
+        del run
+        return self.control.grant(launch, committed_step, node=node, begins=begins)
 
     def hears(self, region: str, step: int, phase: str = "train") -> None:
         """A sign of life of a region's node and controller has arrived here."""

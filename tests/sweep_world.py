@@ -61,9 +61,9 @@ class SweepWorld(ManualClock):
         """Implements Journal."""
         del event, fields
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
         """Implements Grants: a launch is the attempt of its number."""
-        del run, node, committed_step
+        del run, node, committed_step, begins
         return GrantReply(self.state, epoch=1, attempt=int(launch[-1]), valid_s=3.0, forks=((1, 0, -1),))
 
     def publish(self, messages: list[Any]) -> None:

@@ -33,6 +33,7 @@ class NodeHeartbeats:
     epoch: int = 0  # under which its trainer runs, as it says
     committed: Place | None = None  # the newest checkpoint that it knows to be committed
     committed_at_s: float = NEVER_S  # when that was true
+    attempt: int = 0  # of its trainer, as it says
 
     @property
     def heard_at_s(self) -> float:
@@ -85,9 +86,28 @@ def heard(pulse: RegionHeartbeats, beat: Heartbeat, now_s: float, late_s: float 
         Place(beat.committed_epoch, beat.committed_step, beat.committed_seq) if beat.committed_epoch > 0 else None
     )
     node = NodeHeartbeats(
-        beat.step, beat.phase, beat.budget_s, moved_at_s, rhythm, beat.epoch, committed, now_s - max(0.0, late_s)
+        step=beat.step,
+        phase=beat.phase,
+        budget_s=beat.budget_s,
+        moved_at_s=moved_at_s,
+        rhythm=rhythm,
+        epoch=beat.epoch,
+        committed=committed,
+        committed_at_s=now_s - max(0.0, late_s),
+        attempt=beat.attempt,
     )
     return RegionHeartbeats({**pulse.nodes, beat.node: node}, now_s, pulse.controller_at_s)
+
+
+def working_nodes(pulse: RegionHeartbeats, epoch: int, attempt: int, since_s: float) -> frozenset[str]:
+    """The nodes on which the trainer of one attempt has worked since a moment."""
+    return frozenset(
+        name
+        for name, node in pulse.nodes.items()
+        if (node.epoch, node.attempt) == (epoch, attempt)
+        and node.phase not in HOLD_PHASES
+        and node.works_at_s >= since_s
+    )
 
 
 def heard_unreadable(pulse: RegionHeartbeats, now_s: float) -> RegionHeartbeats:

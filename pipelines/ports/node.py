@@ -39,14 +39,15 @@ class GrantReply:
 class Grants(Protocol):
     """An agent's way to its region's controller."""
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
-        """The standing of a launch. The first ask of a new launch in the primary makes it a new attempt.
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
+        """The standing of a launch. In the primary, a new one that `begins` becomes an attempt when it is asked about.
 
         Args:
             run: the launch's.
             launch: its name, unique on its node.
             node: where it runs.
             committed_step: the newest step that this node knows to be committed; -1: none.
+            begins: it waits on this node for its start; else it is asked how an older launch stands.
 
         Raises:
             RetryableError: the controller does not answer in time, or not with a grant.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from services.cli import (
+    admission,
     alarms,
     demo,
     doctor,
@@ -56,6 +57,7 @@ app.command()(replay.replay)
 app.command()(retention.sweep)
 app.command()(retention.pin)
 app.command()(retention.unpin)
+app.command()(admission.token)
 app.add_typer(doctor.app, name="doctor")
 app.add_typer(alarms.app, name="alarms")
 app.add_typer(events.app, name="events")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from dataclasses import dataclass
 from typing import Annotated
@@ -86,7 +85,7 @@ def acknowledge(
         typer.echo(f"farside: no service that answers has an open alarm {alarm}", err=True)
         raise typer.Exit(FAILED)
     service = (controller_of if chosen.service == CONTROLLER else replicator_of)(settings, chosen.at)
-    request = AcknowledgeBody(peer=chosen.alarm.peer, lane=chosen.alarm.lane, alarm=alarm, actor=getpass.getuser())
+    request = AcknowledgeBody(peer=chosen.alarm.peer, lane=chosen.alarm.lane, alarm=alarm)
     state = ""
 
     def is_settled() -> bool:

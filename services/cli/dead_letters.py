@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 from dataclasses import dataclass, field
@@ -160,7 +159,6 @@ class _Request:
                 partition=partition,
                 offset=offset,
                 force=force,
-                actor=getpass.getuser(),
             )
             self.answer = replicator.redrive(body) or self.answer
         return self.answer.state != "waits"

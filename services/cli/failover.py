@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import Annotated
 
 import typer
 
-from schemas.http_bodies import FailoverBody, PreviewAnswer, RunStatus
+from schemas.http_bodies import FailoverAnswer, FailoverBody, GateStatus, PreviewAnswer, RunStatus
+from services.adapters.system_clock import SystemEntropy
 from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.prompts import Json, Reason, Yes, confirm, until
 from services.cli.run_views import settings_of
@@ -17,6 +17,7 @@ from services.http.bodies import plain
 from services.http.endpoints import ControllerClient, controller_of
 
 GIVES_UP_S = 120.0
+WAITS, WON = "waits", "won"  # the answer's states that matter here
 
 
 def failover(
@@ -30,49 +31,77 @@ def failover(
         typer.Option(
             "--i-have-fenced-the-old-region",
             help="You state that the old region cannot write any more, so the new one does not wait for its lease to "
-            "run out. If that is wrong, two regions may write at once.",
+            "run out. If that is wrong, two regions may write at once. Refused while that region renews or is heard.",
         ),
     ] = False,
+    fenced_epoch: Annotated[
+        int,
+        typer.Option(
+            min=0, help="With the option before: the epoch whose region you have fenced, though it seems to live."
+        ),
+    ] = 0,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Have a standby region take a run over, because the region that holds it is lost.
 
     Skips failure detection; every safety gate and the conditional lease write still apply. Shows the steps that would
-    be lost and the closed gates, and asks before anything is done. If the old region still works, use `farside
-    switchover`, which loses no step.
+    be lost and the closed gates, and asks before anything is done. If it does not win, the gates that stayed closed are
+    shown, or who won instead. If the old region still works, use `farside switchover`, which loses no step.
+
+    The history names the credential with which you ask (`farside token`), and your --reason.
 
     Example: farside failover --run gpt --to west
 
-    Exit codes: 0 the region holds the run, 1 refused or not confirmed, 2 misconfigured.
+    Exit codes: 0 the region holds the run, 1 refused, expired, lost to somebody else or not confirmed, 2 misconfigured.
     """
     settings = settings_of(config, run, to)
     controller = controller_of(settings, to)
-    with misconfigured_exits():
-        before, preview = controller.status_of(run), controller.preview(run)
-    if before is None or preview is None:
-        typer.echo(
-            f"farside: the controller of {to} does not answer on port {controller.at.port}: start it first", err=True
-        )
-        raise typer.Exit(FAILED)
+    before, preview = _seen(controller, run)
     _show(before, preview, to)
     if before.primary == to:
         typer.echo(f"{to} holds it already", err=True)
         raise typer.Exit(0)
     confirm(f"Let {to} take {run} over?", yes=yes)
-    request = FailoverBody(run=run, actor=getpass.getuser(), note=reason, fenced=fenced)
+    key = SystemEntropy().new_id()
+    request = FailoverBody(run=run, note=reason, key=key, epoch=before.epoch, fenced=fenced, fenced_epoch=fenced_epoch)
     with misconfigured_exits():
-        if controller.failover(request) is None:
-            typer.echo(f"farside: the controller of {to} did not take the request", err=True)
-            raise typer.Exit(FAILED)
-        after = _outcome(controller, run, to)
-    done = after is not None and after.primary == to
+        answer = _outcome(controller, request)
+    if answer is None:
+        typer.echo(f"farside: the controller of {to} did not take the request", err=True)
+        raise typer.Exit(FAILED)
+    done = answer.state == WON
     if as_json:
-        after_body = None if after is None else plain(after)
-        typer.echo(json.dumps({"promoted": done, "before": plain(before), "after": after_body}))
+        with misconfigured_exits():
+            after = controller.status_of(run)
+        told = {"promoted": done, "outcome": plain(answer), "before": plain(before)}
+        typer.echo(json.dumps(told | {"after": None if after is None else plain(after)}))
     else:
-        typer.echo(f"{to} holds epoch {after.epoch}" if done and after is not None else "refused: nothing was changed")
+        _tell(answer, to, before.epoch + 1)
     raise typer.Exit(0 if done else FAILED)
+
+
+def _seen(controller: ControllerClient, run: str) -> tuple[RunStatus, PreviewAnswer]:
+    """The run as the controller sees it, and the gates; the command ends if it does not answer."""
+    with misconfigured_exits():
+        before, preview = controller.status_of(run), controller.preview(run)
+    if before is None or preview is None:
+        typer.echo(f"farside: {controller.at} does not answer: start it first", err=True)
+        raise typer.Exit(FAILED)
+    return before, preview
+
+
+def _tell(answer: FailoverAnswer, to: str, epoch: int) -> None:
+    """Print how the request ended, and, if it did not win, why: the closed gates as `farside explain` shows them."""
+    if answer.state == WON:
+        typer.echo(f"{to} holds epoch {epoch}")
+        if answer.why:
+            typer.echo(f"  {answer.why}", err=True)
+        return
+    typer.echo(f"{answer.state}: nothing was changed" if answer.state != WAITS else "it is still being tried")
+    if answer.why:
+        typer.echo(f"farside: {answer.why}", err=True)
+    _show_closed(answer.gates)
 
 
 def _show(before: RunStatus, preview: PreviewAnswer, to: str) -> None:
@@ -81,19 +110,24 @@ def _show(before: RunStatus, preview: PreviewAnswer, to: str) -> None:
     typer.echo(f"after:  {to} holds epoch {before.epoch + 1}, from step {before.recoverable_step}", err=True)
     lost = before.promise.steps_lost
     typer.echo(f"loses:  {'unknown' if lost is None else lost} steps", err=True)
-    for gate in preview.gates:
+    _show_closed(preview.gates)
+
+
+def _show_closed(gates: tuple[GateStatus, ...]) -> None:
+    """Print the gates that are closed; those that are noted only never stop anything."""
+    for gate in gates:
         if not gate.open:
             typer.echo(f"  {gate.text}", err=True)
 
 
-def _outcome(controller: ControllerClient, run: str, to: str) -> RunStatus | None:
-    """The controller's status once the request is settled, or its last one when patience ends."""
-    status: RunStatus | None = None
+def _outcome(controller: ControllerClient, request: FailoverBody) -> FailoverAnswer | None:
+    """The controller's answer once the request is settled, or its last one when patience ends; None: it has none."""
+    answer: FailoverAnswer | None = None
 
     def settled() -> bool:
-        nonlocal status
-        status = controller.status_of(run) or status
-        return status is not None and (status.primary == to or not status.operator_pending)
+        nonlocal answer
+        answer = controller.failover(request) or answer
+        return answer is None or answer.state != WAITS
 
     until(settled, GIVES_UP_S)
-    return status
+    return answer

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from schemas.http_bodies import MoveBody, RunStatus
+from services.adapters.system_clock import SystemEntropy
 from services.cli.branches import Branch, Discarded, readable_branches
 from services.cli.exits import FAILED, MISCONFIGURED, misconfigured_exits
 from services.cli.history import when
@@ -304,7 +305,8 @@ def _ask_holder(
     settings: Settings, region: str, run: str, kind: str, reason: str, target: str = "", at_ms: int = 0
 ) -> None:
     """Send the holder a request; the command ends if it is refused."""
-    body = MoveBody(run=run, kind=kind, actor=getpass.getuser(), note=reason, target=target, at_ms=at_ms)
+    key = SystemEntropy().new_id()
+    body = MoveBody(run=run, kind=kind, note=reason, target=target, at_ms=at_ms, key=key)
     with misconfigured_exits():
         answer = controller_of(settings, region).move(body)
     if answer is None or answer.refused:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from services.settings import Settings
 
@@ -14,7 +16,8 @@ def load(config: Path | None) -> Settings:
     """The settings of --config, else of FARSIDE_CONFIG, else ./farside.toml, else the local stack's.
 
     Raises:
-        MisconfiguredError: the file is missing or wrong; its text has one line for each wrong key.
+        MisconfiguredError: the file is missing or wrong, with one line for each wrong key; or it was found in the
+            current folder, and others can write it.
     """
     from services import settings  # noqa: PLC0415 - heavy; `farside --help` must be quick
 
@@ -31,6 +34,10 @@ def _default() -> Path:
     if named:
         return Path(named)
     if here.exists():
+        from services.adapters.private_files import refuse_writable  # noqa: PLC0415 - as in `load`
+
+        refuse_writable(here, "settings file")
+        typer.echo("farside: settings from ./farside.toml, in the current folder", err=True)
         return here
     from infra.local.background_stack import default_folder  # noqa: PLC0415 - only where nothing else was named
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from services.adapters.kafka.connection import KafkaCluster, KafkaUser
 from services.adapters.s3.faults import mapped_errors
 from services.adapters.s3.object_store import connect, ensure_bucket, place_of
 from services.adapters.signer import generate_keypair
+from services.http.callers import NAME, text_of
+from services.operations import credentials
 from services.permissions.kafka_policies import grants
 from services.permissions.store_policies import bucket_policy
 
@@ -39,6 +43,7 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
     for region in layout.regions:
         if not (keys / f"{region}.key.pem").exists():
             generate_keypair(keys, region)
+        _let_in(keys, region)
     ends = layout.endpoints()
     buckets = {"s3-witness": (ends.witness_endpoint, WITNESS_BUCKET)}
     buckets |= {f"s3-{region}": (ends.regions[region].s3_endpoint, BUCKET) for region in layout.regions}
@@ -55,6 +60,27 @@ def write(layout: Layout, *, run: str = "gpt", profile: str = "fast") -> Path:
     path = folder / "farside.toml"
     path.write_text(_text(layout, keys, run, profile), encoding="utf-8")
     return path
+
+
+def _let_in(keys: Path, region: str) -> None:
+    """Who may ask the region's services: the person here, its agent, and its controller, which looks at the others."""
+    person = os.environ.get("USER", "")
+    admitted = (
+        credentials.caller(
+            person if re.fullmatch(NAME, person) else "operator",
+            "operator",
+            credentials.token_file(keys / "operator.token"),
+        ),
+        credentials.caller(
+            _node(region), "agent", credentials.token_file(keys / f"{region}.agent.token"), node=_node(region)
+        ),
+        credentials.caller(f"controller-{region}", "viewer", credentials.token_file(keys / f"{region}.viewer.token")),
+    )
+    credentials.write_secret(keys / f"{region}.callers.json", text_of(admitted))
+
+
+def _node(region: str) -> str:
+    return f"{region}-n0"
 
 
 def arena_of(folder: Path, region: str) -> Path:
@@ -124,13 +150,14 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
             f"witness_credentials_file = {_q(_key_file(keys, f's3-{WITNESS}', region))}",
             f"signing_key_file = {_q(keys / f'{region}.key.pem')}",
             f"public_key_file = {_q(keys / f'{region}.pub.pem')}",
-            f"node = {_q(f'{region}-n0')}",
+            f"node = {_q(_node(region))}",
             f"node_dir = {_q(layout.folder / 'nodes' / region)}",
             f"arena_dir = {_q(arena_of(layout.folder, region))}",
             "replication = 1  # one broker: for development only",
             "",
             f"[regions.{region}.ports]",
             *(f"{service} = {claims.claim([])}" for service in SERVICES),
+            *_api(keys, region),
         ]
         for other in layout.regions:
             if other != region:
@@ -146,6 +173,18 @@ def _text(layout: Layout, keys: Path, run: str, profile: str) -> str:
                 ]
     claims.release()
     return "\n".join(lines) + "\n"
+
+
+def _api(keys: Path, region: str) -> list[str]:
+    """The table that says who may ask the region's services, and as whom they and the commands here ask."""
+    return [
+        "",
+        f"[regions.{region}.api]",
+        f"callers_file = {_q(keys / f'{region}.callers.json')}",
+        f"token_file = {_q(keys / 'operator.token')}",
+        f"agent_token_file = {_q(keys / f'{region}.agent.token')}",
+        f"viewer_token_file = {_q(keys / f'{region}.viewer.token')}",
+    ]
 
 
 def _q(value: str | Path) -> str:

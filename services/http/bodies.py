@@ -13,7 +13,10 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+JSON = "application/json"
 INT_LEAST, INT_MOST = -(1 << 63), (1 << 63) - 1  # an Avro long
+TEXT_CHARS_MAX = 1_000
+NUMBER_MAX = 10**15  # of milliseconds until the year 33,000; of offsets and steps more than there will be
 _SAYS = {
     "missing": "it is missing",
     "string_type": "a str is wanted",
@@ -57,18 +60,48 @@ def from_json(kind: type[T], body: bytes | str) -> T:
     return record
 
 
+def request_from_json(kind: type[T], body: bytes | str) -> T:
+    """As `from_json`, for what strangers send: its texts and numbers are bounded too.
+
+    Raises:
+        BodyError: as of `from_json`; or a text is longer than TEXT_CHARS_MAX or has control characters, which would
+            reach terminals and journals; or a number is beyond NUMBER_MAX.
+    """
+    record = from_json(kind, body)
+    wrong = _unbounded(record)
+    if wrong is not None:
+        place, why = wrong
+        raise BodyError(f"{place or 'the body'}: {why}")
+    return record
+
+
+def _unbounded(value: object) -> tuple[str, str] | None:
+    """The place of what no request needs, and why it is refused; None if there is nothing."""
+    if isinstance(value, str) and (len(value) > TEXT_CHARS_MAX or not value.isprintable()):
+        return "", f"a text of at most {TEXT_CHARS_MAX} printable characters is wanted"
+    if isinstance(value, int) and not -1 <= value <= NUMBER_MAX:
+        return "", f"a number from -1 to {NUMBER_MAX} is wanted"
+    for name, one in _inside(value):
+        wrong = _unbounded(one)
+        if wrong is not None:
+            return f"{name}.{wrong[0]}" if wrong[0] else str(name), wrong[1]
+    return None
+
+
+def _inside(value: object) -> Iterable[tuple[object, object]]:
+    """The parts of a record, dictionary or list, with their names."""
+    if dataclasses.is_dataclass(value):
+        return [(one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, tuple) else ()
+
+
 def _beyond_records(value: object) -> str | None:
     """The place of a number that would be refused only when it is written down, much later; None if there is none."""
     if isinstance(value, int):
         return None if INT_LEAST <= value <= INT_MOST else ""
-    inner: Iterable[tuple[object, object]] = ()
-    if dataclasses.is_dataclass(value):
-        inner = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
-    elif isinstance(value, dict):
-        inner = value.items()
-    elif isinstance(value, tuple):
-        inner = enumerate(value)
-    for name, one in inner:
+    for name, one in _inside(value):
         place = _beyond_records(one)
         if place is not None:
             return f"{name}.{place}" if place else str(name)

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from pipelines.errors import FencedError, MisconfiguredError, RetryableError
 from pipelines.ports import Clock, Journal
-from services.http.server import HttpServer, Turns
+from services.http.server import HttpServer, Listen, Turns
 from services.runtime.scheduler import Flow, Scheduler
 
 FAILED_EXIT, MISCONFIGURED_EXIT, FENCED_EXIT = 1, 2, 3
@@ -33,7 +33,7 @@ class Process:
         clock: measures how long each flow has not turned.
         journal: records the start, the end, and why a flow ended the process.
         registry: of the metrics that are served.
-        port: on loopback.
+        listen: where the service is asked, and by whom.
         status: the body of `/status`, made at each request.
         routes: more HTTP routes of this service.
     """
@@ -44,14 +44,21 @@ class Process:
         clock: Clock,
         journal: Journal,
         registry: CollectorRegistry,
-        port: int,
+        listen: Listen,
         status: Callable[[], object],
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._journal = journal
         self._turns = Turns(clock)
         self._clock = clock
-        self._ops = HttpServer(port=port, turns=self._turns, registry=registry, status=status, routes=routes)
+        self._ops = HttpServer(
+            listen=listen,
+            turns=self._turns,
+            registry=registry,
+            status=status,
+            routes=routes,
+            complain=lambda why: journal.say("service.certificate_refused", why=why),
+        )
         self._ended = threading.Event()
         self._exit = 0
 

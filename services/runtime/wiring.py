@@ -22,8 +22,10 @@ from services.adapters.kafka.log import KafkaSource, ensure_topics
 from services.adapters.s3.object_store import S3ObjectStore, ensure_bucket
 from services.adapters.signer import Ed25519Signer, Ed25519Verifier, TrustedKeys, key_id_of
 from services.adapters.system_clock import SystemClock, SystemEntropy
+from services.http.server import Listen
 from services.runtime.clients import client_of, cluster_of, peer_pieces_of, peer_store_of, store_of
 from services.runtime.journal import ServiceJournal
+from services.runtime.listening import listen_of
 from services.runtime.process import Process
 from services.runtime.scheduler import Flow, Scheduler
 from services.settings import LinkSettings, RegionSettings, Settings
@@ -45,6 +47,7 @@ class Wiring:
     """
 
     def __init__(self, settings: Settings, region: str, service: str) -> None:
+        self._listen: Listen | None = None
         self.settings = settings
         self.region = region
         self.service = service
@@ -128,6 +131,15 @@ class Wiring:
             raise MisconfiguredError(f"runs: this service serves one run, the settings have {len(self.settings.runs)}")
         return next(iter(self.settings.runs))
 
+    def prepare_to_serve(self) -> None:
+        """As `prepare`, for a service; whom it lets in is settled before it waits for anything.
+
+        Raises:
+            MisconfiguredError: one of them refuses us, or it is not settled who may ask this service.
+        """
+        self._listen = listen_of(self.settings, self.region, self.service)
+        self.prepare()
+
     def prepare(self) -> None:
         """Wait for this region's store and Kafka, and make the bucket, topics and schemas that are missing.
 
@@ -161,7 +173,7 @@ class Wiring:
             clock=self.clock,
             journal=self.journal,
             registry=self.registry,
-            port=getattr(self.here.ports, self.service),
+            listen=self._listen or listen_of(self.settings, self.region, self.service),
             status=status,
             routes=routes,
         )

@@ -14,7 +14,6 @@ import re
 import tempfile
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ from services.demo.actors import Actors
 from services.demo.report import versions
 from services.runtime.child_processes import wait_for
 from services.runtime.clients import cluster_of
-from services.settings import load
+from services.settings import Settings, load
+from tests.callers import scraped
 
 REGIONS = ("east", "west")
 COUNTED = re.compile(r'farside_witness_requests_total\{kind="(\w+)"\} ([0-9.e+]+)')
@@ -77,12 +77,11 @@ class Beats(threading.Thread):
         )
 
 
-def looked_at(pid: int, port: int, kafka_ports: set[int]) -> dict[str, Any]:
+def looked_at(pid: int, settings: Settings, region: str, kafka_ports: set[int]) -> dict[str, Any]:
     """One controller now: totals, to be subtracted."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
-        counts = {kind: float(count) for kind, count in COUNTED.findall(reply.read().decode())}
+    counts = {kind: float(count) for kind, count in COUNTED.findall(scraped(settings, "controller", region))}
     return {
         "at_s": time.monotonic(),
         "cpu_s": (int(stat[11]) + int(stat[12])) / TICKS,
@@ -148,7 +147,7 @@ def _between(actors: Actors, settings: Any, beats: Beats, runs: int, seconds: fl
 
     def look(region: str) -> dict[str, Any]:
         # `die_with_parent.py` replaces itself by the service, so the first of the family is the controller.
-        return looked_at(actors.pids(f"controller-{region}")[0], settings.region(region).ports.controller, kafka)
+        return looked_at(actors.pids(f"controller-{region}")[0], settings, region, kafka)
 
     def created() -> bool:
         try:

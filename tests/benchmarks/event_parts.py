@@ -332,7 +332,7 @@ class Bench:
                 spool=spool,
                 store=store_of(here),
                 log=log,
-                grants=HttpGrants(f"http://{HOST}:{here.ports.controller}"),  # no launch asks, so it is not asked
+                grants=HttpGrants(f"http://{HOST}:{here.ports.controller}", dict),  # no launch asks, so it is not asked
                 signer=signer_of(self._settings, EAST),
                 codec=Codec(),
                 clock=SystemClock(),

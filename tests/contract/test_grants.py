@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.local.ports import PortClaims
 from pipelines.errors import RetryableError
 from pipelines.ports import GrantReply, Grants
 from services.adapters.http.grants import HttpGrants
@@ -16,6 +16,7 @@ from services.adapters.memory.grants import MemoryGrants
 from services.adapters.system_clock import SystemClock
 from services.http.authority_routes import AuthorityRoutes
 from services.http.server import HttpServer, Turns
+from tests.callers import headers_as, listening
 
 GRANTED = GrantReply(
     "granted",
@@ -43,9 +44,11 @@ class _Control:
 
     def __init__(self) -> None:
         self.committed_steps: list[int] = []
+        self.asked: list[tuple[str, bool]] = []
 
-    def grant(self, launch: str, committed_step: int) -> GrantReply:
+    def grant(self, launch: str, committed_step: int, *, node: str, begins: bool) -> GrantReply:
         self.committed_steps.append(committed_step)
+        self.asked.append((node, begins))
         return REPLIES[launch]
 
 
@@ -56,24 +59,21 @@ def control() -> _Control:
 
 
 @pytest.fixture(params=["memory", "http"])
-def grants(request: pytest.FixtureRequest, control: _Control) -> Iterator[Grants]:
+def grants(request: pytest.FixtureRequest, control: _Control, tmp_path: Path) -> Iterator[Grants]:
     """In the same process, and through a real server on loopback."""
     if request.param == "memory":
         yield MemoryGrants({"gpt": control})
         return
     controls: Any = {"gpt": control}  # the routes of operators are not asked here
-    claims = PortClaims()
-    port = claims.claim([])
-    claims.release()
     server = HttpServer(
-        port=port,
+        listen=listening(tmp_path),
         registry=CollectorRegistry(),
         turns=Turns(SystemClock()),
         status=dict,
         routes=AuthorityRoutes(controls).routes(),
     )
     server.start()
-    yield HttpGrants(f"http://127.0.0.1:{port}")
+    yield HttpGrants(f"http://127.0.0.1:{server.port}", lambda: headers_as("agent"))
     server.close()
 
 
@@ -81,7 +81,9 @@ def grants(request: pytest.FixtureRequest, control: _Control) -> Iterator[Grants
 def test_a_reply_comes_through_whole(grants: Grants, control: _Control, launch: str) -> None:
     """Every field, and the newest committed step reaches the controller."""
     assert grants.ask("gpt", launch, "n0", 40) == REPLIES[launch]
-    assert control.committed_steps == [40]
+    assert grants.ask("gpt", launch, "n0", 41, begins=True) == REPLIES[launch]
+    assert control.committed_steps == [40, 41]
+    assert control.asked == [("n0", False), ("n0", True)]
 
 
 def test_a_run_that_is_not_served_is_retryable(grants: Grants) -> None:
@@ -93,4 +95,4 @@ def test_a_run_that_is_not_served_is_retryable(grants: Grants) -> None:
 def test_a_controller_that_is_away_is_retryable() -> None:
     """Nobody listens on port 1."""
     with pytest.raises(RetryableError, match="controller at"):
-        HttpGrants("http://127.0.0.1:1").ask("gpt", "launch-granted", "n0", -1)
+        HttpGrants("http://127.0.0.1:1", dict).ask("gpt", "launch-granted", "n0", -1)

@@ -45,7 +45,7 @@ class _Journal:
     def say(self, event: str, **_: Any) -> None:  # noqa: ANN401 - as the port
         self.said.append(event)
 
-    def ask(self, *_: object) -> GrantReply:
+    def ask(self, *_: object, **__: object) -> GrantReply:
         return GrantReply("wait")
 
 

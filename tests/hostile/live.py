@@ -36,7 +36,7 @@ from services.cli import app
 from services.demo import local_config
 from services.demo.actors import Actors
 from services.demo.local_config import BUCKET, WITNESS_BUCKET
-from services.http.endpoints import Endpoint, ask
+from services.http.endpoints import ask, endpoint_of
 from services.runtime.child_processes import tail
 from services.runtime.clients import cluster_of, store_of
 from services.runtime.wiring import signer_of
@@ -238,8 +238,7 @@ class Live:
 
     def status(self, service: str, region: str) -> dict[str, Any] | None:
         """A service's own status; None while it does not answer."""
-        port = getattr(self.settings.region(region).ports, service)
-        return ask(Endpoint(service, region, port), "/status", dict[str, Any])
+        return ask(endpoint_of(self.settings, service, region), "/status", dict[str, Any])
 
     def run_status(self, region: str, run: str) -> dict[str, Any]:
         """A run as a region's controller sees it; empty if it does not answer."""

@@ -123,7 +123,7 @@ def _begin(live: Live, folder: Path, names: tuple[str, ...]) -> None:
 def _serve(folder: Path) -> bool:
     """Whether each service answers on the port that `ps` shows."""
     ports = [int(_states(folder)[f"{service}-{WEST}"]["port"]) for service in SERVICES]
-    return all(http_answers(f"http://127.0.0.1:{port}/status") for port in ports)
+    return all(http_answers(f"http://127.0.0.1:{port}/healthz") for port in ports)
 
 
 def _listed(delays_s: list[float]) -> str:

@@ -32,7 +32,7 @@ from services.cli import app
 from services.cli.events_view import plain
 from services.demo import local_config
 from services.demo.actors import Actors
-from services.http.endpoints import Endpoint, ask
+from services.http.endpoints import ask, endpoint_of
 from services.runtime.clients import client_of, cluster_of, store_of
 from services.runtime.wiring import signer_of
 from services.settings import Settings, load
@@ -92,7 +92,8 @@ class _Plane:
 
     def answers(self, port: int) -> bool:
         """Whether a service serves there."""
-        return ask(Endpoint("service", "west", port), "/status", dict[str, Any]) is not None
+        at = dataclasses.replace(endpoint_of(self.settings, "replicator", "west"), port=port)
+        return ask(at, "/status", dict[str, Any]) is not None
 
     def fill_east(self) -> None:
         """As its agent would have."""

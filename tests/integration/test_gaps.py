@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from services.cli import app
 from services.demo.actors import Actors
 from services.runtime.clients import cluster_of, store_of
 from services.runtime.wiring import signer_of
-from services.settings import HOST, Settings
+from services.settings import Settings
 from tests.brokers import admin_of
+from tests.callers import scraped
 from tests.core.replication.test_event_rebuild import _intent
 from tests.core.replication.test_lane_replicator import _metric
 from tests.integration.test_events import two_regions
@@ -165,7 +165,5 @@ def test_I15_a_ledger_made_anew_under_the_replicator_doubles_nothing_and_is_an_a
     wait_until(lambda: 8 in plane.seqs("metrics"), DEADLINE_S, "it was read to its end")
     assert plane.seqs("metrics") == [1, 2, 3, 6, 5, 4, 7, 8]
     assert plane.seqs("checkpoints") == [1, 2]
-    port = plane.settings.region("west").ports.replicator
-    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5.0) as answer:
-        text = answer.read().decode()
+    text = scraped(plane.settings, "replicator", "west")
     assert 'farside_alarms_open{kind="ledger_lost",lane="metrics",peer="east"} 1.0' in text

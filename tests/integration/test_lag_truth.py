@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -45,13 +45,15 @@ class _Primary:
         region = settings.region("east")
         self._store, self._signer = store_of(region), signer_of(settings, "east")
         self._log, self._clock = KafkaLog(cluster_of(region)), SystemClock()
-        self._controller = controller_of(settings, "east").at
+        at = controller_of(settings, "east").at
+        self._controller = replace(at, token_file=settings.region("east").api.agent_token_file, is_command=False)
         self.commits = False
         self.newest = self._turns = 0
 
     def turn(self) -> None:
         """A heartbeat, the grant, and every other time a checkpoint while it commits."""
-        grant = GrantBody(run="gpt", launch="l", committed_step=self.newest * STEP if self.newest else -1, node="n0")
+        committed = self.newest * STEP if self.newest else -1
+        grant = GrantBody(run="gpt", launch="l", committed_step=committed, node="east-n0", begins=True)
         ask(self._controller, "/v1/grant", GrantReply, grant)
         self._turns += 1
         number = self._turns

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from services.http.bodies import plain
 from services.http.endpoints import controller_of
 from services.runtime.clients import store_of
 from services.settings import Settings, load
+from tests.callers import scraped
 from tests.waiting import wait_until
 
 SERVERS = ("kafka-east", "s3-east")
@@ -194,16 +194,11 @@ def test_I12_an_operators_commands_change_the_mode_and_are_kept_with_who_and_why
     assert "renews in" in farside("explain")
     for here in regions.settings.regions.values():
         assert len(store_of(here).list("schemas/")) == len(record_types()), "stored before the services' first use"
-    scraped = _scrape(regions.settings.region("east").ports.controller)
-    assert 'farside_epoch{run="gpt"} 1.0' in scraped
-    assert 'farside_promise_kept{run="gpt"} 1.0' in scraped
-    assert 'farside_lease_valid_seconds{run="gpt"} 0.0' not in scraped
-    assert 'farside_events_total{event="service.started"} 1.0' in _scrape(regions.settings.region("west").ports.agent)
-
-
-def _scrape(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        return str(answer.read().decode())
+    shown = scraped(regions.settings, "controller", "east")
+    assert 'farside_epoch{run="gpt"} 1.0' in shown
+    assert 'farside_promise_kept{run="gpt"} 1.0' in shown
+    assert 'farside_lease_valid_seconds{run="gpt"} 0.0' not in shown
+    assert 'farside_events_total{event="service.started"} 1.0' in scraped(regions.settings, "agent", "west")
 
 
 def _gates(farside: Callable[..., Any]) -> list[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from infra.local.ports import PortClaims
 from services.adapters.signer import generate_keypair
 from services.cli.stack import supervised_states
 from services.runtime.child_processes import ProcessId, start_ticks
+from tests.callers import callers_file
 from tests.test_tidy import ROOT
 from tests.waiting import wait_until
 
@@ -40,6 +41,7 @@ def _settings(folder: Path) -> Path:
         f'signing_key_file = "{folder / "east.key.pem"}"\npublic_key_file = "{folder / "east.pub.pem"}"',
         f'node_dir = "{folder / "node"}"\narena_dir = "{folder / "arena"}"',
         f"[regions.east.ports]\ncontroller = {claims.claim([])}",
+        f'[regions.east.api]\ncallers_file = "{callers_file(folder)}"',
     ]
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
     claims.release()

@@ -33,13 +33,6 @@ OTHER_FAULTS = (
         RETRIES,
     ),
     Mutant(
-        "a redirection takes a request to another host",
-        "services/adapters/http/sending.py",
-        "at.host == onward.host and",
-        "at.host != '' and",
-        ("tests/core/runtime/test_http_sending.py",),
-    ),
-    Mutant(
         "a missing bucket is taken for a missing object",
         S3_FAULTS,
         'MISSING = "NoSuchKey"',

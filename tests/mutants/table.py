@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.agent_faults import AGENT_FAULTS
+from tests.mutants.api_faults import API_FAULTS
 from tests.mutants.authority_faults import AUTHORITY_FAULTS
 from tests.mutants.honesty_faults import HONESTY_FAULTS
 from tests.mutants.other_faults import OTHER_FAULTS
@@ -12,4 +13,12 @@ from tests.mutants.trust_faults import TRUST_FAULTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*AUTHORITY_FAULTS, *REPLICATION_FAULTS, *AGENT_FAULTS, *HONESTY_FAULTS, *OTHER_FAULTS, *TRUST_FAULTS)
+MUTANTS = (
+    *AUTHORITY_FAULTS,
+    *REPLICATION_FAULTS,
+    *AGENT_FAULTS,
+    *HONESTY_FAULTS,
+    *API_FAULTS,
+    *OTHER_FAULTS,
+    *TRUST_FAULTS,
+)

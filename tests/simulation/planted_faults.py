@@ -72,8 +72,8 @@ class _EverythingCounts(_Around):
 class _GrantsForEver(_Around):
     """A grant does not run out while its controller is away."""
 
-    def ask(self, *args: object) -> GrantReply:
-        reply: GrantReply = self._port.ask(*args)
+    def ask(self, *args: object, **more: object) -> GrantReply:
+        reply: GrantReply = self._port.ask(*args, **more)
         return dataclasses.replace(reply, valid_s=1e6) if reply.state == "granted" else reply
 
 

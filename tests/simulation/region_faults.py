@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipelines import paths
 from pipelines.core.lineage import Standing, standing, view_of
 from pipelines.flows.authority.planned_moves import ADOPT, SWITCHOVER, MoveRequest
+from pipelines.flows.authority.takeover_requests import TakeoverRequest
 from pipelines.flows.log.envelope import wrap
 from pipelines.paths import CheckpointId
 from schemas.codec import Codec, digest
@@ -172,7 +173,11 @@ def _operator(world: World, fault: Fault) -> None:
         target = world.regions[world.names[(where + 1) % len(world.names)]]
     if request == "failover":
         if _answers(target):
-            target.controls[run].ask_takeover(ANN, "by hand", fenced=holder is not None and holder.lost)
+            lost = holder is not None and holder.lost and held is not None
+            fenced_epoch = held.lease.epoch if lost and held is not None else 0
+            target.controls[run].ask_takeover(
+                TakeoverRequest(actor=ANN, note="by hand", fenced=lost, fenced_epoch=fenced_epoch)
+            )
         return
     if holder is None or held is None or not _answers(holder):
         return

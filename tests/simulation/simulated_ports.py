@@ -475,7 +475,7 @@ class SimulatedLeases:
 class Granting(Protocol):
     """A run's controller, as its region's agents reach it."""
 
-    def grant(self, launch: str, committed_step: int) -> GrantReply:
+    def grant(self, launch: str, committed_step: int, *, node: str, begins: bool) -> GrantReply:
         """The standing of a launch."""
 
 
@@ -485,9 +485,8 @@ class SimulatedGrants:
     def __init__(self, calls: Calls, controller: Callable[[], tuple[Process, Mapping[str, Granting]] | None]) -> None:
         self._calls, self._controller = calls, controller
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
         """The standing of a launch."""
-        del node
         process = self._calls.process
         if process.traps:
             process.point("grants.ask")
@@ -496,7 +495,7 @@ class SimulatedGrants:
         if found is None or not found[0].alive or found[0].frozen_until_s > process.kernel.now_s:
             process.pause(TIMEOUT_S)
             raise RetryableError("the controller does not answer")
-        reply = found[1][run].grant(launch, committed_step)
+        reply = found[1][run].grant(launch, committed_step, node=node, begins=begins)
         process.pause(0.002 + 0.01 * process.random.random())
         if process.traps:
             process.point("grants.ask", after=True)

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.core.lease import ACTIVE
 from pipelines.flows.authority.planned_moves import ACKNOWLEDGE, CANCEL, PAUSE, RESUME, SWITCHOVER, MoveRequest
+from pipelines.flows.authority.takeover_requests import TakeoverRequest
 from services.adapters.signer import Ed25519Signer
 from tests.simulation.failover_judge import TO_WEST, ask, hold, moving
 from tests.simulation.failover_world import World
@@ -18,7 +19,7 @@ from tests.simulation.failover_world import World
 def _take_over(world: World, actor: str, note: str) -> None:
     control = world.regions["west"].control
     assert control is not None
-    control.ask_takeover(actor, note)
+    control.ask_takeover(TakeoverRequest(actor=actor, note=note))
 
 
 def _planned_moves(world: World) -> list[tuple[str, str]]:

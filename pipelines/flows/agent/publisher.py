@@ -190,7 +190,7 @@ class Publisher:
             if now_s - self._asked_at_s.get((run, name), float("-inf")) < ASK_WAITING_S:
                 continue
             self._asked_at_s[run, name] = now_s
-            reply = self._grants.ask(run, name, self._node, self._committed.get(run, -1))
+            reply = self._grants.ask(run, name, self._node, self._committed.get(run, -1), begins=True)
             if reply.state == "granted":
                 self._grant(run, name, reply, known)
 

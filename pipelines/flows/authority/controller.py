@@ -20,15 +20,15 @@ from pipelines.core.lineage import view_of
 from pipelines.core.wakeup import next_in_s
 from pipelines.errors import RetryableError, UnknownOutcomeError
 from pipelines.flows.authority.approval_hook import ApprovalHook
+from pipelines.flows.authority.committed_claims import CommittedClaims
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.detectors import Detectors
 from pipelines.flows.authority.epoch_store import EpochStore
 from pipelines.flows.authority.fork_finder import ForkFinder, PossibleFork, forked
-from pipelines.flows.authority.launches import Launches
+from pipelines.flows.authority.launches import Launches, works_on
 from pipelines.flows.authority.planned_moves import (
     ADOPT,
     MoveRequest,
-    Operator,
     PlannedMoves,
     adoption_of,
     proven_step,
@@ -38,16 +38,17 @@ from pipelines.flows.authority.planned_moves import (
 from pipelines.flows.authority.record_evidence import RecordEvidence
 from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.flows.authority.status import Situation, finite, status_of
+from pipelines.flows.authority.takeover_requests import TakeoverRequest, TakeoverRequests, view_with
 from pipelines.flows.authority.troubles import Troubles
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import GrantReply
-from schemas.http_bodies import RunStatus
+from schemas.http_bodies import FailoverAnswer, RunStatus
 from schemas.records import EpochEntry, Lease
 
 TURN_S = 0.1  # while something is under way
 STALLED_POLLS = 1.5  # a loop that has not turned for so many polls stood still; less is a busy machine
 RETRY_S = 1.0  # after a dependency did not answer
-OPERATOR_WAITS_S = 2.0  # beyond the challenger's wait, for a takeover that a person asked for
+REQUESTS_MAX = 16  # of operators that wait for the next turn
 
 
 class Controller:
@@ -101,11 +102,21 @@ class Controller:
         self._detectors = Detectors(role.region, role.policy, observers.peer_states, observers.reachability)
         self.watch = RunWatch(role, ports, observers)
         self._diagnosis: Diagnosis | None = None
+        own = observers.peer_states[role.region]
         self._launches = Launches(
-            run=role.run, store=ports.store, start=self._forks.start, clock=ports.clock, journal=ports.journal
+            run=role.run,
+            store=ports.store,
+            start=self._forks.start,
+            works_on=lambda launch: works_on(
+                launch, self._belief.held, own, ports.clock.boottime_s() - role.policy.silence_s
+            ),
+            clock=ports.clock,
+            journal=ports.journal,
         )
-        self._committed_step = -1
-        self._operator: Operator | None = None
+        self._committed = CommittedClaims(own, self._forks)
+        self._takeovers = TakeoverRequests(
+            run=role.run, region=role.region, policy=role.policy, clock=ports.clock, journal=ports.journal
+        )
         self._planned_moves = PlannedMoves(role.region, role.policy)
         self._hook = hook
         self._noted = -1
@@ -115,10 +126,11 @@ class Controller:
 
     # --- what others ask ---
 
-    def grant(self, launch: str, committed_step: int) -> GrantReply:
+    def grant(self, launch: str, committed_step: int, *, node: str = "", begins: bool = True) -> GrantReply:
         """The standing of a launch (6.5).
 
-        In the primary, a new launch is settled in the controller's next turn, and granted when its agent asks again.
+        In the primary, a launch that `begins` on its agent's node is settled in the controller's next turn, and granted
+        when its agent asks again. The agent's `committed_step` counts once the region's own log or store names it.
         """
         held, now_s = self._belief.held, self._clock.boottime_s()
         if held is None:
@@ -129,15 +141,14 @@ class Controller:
             return GrantReply("wait", epoch=self._belief.epoch_max, reason="the lease record went back")
         known = self._launches.granted(launch)
         if known is None:
-            if self._launches.ask(launch, now_s, holds=lease.holder == self._region):
+            if self._launches.ask(launch, now_s, holds=lease.holder == self._region, node=node, begins=begins):
                 self._wake()
-            return GrantReply(
-                "wait", epoch=lease.epoch, forks=forks, reason=f"{lease.holder} holds epoch {lease.epoch}"
-            )
+            reason = self._launches.why_waits(launch) or f"{lease.holder} holds epoch {lease.epoch}"
+            return GrantReply("wait", epoch=lease.epoch, forks=forks, reason=reason)
         if (known.epoch, known.attempt) != (lease.epoch, lease.attempt) or lease.holder != self._region:
             reason = f"{lease.holder} holds epoch {lease.epoch}, attempt {lease.attempt}"
             return GrantReply("superseded", epoch=lease.epoch, attempt=lease.attempt, forks=forks, reason=reason)
-        self._committed_step = max(self._committed_step, committed_step)
+        self._committed.claim(committed_step)
         return GrantReply(
             "granted",
             epoch=known.epoch,
@@ -151,7 +162,7 @@ class Controller:
             start_lineage_seq=known.start_lineage_seq,
             forks=forks,
             draining=lease.mode in core.MOVING,
-            committed_step=max(lease.committed_step, self._committed_step),
+            committed_step=max(lease.committed_step, self._committed.step),
             recoverable_step=self._safe_elsewhere(lease),
             fencing=self._policy.fencing,
             margin_s=self._profile.margin_s,
@@ -162,27 +173,18 @@ class Controller:
         steps = (proven_step(peer, lease) for name, peer in self._peer_states.items() if name != self._region)
         return max((step for step in steps if step is not None), default=-1)
 
-    def ask_takeover(self, actor: str, note: str = "", *, fenced: bool = False) -> None:
-        """An operator asks this region to take the run over.
-
-        Failure detection is skipped; every other gate and the conditional lease write still apply.
-
-        Args:
-            actor: who asks.
-            note: why, for the history.
-            fenced: the operator states that the region which holds the run now cannot write any more: its lease is
-                not waited for. If another region holds the run by the time of the write, the statement does not count.
-        """
-        waits_s, held = self._profile.challenger_wait_s + OPERATOR_WAITS_S, self._belief.held
-        epoch = held.lease.epoch if fenced and held is not None else None
-        self._operator = Operator(actor, note, epoch, self._clock.boottime_s() + waits_s)
-        self._journal.say("failover.asked", run=self._run, region=self._region, actor=actor, note=note, fenced=fenced)
+    def ask_takeover(self, request: TakeoverRequest) -> FailoverAnswer:
+        """An operator asks this region to take the run over; asked again, it says what has become of that."""
+        answer = self._takeovers.ask(request, self._view())
         self._wake()
+        return answer
 
     def ask(self, request: MoveRequest) -> str:
         """An operator asks the holder for a pause, a planned move ...; returns why it is refused, or ""."""
         held = self._belief.held
         why = refusal(request, None if held is None else held.lease, self._region, self._peer_states)
+        if not why and len(self._planned_moves.requests) >= REQUESTS_MAX:
+            why = f"{REQUESTS_MAX} requests wait already: is the witness reachable?"
         if not why:
             self._planned_moves.requests.append(request)
             self._wake()
@@ -222,8 +224,8 @@ class Controller:
                 peer_states=self._peer_states,
                 recovered=self._forks.newest(),
                 damages=self._verifier.damages(),
-                committed_step=self._committed_step,
-                operator_pending=self._operator is not None or bool(self._planned_moves.requests),
+                committed_step=self._committed.step,
+                operator_pending=self._takeovers.pending is not None or bool(self._planned_moves.requests),
                 troubles=self._failing_parts(),
                 diagnosis=self._diagnosis,
                 watch=self.watch,
@@ -257,7 +259,7 @@ class Controller:
         self._fork = self._forks.fork(now_s)
         view = forked(view, self._fork)
         self._diagnose(view, now_s)
-        moving = self._planned_moves.turn(self._belief, self._peer_states, self._committed_step, now_s)
+        moving = self._planned_moves.turn(self._belief, self._peer_states, self._committed.step, now_s)
         decision = combined(decide(view, now_s, self._policy), moving)
         if self._hook is not None:
             decision = self._hook.weigh(decision, self._belief)
@@ -283,9 +285,8 @@ class Controller:
         """Seconds until something can change without a wake; while a dependency is away, until the next retry."""
         lease = None if self._belief.held is None else self._belief.held.lease
         moving = lease is not None and lease.mode in core.MOVING and self._belief.is_holder
-        left = (
-            self._launches.pending or self._notes or self._unclaimed or self._planned_moves.requests or self._operator
-        )
+        asked = self._planned_moves.requests or self._takeovers.pending
+        left = self._launches.pending or self._notes or self._unclaimed or asked
         if self._troubles:
             return min(RETRY_S, self._profile.poll_s)
         if moving or left or decision.action is Action.TAKE_OVER:
@@ -320,7 +321,9 @@ class Controller:
         """Look for the newest recoverable checkpoints, unless nothing has changed."""
         held = self._belief.held
         if held is not None:
-            self._forks.look(held.lease, self._peer_states[self._region].named, again=again)
+            named = self._peer_states[self._region].named, self._committed.claimed
+            self._forks.look(held.lease, named, again=again)
+            self._committed.prove()
 
     def _view(self) -> RunView:
         held, own = self._belief.held, self._peer_states[self._region]
@@ -341,19 +344,17 @@ class Controller:
             log_ack_at_s=self._self_evidence.log_ack_at_s,
             store_put_at_s=self._self_evidence.store_put_at_s,
             pool_ready=readiness is not None and readiness.proof != "",
-            operator=self._operator is not None,
-            fenced=self._operator is not None and self._operator.has_fenced(held),
             moved_ago_s=moved_ago_s(held, self._clock.wall_ms()),
             primary_step=None
             if holder is None
             else max((node.step for node in holder.pulse.nodes.values()), default=None),
         )
-        return self._detectors.heard(view, self._clock.boottime_s())
+        return self._detectors.heard(view_with(view, self._takeovers.pending), self._clock.boottime_s())
 
     def _diagnose(self, view: RunView, now_s: float) -> None:
         """Diagnose what is broken, and journal it when that changes."""
         if view.belief.held is not None:
-            self._detectors.saw(view.belief.held.lease, self._committed_step, now_s)
+            self._detectors.saw(view.belief.held.lease, self._committed.step, now_s)
         self.watch.turned(self._belief, self._forks.newest(), self._failing_parts())
         before, diagnosis = self._diagnosis, self._detectors.diagnosis(view, now_s, self.watch.findings)
         self._diagnosis = diagnosis
@@ -386,20 +387,18 @@ class Controller:
         )
 
     def _act(self, decision: Decision) -> None:
-        if self._operator is not None and self._clock.boottime_s() > self._operator.until_s:
-            self._journal.say("failover.refused", run=self._run, closed=[gate.text for gate in decision.closed])
-            self._operator = None
+        held, reason = self._belief.held, decision.reason.value
+        self._takeovers.settle(None if held is None else held.lease, decision)
         if decision.action is Action.STAND_DOWN:
             self._was_holder, self._stood_down = False, decision.reason is Reason.REPLACED
             self._journal.say("failover.stood_down", run=self._run, region=self._region, reason=decision.reason.value)
         if decision.begins and not self._evidence.allows(self._belief):
             self._asked_witness_s = core.NEVER_S  # what was seen may be newer than the record that we read
             return
-        held, reason = self._belief.held, decision.reason.value
         if decision.action is Action.CREATE:
             self._seek(core.first(self._run, self._author(reason), self._profile), None, decision)
         elif held is not None and decision.action is Action.RENEW:
-            self._write(core.renewal(held.lease, self._author(reason), self._committed_step), held)
+            self._write(core.renewal(held.lease, self._author(reason), self._committed.step), held)
         elif held is not None and decision.action is Action.TAKE_OVER:
             self._take_over(held, decision)
         elif held is not None and decision.action in {Action.RELEASE, Action.CALL_OFF}:
@@ -410,13 +409,13 @@ class Controller:
         given = decision.action is Action.RELEASE
         mode, target = (core.RELEASED, held.lease.target) if given else (core.ACTIVE, "")
         author = self._author(f"handover_{decision.reason.value}", held.lease.actor, held.lease.note)
-        if self._write(core.in_mode(held.lease, author, self._committed_step, mode, target), held):
+        if self._write(core.in_mode(held.lease, author, self._committed.step, mode, target), held):
             self._journal.say(
                 "handover.released" if given else "handover.called_off",
                 run=self._run,
                 target=held.lease.target,
                 reason=decision.reason.value,
-                committed_step=self._committed_step,
+                committed_step=self._committed.step,
                 closed=[gate.text for gate in decision.closed],
             )
 
@@ -439,7 +438,7 @@ class Controller:
                     author = self._author(
                         "schedule_refused" if why else request.kind, request.actor, why or request.note
                     )
-                    after = record_after(request, held.lease, author, self._committed_step, refused=bool(why))
+                    after = record_after(request, held.lease, author, self._committed.step, refused=bool(why))
                     if not self._write(after, held):
                         return
             self._planned_moves.requests.popleft()
@@ -472,9 +471,9 @@ class Controller:
         actor, note = "controller", ""
         if decision.reason is Reason.SWITCHOVER:
             actor, note = held.lease.actor, held.lease.note
-        elif self._operator is not None:
-            fenced_note = " (the old region was stated to be fenced)" if self._operator.has_fenced(held) else ""
-            actor, note = self._operator.actor, self._operator.note + fenced_note
+        elif (operator := self._takeovers.pending) is not None:
+            fenced_note = " (the old region was stated to be fenced)" if operator.has_fenced(self._belief) else ""
+            actor, note = operator.request.actor, operator.request.note + fenced_note
         elif self._diagnosis is not None and decision.reason is Reason.REGION_LOST:
             note = self._diagnosis.text
         author = self._author(decision.reason.value, actor, note)
@@ -522,8 +521,9 @@ class Controller:
         lease, entry = held.lease, held.lease.lineage[-1]
         before, gates = self._sought.pop(lease.epoch)
         self._sought.clear()
-        self._unclaimed, self._operator = True, None
-        self._committed_step = lease.committed_step
+        self._unclaimed = True
+        self._takeovers.won(lease)
+        self._committed.begin(lease.committed_step)
         self._journal.say(
             "failover.promoted" if before else "run.created",
             run=self._run,

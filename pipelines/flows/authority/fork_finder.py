@@ -60,7 +60,7 @@ class ForkFinder:
         self._looked_s = NEVER_S
         self._looked_for: object = None
 
-    def look(self, lease: Lease, outcomes: int, *, again: bool = False) -> None:
+    def look(self, lease: Lease, outcomes: object, *, again: bool = False) -> None:
         """Look for the newest checkpoints on the lineage, and have the verifier follow them.
 
         A listing is dear: only after the region's log named an outcome, in a new epoch, when damage was found or
@@ -68,7 +68,7 @@ class ForkFinder:
 
         Args:
             lease: the run's record.
-            outcomes: how many the region's log has named.
+            outcomes: changes when the region's log, or an agent, has named one.
             again: in any case.
 
         Raises:

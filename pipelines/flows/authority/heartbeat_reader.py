@@ -50,6 +50,13 @@ class PeerState:
         return tuple(one for one in self.outcomes if one.state in SKIPPED)
 
     @property
+    def committed_step(self) -> int:
+        """The newest step that the region's log names as committed; -1: none."""
+        steps = [one.step for one in self.outcomes if one.state == "committed"]
+        steps += [node.committed.step for node in self.pulse.nodes.values() if node.committed is not None]
+        return max(steps, default=-1)
+
+    @property
     def abandoned_in_a_row(self) -> tuple[Checkpoint, ...]:
         """The checkpoints that their own region gave up since the last one that was committed, oldest first."""
         newest: list[Checkpoint] = []

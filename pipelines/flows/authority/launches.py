@@ -1,5 +1,9 @@
 """The launches of a run's trainer: which were granted, which an agent asked about, and which wait for another region.
 
+A new launch takes the run from the one before it, so it must be meant: its agent says that it waits on the agent's own
+node for its start, and while the trainer before it works on *another* node it waits until that has ended. (On its own
+node an agent can stop the trainer anyway.) Whoever merely asks about a launch begins none.
+
 A grant is fixed in the region's store, create-only, before an agent hears of it (6.5). Whether the controller may
 write a new attempt into the lease record is not decided here: `settle` is handed the function that does it.
 """
@@ -8,15 +12,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pipelines import paths
+from pipelines.core.heartbeats import working_nodes
+from pipelines.core.lease import Held
 from pipelines.errors import CorruptError
+from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
 from pipelines.ports import Clock, Journal, ObjectStore
 from schemas.records import Lease
 
 ASKED_LATELY_S = 1.0  # agents with a launch that waits ask several times a second
+WAITING_MAX = 64  # launches without a grant that are remembered
+GRANTED_MAX = 256  # that are remembered; the others are read again when somebody asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,16 @@ class Launch:
     start_lineage_seq: int = 0
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A launch without a grant, and who asked about it."""
+
+    at_s: float
+    begins: bool = False
+    nodes: set[str] = field(default_factory=set)
+    why: str = ""  # it waits
+
+
 class Launches:
     """The launches of one run, as its controller in one region knows them.
 
@@ -41,6 +60,7 @@ class Launches:
         run: whose launches.
         store: the region's; grants are fixed there.
         start: the checkpoint from which a launch under a record starts, None: from step 0.
+        works_on: the nodes on which the trainer of another launch than this one works now.
         clock: the controller's own.
         journal: hears of each new grant.
     """
@@ -51,37 +71,57 @@ class Launches:
         run: str,
         store: ObjectStore,
         start: Callable[[Lease], RecoverableCheckpoint | None],
+        works_on: Callable[[str], frozenset[str]] = lambda _launch: frozenset(),
         clock: Clock,
         journal: Journal,
     ) -> None:
-        self._run, self._store, self._start = run, store, start
+        self._run, self._store, self._start, self._works_on = run, store, start, works_on
         self._clock, self._journal = clock, journal
         self._granted: dict[str, Launch] = {}
         self._wanted: dict[str, None] = {}  # to be settled in the controller's next turn, in the order of asking
-        self._unknown: dict[str, float] = {}  # launches that wait for a region that holds the run, and when they asked
+        self._unknown: dict[str, _Asked] = {}  # launches without a grant, the one that was asked about last at the end
 
     @property
     def pending(self) -> bool:
         """Whether a launch waits to be settled."""
         return bool(self._wanted)
 
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The launches without a grant that are remembered, the one that was asked about last at the end."""
+        return tuple(self._unknown)
+
     def granted(self, name: str) -> Launch | None:
         """The grant of a launch; None if this controller does not know of one."""
         return self._granted.get(name)
 
-    def ask(self, name: str, now_s: float, *, holds: bool) -> bool:
+    def ask(self, name: str, now_s: float, *, holds: bool, node: str = "", begins: bool = True) -> bool:
         """An agent asks about a launch without a grant; True if the controller should settle it soon.
 
         Args:
             name: of the launch.
             now_s: on the controller's clock.
             holds: whether this region holds the run, so that a new attempt can begin here.
+            node: the agent's own; "": not known.
+            begins: the launch waits on that node for its start.
         """
-        if name not in self._unknown or holds:
+        asked = self._unknown.pop(name, None)
+        soon = asked is None or holds
+        asked = asked or _Asked(now_s)
+        asked.at_s, asked.begins = now_s, asked.begins or begins
+        asked.nodes.add(node)
+        self._unknown[name] = asked
+        for oldest in list(self._unknown)[:-WAITING_MAX]:
+            self._unknown.pop(oldest, None)
+            self._wanted.pop(oldest, None)
+        if soon:
             self._wanted[name] = None
-            return True
-        self._unknown[name] = now_s
-        return False
+        return soon
+
+    def why_waits(self, name: str) -> str:
+        """Why a launch without a grant waits, if that is not for its region; "" otherwise."""
+        asked = self._unknown.get(name)
+        return "" if asked is None else asked.why
 
     def ask_again(self) -> None:
         """The region has won the run: settle the launches that wait, if their agents asked lately.
@@ -89,7 +129,7 @@ class Launches:
         The time until they would ask once more is not lost that way.
         """
         since_s = self._clock.boottime_s() - ASKED_LATELY_S
-        self._wanted |= dict.fromkeys([name for name, at_s in list(self._unknown.items()) if at_s >= since_s])
+        self._wanted |= dict.fromkeys([name for name, one in list(self._unknown.items()) if one.at_s >= since_s])
 
     def settle(self, attempt_of: Callable[[str], Lease | None]) -> None:
         """Read the grants of the launches that agents asked about, or make each a new attempt.
@@ -103,15 +143,27 @@ class Launches:
                 ask again.
         """
         for name in list(self._wanted):
-            del self._wanted[name]
+            self._wanted.pop(name, None)
             launch = read_launch(self._store, self._run, name) or self._begin(name, attempt_of)
-            if launch is None:
-                self._unknown[name] = self._clock.boottime_s()
-            else:
+            if launch is not None:
                 self._unknown.pop(name, None)
-                self._granted[name] = launch
+                self._remember(launch)
+
+    def _remember(self, launch: Launch) -> None:
+        newest = max([launch, *self._granted.values()], key=lambda one: (one.epoch, one.attempt))
+        self._granted[launch.name] = launch
+        for oldest in list(self._granted)[:-GRANTED_MAX]:
+            if oldest != newest.name:
+                del self._granted[oldest]
 
     def _begin(self, name: str, attempt_of: Callable[[str], Lease | None]) -> Launch | None:
+        asked = self._unknown.get(name)
+        if asked is None or not asked.begins:
+            return None
+        others = self._works_on(name) - asked.nodes
+        asked.why = f"the run's trainer works on {', '.join(sorted(others))}: end it there first" if others else ""
+        if others and "" not in asked.nodes:
+            return None
         lease = attempt_of(name)
         if lease is None:
             return None
@@ -126,6 +178,20 @@ class Launches:
             step=launch.start_step,
         )
         return launch
+
+
+def works_on(launch: str, held: Held | None, own: PeerState, since_s: float) -> frozenset[str]:
+    """The nodes on which the trainer of the run's newest attempt has worked since a moment, if it is another launch's.
+
+    Args:
+        launch: the one that would take its place.
+        held: the lease record.
+        own: what the region's own log says.
+        since_s: on the controller's clock.
+    """
+    if held is None or held.lease.launch in {"", launch}:
+        return frozenset()
+    return working_nodes(own.pulse, held.lease.epoch, held.lease.attempt, since_s)
 
 
 def starting_from(name: str, epoch: int, attempt: int, start: RecoverableCheckpoint | None) -> Launch:

@@ -60,20 +60,6 @@ class MoveRequest:
     due: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """An operator who wants this region to take over: who, why, and how long the controller tries."""
-
-    actor: str
-    note: str
-    fenced_epoch: int | None  # the epoch whose region is stated to be fenced; the statement holds for no later epoch
-    until_s: float
-
-    def has_fenced(self, held: Held | None) -> bool:
-        """Whether the operator's statement is about the region that holds the run now."""
-        return held is not None and held.lease.epoch == self.fenced_epoch
-
-
 def branch_of(text: str) -> tuple[int, int] | None:
     """(epoch, step) of a branch's newest checkpoint, from EPOCH:STEP; None if the text is not of that form."""
     match = _BRANCH.fullmatch(text)

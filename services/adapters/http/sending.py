@@ -1,7 +1,7 @@
 """One HTTP request, with the limits that every client of ours has: grants, webhooks, schema registries, commands.
 
-A request ends in a bounded time, its answer is read up to a bounded size, it is followed to no other host, and a
-certificate that is not trusted is a person's to put right. Nothing is repeated here: see `services.wrappers.retrying`.
+A request ends in a bounded time, its answer is read up to a bounded size, no redirection is followed, and a certificate
+that is not trusted is a person's to put right. Nothing is repeated here: see `services.wrappers.retrying`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipelines.errors import MisconfiguredError, RetryableError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import httpx
 
 WAITS_MAX = 3  # connecting, the answer's first byte, and the rest of it may each take the timeout
-REDIRECTS_MAX = 3
 
 
 class NoAnswerError(RetryableError):
@@ -69,8 +69,6 @@ class HttpClient:
             take three times as long.
         answer_bytes_max: so much of an answer is read; the rest is left.
         tls_ca_file: the certificate authorities to trust; None: the system's, or those of SSL_CERT_FILE.
-        redirects_max: so many redirections on the same host are followed; one to another host, or from https to http,
-            never is: the answer is then the redirection itself.
     """
 
     def __init__(
@@ -80,17 +78,15 @@ class HttpClient:
         timeout_s: float,
         answer_bytes_max: int,
         tls_ca_file: Path | None = None,
-        redirects_max: int = 0,
     ) -> None:
         self._url = url
         self._timeout_s = timeout_s
         self._answer_bytes_max = answer_bytes_max
         self._tls_ca_file = tls_ca_file
-        self._redirects_max = redirects_max
 
-    def get(self, path: str = "") -> Answer:
+    def get(self, path: str = "", headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
         """Ask for what is below the address; errors as of `post`."""
-        return self._ask("GET", path, None, {})
+        return self._ask("GET", path, None, headers)
 
     def post(self, body: bytes, headers: Mapping[str, str], path: str = "") -> Answer:
         """Send a body to a place below the address.
@@ -105,15 +101,10 @@ class HttpClient:
         import httpx  # noqa: PLC0415 - it takes a quarter of a second, and `farside --help` must be quick
 
         deadline_s = time.monotonic() + WAITS_MAX * self._timeout_s
-        redirects_left = self._redirects_max
         try:
             request = self._client.build_request(method, self._url + path, content=body, headers=headers)
-            while True:
-                with contextlib.closing(self._client.send(request, stream=True)) as response:
-                    onward = response.next_request if redirects_left else None
-                    if onward is None or not _stays(request.url, onward.url):
-                        return self._read(response, deadline_s)
-                request, redirects_left = onward, redirects_left - 1
+            with contextlib.closing(self._client.send(request, stream=True)) as response:
+                return self._read(response, deadline_s)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             untrusted = _certificate_fault(error)
             if untrusted is not None:
@@ -171,11 +162,6 @@ def _is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _stays(at: httpx.URL, onward: httpx.URL) -> bool:
-    """Whether a redirection stays on the host and does not leave TLS."""
-    return at.host == onward.host and onward.scheme in {at.scheme, "https"}
 
 
 def _certificate_fault(error: BaseException) -> str | None:

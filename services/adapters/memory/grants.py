@@ -12,7 +12,7 @@ from pipelines.ports import GrantReply
 class Granting(Protocol):
     """As much of a run's controller as an agent asks."""
 
-    def grant(self, launch: str, committed_step: int) -> GrantReply:
+    def grant(self, launch: str, committed_step: int, *, node: str, begins: bool) -> GrantReply:
         """The standing of a launch."""
 
 
@@ -22,9 +22,8 @@ class MemoryGrants:
     def __init__(self, controls: Mapping[str, Granting]) -> None:
         self._controls = controls
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
         """The standing of a launch."""
-        del node
         if run not in self._controls:
             raise RetryableError(f"run {run!r} is not served here")
-        return self._controls[run].grant(launch, committed_step)
+        return self._controls[run].grant(launch, committed_step, node=node, begins=begins)

@@ -29,8 +29,8 @@ class _World(ManualClock):
         fake: Any = self
         self.grant_renewal = GrantRenewal(node="n0", spool=self.spool, grants=fake, clock=self, journal=fake)
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
-        del run, launch, node, committed_step
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
+        del run, launch, node, committed_step, begins
         self.now_s += self.answer_s
         if self.reply is None:
             raise RetryableError("no controller")

@@ -51,7 +51,7 @@ class _Surroundings(ManualClock):
     def say(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - as the port
         self.said.append((event, fields))
 
-    def ask(self, *_: object) -> GrantReply:
+    def ask(self, *_: object, **__: object) -> GrantReply:
         return GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
 
     def publish(self, messages: list[Message]) -> None:

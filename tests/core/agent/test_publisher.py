@@ -46,8 +46,8 @@ class _World(ManualClock):
     def say(self, event: str, **fields: object) -> None:
         del event, fields
 
-    def ask(self, run: str, launch: str, node: str, committed_step: int) -> GrantReply:
-        del run, launch, node, committed_step
+    def ask(self, run: str, launch: str, node: str, committed_step: int, *, begins: bool = False) -> GrantReply:
+        del run, launch, node, committed_step, begins
         return self.reply
 
     def publish(self, messages: list[Message]) -> None:

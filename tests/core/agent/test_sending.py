@@ -68,7 +68,7 @@ class _World(ManualClock):
         del fields
         self.said.append(event)
 
-    def ask(self, *_: object) -> GrantReply:
+    def ask(self, *_: object, **__: object) -> GrantReply:
         return GrantReply("granted", epoch=1, attempt=1, valid_s=3.0, forks=((1, 0, -1),))
 
     def turn(self, turns: int = 4) -> None:

@@ -17,6 +17,7 @@ from pipelines.errors import RetryableError
 from pipelines.flows.authority.approval_hook import HOLDS_S, ApprovalHook
 from pipelines.ports import Poster
 from services.adapters.http.poster import HttpPoster
+from services.adapters.system_clock import SystemClock
 from tests.manual_clock import ManualClock
 
 LEASE = core.first("gpt", Author("east", "e1", "w0", "created", "controller", 0), FAST)
@@ -143,7 +144,7 @@ def hook_server(request: pytest.FixtureRequest) -> Iterator[_HookServer]:
 
 def _asked_over_http(server: _HookServer) -> _Outside:
     """The hook has been asked about the loss of east, and has answered."""
-    outside = _Outside(None, HttpPoster(f"http://127.0.0.1:{server.server_port}/before"))
+    outside = _Outside(None, HttpPoster(f"http://127.0.0.1:{server.server_port}/before", SystemClock()))
     assert outside.weighed() is Reason.HOOK_ASKED
     outside.hook.turn()
     return outside

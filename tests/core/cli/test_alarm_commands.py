@@ -26,6 +26,7 @@ from services.http.server import HttpServer, Turns
 from services.operations.run_status import Answers, Overview, run_of
 from services.replicator import acknowledging
 from services.runtime.metrics import ReplicatorCollector
+from tests.callers import listening, token_file
 from tests.core.cli.test_status import WEST
 from tests.core.replication.test_lane_replicator import _metric, _turn, _World
 from tests.waiting import wait_until
@@ -99,7 +100,7 @@ def served(world: _World, tmp_path: Path) -> Iterator[Path]:
     port, other = claims.claim([]), claims.claim([])
     claims.release()
     server = HttpServer(
-        port=port,
+        listen=listening(tmp_path, port),
         turns=Turns(SystemClock()),
         registry=CollectorRegistry(),
         status=lambda: {name: one.status() for name, one in flows.items()},
@@ -129,6 +130,7 @@ def _settings(folder: Path, ports: dict[str, int]) -> Path:
         lines += [f"[regions.{name}]", 'kafka = "k"', 's3 = "http://s"', 'witness = "http://w"', 'bucket = "b"']
         lines += ['node_dir = "n"', 'arena_dir = "a"', *(f'{one} = "f"' for one in files)]
         lines += [f"[regions.{name}.ports]", f"replicator = {port}"]
+        lines += [f"[regions.{name}.api]", f'token_file = "{token_file(folder, "operator")}"']
     path = folder / "farside.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -84,8 +84,8 @@ def test_a_number_is_no_text_and_a_text_no_number() -> None:
     """Nothing is converted on the way in."""
     with pytest.raises(BodyError, match=r"^refused: a str is wanted$"):
         from_json(http_bodies.MoveAnswer, b'{"refused": 0}')
-    with pytest.raises(BodyError, match=r"^asked: a bool is wanted$"):
-        from_json(http_bodies.FailoverAnswer, b'{"asked": 1}')
+    with pytest.raises(BodyError, match=r"^begins: a bool is wanted$"):
+        from_json(http_bodies.GrantBody, b'{"run": "gpt", "launch": "l", "committed_step": 1, "begins": 1}')
     with pytest.raises(BodyError, match="no JSON"):
         from_json(http_bodies.FailoverAnswer, b"<html>")
     with pytest.raises(BodyError, match=r"^the body: an object is wanted$"):

@@ -20,12 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from infra.local.ports import PortClaims
 from pipelines.errors import FencedError, RetryableError
 from services.adapters.system_clock import SystemClock
 from services.http.server import HttpServer, Turns, answer_of, body_of
 from services.runtime.journal import ServiceJournal
 from services.runtime.process import FAILED_EXIT, FENCED_EXIT, Process
+from tests.callers import headers_as, listening
 
 CLOCK = SystemClock()
 
@@ -47,7 +47,7 @@ class _Wish:
 
 
 def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=body, headers=headers_as("operator"))
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - as above
             return answer.status, answer.read().decode()
@@ -55,22 +55,22 @@ def _ask(port: int, path: str, body: bytes | None = None) -> tuple[int, Any]:
         return error.code, error.read().decode()
 
 
-def test_health_is_503_when_a_flow_stands_still_and_a_bad_body_is_one_clear_400() -> None:
+def test_health_is_503_when_a_flow_stands_still_and_a_bad_body_is_one_clear_400(tmp_path: Path) -> None:
     """Each answer says what is wrong; metrics and status are there beside it."""
-    port = PortClaims().claim([])
     turns = Turns(CLOCK)
 
     async def request(request: Request) -> Response:
         return answer_of(await body_of(request, _Wish))
 
     server = HttpServer(
-        port=port,
+        listen=listening(tmp_path),
         turns=turns,
         registry=CollectorRegistry(),
         status=lambda: {"n": 1},
         routes=[Route("/wish", request, methods=["POST"])],
     )
     server.start()
+    port = server.port
     try:
         turns.at_s["lease"] = CLOCK.boottime_s()
         assert _ask(port, "/healthz")[0] == 200
@@ -96,7 +96,7 @@ def test_a_process_ends_with_the_code_that_says_why(tmp_path: Path, error: Excep
     def flow() -> float:
         raise error
 
-    process = Process(clock=CLOCK, journal=journal, registry=registry, port=PortClaims().claim([]), status=dict)
+    process = Process(clock=CLOCK, journal=journal, registry=registry, listen=listening(tmp_path), status=dict)
     assert process.run({"flow": flow}) == code
     lines = [json.loads(line) for line in (tmp_path / "agent-east.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines][-1] == "service.ended"
@@ -116,7 +116,7 @@ def test_a_flow_whose_dependency_is_away_ends_no_process(tmp_path: Path) -> None
         os.kill(os.getpid(), signal.SIGTERM)
         return 0.1
 
-    process = Process(clock=CLOCK, journal=journal, registry=registry, port=PortClaims().claim([]), status=dict)
+    process = Process(clock=CLOCK, journal=journal, registry=registry, listen=listening(tmp_path), status=dict)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert process.run({"flow": flow}) == 0
@@ -137,7 +137,7 @@ def test_a_process_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         return 0.1
 
-    process = Process(clock=CLOCK, journal=journal, registry=registry, port=PortClaims().claim([]), status=dict)
+    process = Process(clock=CLOCK, journal=journal, registry=registry, listen=listening(tmp_path), status=dict)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert process.run({"flow": flow}, [closed.set]) == 0

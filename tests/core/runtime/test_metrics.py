@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.local.ports import PortClaims
 from pipelines.core.alarm_texts import OF_RUN
 from pipelines.core.failover_decision import policy_of
 from pipelines.core.lag import Lag
@@ -32,6 +32,7 @@ from services.runtime.metrics import (
     ReplicatorCollector,
 )
 from tests.bodies import run_status
+from tests.callers import headers_as, listening
 from tests.core.replication.test_lane_replicator import _World
 from tests.manual_clock import ManualClock
 from tests.manual_world import world_with_step_10
@@ -47,11 +48,13 @@ def _status_was_asked() -> object:
 @contextmanager
 def _served(registry: CollectorRegistry) -> Iterator[Callable[[], Samples]]:
     """A service's server; yields its scrape: samples by name and label values."""
-    port = PortClaims().claim([])
-    server = HttpServer(port=port, turns=Turns(SystemClock()), registry=registry, status=_status_was_asked)
+    kept = TemporaryDirectory()
+    listen = listening(Path(kept.name))
+    server = HttpServer(listen=listen, turns=Turns(SystemClock()), registry=registry, status=_status_was_asked)
 
     def scrape() -> Samples:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        asked = urllib.request.Request(f"http://127.0.0.1:{server.port}/metrics", headers=headers_as("viewer"))
+        with urllib.request.urlopen(asked, timeout=5) as answer:  # noqa: S310 - loopback
             families = text_string_to_metric_families(answer.read().decode())
             return {
                 (sample.name, tuple(sample.labels.values())): sample.value for one in families for sample in one.samples
@@ -62,6 +65,7 @@ def _served(registry: CollectorRegistry) -> Iterator[Callable[[], Samples]]:
         yield scrape
     finally:
         server.close()
+        kept.cleanup()
 
 
 def test_a_scrape_alone_shows_epoch_lease_and_promise_of_the_moment(signer: Ed25519Signer) -> None:
