@@ -126,7 +126,8 @@ class ApiSettings(_Part):
 
     def speaks_tls(self, service: str) -> bool:
         """Whether a service is asked by https: always beyond loopback, where a token must not cross in the clear."""
-        return self.tls_certificate_file is not None or not is_loopback(self.address(service))
+        named = self.tls_certificate_file is not None or self.tls_ca_file is not None
+        return named or not is_loopback(self.address(service))
 
 
 class KafkaSettings(_Part):

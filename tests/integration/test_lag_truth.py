@@ -38,7 +38,7 @@ STEP = 10
 HEARD_S = 4.0  # after a cut, what was heard just before it is still fresh for so long
 
 
-class _Primary:
+class Primary:
     """East's agent as the controllers see it: it asks for its grant, beats, and commits when it is told to."""
 
     def __init__(self, settings: Settings) -> None:
@@ -135,7 +135,7 @@ def test_I19_with_the_link_cut_the_lag_is_a_lower_bound_with_its_age_and_never_0
     with two_regions(tmp_path, begun=False) as (stack, settings, config, actors):
         for service, region in (("controller", "east"), ("controller", "west"), ("replicator", "west")):
             actors.service(service, region)
-        primary, west = _Primary(settings), _West(settings, config)
+        primary, west = Primary(settings), _West(settings, config)
         with contextlib.closing(primary), repeated(primary.turn, BEAT_S):
             wait_until(lambda: west.status().primary == "east", DEADLINE_S, "east holds the run")
             primary.commits = True

@@ -177,8 +177,8 @@ API_FAULTS = (
     Mutant(
         "a token crosses the network in the clear",
         "services/settings.py",
-        "or not is_loopback(self.address(service))",
-        "",
+        "return named or not is_loopback(self.address(service))",
+        "return named",
         TLS,
     ),
 )
