@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from cryptography.hazmat.primitives import serialization
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from pipelines.ports import GrantReply
 from schemas.http_bodies import FailoverAnswer, FailoverBody, GrantBody
