@@ -176,6 +176,12 @@ def damage_prefix(run: str) -> str:
     return f"{DAMAGE}{run}/"
 
 
+def run_of_damage(place: str) -> str:
+    """The run of a note about a damaged object; `EVERY_RUN` if the place names none."""
+    run = place.removeprefix(DAMAGE).partition("/")[0]
+    return run if place.startswith(DAMAGE) and _RUN.fullmatch(run) else EVERY_RUN
+
+
 def damages_of(own: CheckpointId) -> str:
     """The folder of the notes about one checkpoint's objects."""
     return f"{damage_prefix(own.run)}e{own.epoch:06d}-a{own.attempt:04d}-s{own.step:010d}/"

@@ -252,7 +252,8 @@ class LaneStatus:
     copies: tuple[CopyStatus, ...]
     link_bytes: int
     trouble: str = ""
-    reachability_trouble: str = ""
+    reachability_trouble: str = ""  # of the whole region, as the next one
+    repair_troubles: dict[str, str] = field(default_factory=dict)  # by run: why damaged objects are not repaired yet
     alarms: LaneAlarmsStatus = LaneAlarmsStatus()
     backlog: int | None = None  # records of the source that are not settled here; None: the peer does not say
     backlog_grows: bool = False

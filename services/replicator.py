@@ -53,8 +53,11 @@ def run(settings: Settings, region: str, wrap: Wrap = unwrapped) -> int:
     repair = repair_of(parts)
 
     def status() -> ReplicatorStatus:
-        trouble = reachability.trouble
-        return {name: dataclasses.replace(flow.status(), reachability_trouble=trouble) for name, flow in flows.items()}
+        unreached, unrepaired = reachability.trouble, repair.troubles()
+        return {
+            name: dataclasses.replace(flow.status(), reachability_trouble=unreached, repair_troubles=unrepaired)
+            for name, flow in flows.items()
+        }
 
     routes = [Route("/v1/replay", replaying(flows), methods=["POST"])]
     routes.append(Route("/v1/redrive", redriving(flows), methods=["POST"]))

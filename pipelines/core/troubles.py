@@ -24,6 +24,8 @@ COMPLETES_SLACK_S = 15.0  # turns and round trips, beyond the bound
 ABANDONED_LEAST = 2
 CADENCES = 10  # the lag's limit in checkpoints where the run has no objective
 LISTED_MAX = 3
+CONTROLLERS_PART = "the controller's "
+"""Before the name of a part of the controller, as a finding names it."""
 
 
 @dataclass(frozen=True, slots=True)

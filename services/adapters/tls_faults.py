@@ -37,10 +37,7 @@ def certificate_fault(error: BaseException, host: str, trusted: str) -> str:
     # One that a library raises by itself has no figures.
     number, said = getattr(fault, "verify_code", 0), getattr(fault, "verify_message", str(fault))
     if number in _OTHER_NAMES:
-        return (
-            f"its certificate is for another name than {host or 'the one connected to'} ({said}): "
-            "connect by a name that stands in the certificate, or have one made with this name"
-        )
+        return other_name(host, said)
     if number in {_NOT_YET, _EXPIRED}:
         return (
             f"its certificate is not valid now ({said}): renew it, and compare this machine's clock with the server's"
@@ -48,6 +45,14 @@ def certificate_fault(error: BaseException, host: str, trusted: str) -> str:
     return (
         f"its certificate is signed by nobody who is trusted ({said}): {trusted} must hold the "
         "certificate authority that signed it"
+    )
+
+
+def other_name(host: str, said: str) -> str:
+    """The sentence for a certificate that does not have the name which was connected to."""
+    return (
+        f"its certificate is for another name than {host or 'the one connected to'} ({said}): "
+        "connect by a name that stands in the certificate, or have one made with this name"
     )
 
 

@@ -14,13 +14,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from schemas.http_bodies import LagStatus, SkippedStatus
+from pipelines.core.alarm_texts import Kind
+from pipelines.core.troubles import CONTROLLERS_PART
+from schemas.http_bodies import FindingStatus, LagStatus, SkippedStatus
 from services.cli.exits import FAILED, misconfigured_exits
 from services.cli.prompts import Json
 from services.cli.serve import Config
 from services.cli.settings_file import load
 from services.http.bodies import plain
-from services.operations.run_status import Overview, RegionOverview, RunOverview, gather, seen_before
+from services.operations.run_status import LANE_PART, Overview, RegionOverview, RunOverview, gather, seen_before
 from services.settings import Settings
 
 WATCH_S = 1.0
@@ -114,11 +116,21 @@ def _lines(name: str, region: RegionOverview) -> Iterator[tuple[int, str, str]]:
     yield from ((2, f"{name}: {_given_up(one)}", "yellow") for one in region.skipped[-SKIPPED_SHOWN:])
     if region.drill_warning:
         yield 2, f"{name}: {region.drill_warning}", "yellow"
-    yield from ((3, f"{name}: {part} waits: {why}", "yellow") for part, why in region.troubles.items())
+    troubles = {part: why for part, why in region.troubles.items() if not _is_found(part, why, region.findings)}
+    yield from ((3, f"{name}: {part} waits: {why}", "yellow") for part, why in troubles.items())
     alarms = region.alarms
     yield from ((4, f"{name}: ALARM {alarm.id}: {alarm.text}", "bold red") for alarm in alarms[:ALARMS_SHOWN])
     if len(alarms) > ALARMS_SHOWN:
         yield 4, f"{name}: and {len(alarms) - ALARMS_SHOWN} more: farside alarms list", "bold red"
+
+
+def _is_found(part: str, why: str, findings: tuple[FindingStatus, ...]) -> bool:
+    """Whether a finding says already why this part waits."""
+    refused = {one.part for one in findings if one.kind == Kind.REFUSED.value}
+    lane = f"{part.removeprefix(LANE_PART)}/"
+    stands = [one.text for one in findings if one.kind == Kind.LANE.value and one.part.startswith(lane)]
+    own = part.startswith(LANE_PART) and any(why in text for text in stands)
+    return own or part in refused or f"{CONTROLLERS_PART}{part}" in refused
 
 
 def _given_up(one: SkippedStatus) -> str:

@@ -25,6 +25,7 @@ from services.http.endpoints import UnexpectedAnswerError, controller_of, replic
 from services.settings import Settings
 
 T = TypeVar("T")
+LANE_PART = "replicate "  # the name of a lane as a part that waits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,7 @@ def _region_of(
         copies=tuple(copy for lane in lanes for copy in lane.copies if copy.run == run),
         drill_warning="" if view is None or leads else view.drill.warning,
         promise_broken=() if view is None else view.promise.broken,
-        troubles=_troubles(view, answer.replicator or {}),
+        troubles=_troubles(run, view, answer.replicator or {}),
         findings=() if view is None else view.findings,
         skipped=() if view is None else view.skipped,
         alarms=_alarms(run, answer.replicator or {}),
@@ -176,13 +177,14 @@ def _region_of(
     )
 
 
-def _troubles(view: RunStatus | None, lanes: ReplicatorStatus) -> dict[str, str]:
+def _troubles(run: str, view: RunStatus | None, lanes: ReplicatorStatus) -> dict[str, str]:
     """The parts of a region's controller and replicator that wait, each with the reason."""
     troubles: dict[str, str] = {} if view is None else dict(view.troubles)
     troubles["drills"] = "" if view is None else view.drill.trouble
     for name, lane in lanes.items():
-        troubles[f"replicate {name}"] = lane.trouble
+        troubles[f"{LANE_PART}{name}"] = lane.trouble
         troubles["replicator's reachability"] = lane.reachability_trouble
+        troubles["repair"] = lane.repair_troubles.get(run) or lane.repair_troubles.get(EVERY_RUN, "")
     return {part: why for part, why in troubles.items() if why}
 
 

@@ -10,6 +10,7 @@ import ssl
 import string
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 from xml.etree.ElementTree import ParseError
 
@@ -279,6 +280,16 @@ class _Broken:
 
     def close(self) -> None:
         self._left.clear()
+
+
+def test_authorities_that_cannot_be_read_are_a_setting_to_put_right(
+    server: NonsenseStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And no plain port, which would be tried again for ever."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    client = connect(endpoint=f"https://127.0.0.1:{server.port}", access_key="a", secret_key="s", timeout_s=5.0)  # noqa: S106
+    with pytest.raises(MisconfiguredError, match=r"AWS_CA_BUNDLE .*none\.pem: No such file or directory"):
+        S3ObjectStore(client, "nowhere").get("key")
 
 
 def test_whatever_breaks_a_body_leaves_as_an_error_of_ours(client: S3Client) -> None:

@@ -72,7 +72,7 @@ def _record(generator: random.Random, body: Any) -> bytes:  # noqa: ANN401 - JSO
 
 @cache
 def _store() -> MemoryObjectStore:
-    """What the ranks of a good intent put."""
+    """The objects of a good intent's ranks."""
     store = MemoryObjectStore()
     for rank in (0, 1):
         for index, chunk in enumerate((SHARD[:60], SHARD[60:])):
@@ -204,7 +204,7 @@ def _damage(generator: random.Random, world: AgentWorld) -> None:
 
 
 def _objects(generator: random.Random, world: AgentWorld) -> None:
-    """What an agent before this one left in the store, damaged there."""
+    """An object that an agent before this one left in the store, damaged there."""
     (chunks,) = (GOOD["ranks"][0]["chunks"],)
     shard = shard_of(0, SHARD[: chunks[0]["size"]], SHARD[chunks[0]["size"] :])
     state = RankState(rank=0, size=len(STATE), sha256=digest(STATE))

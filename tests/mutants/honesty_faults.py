@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.places import PUBLISH, PULSE, Mutant
+from tests.mutants.places import PUBLISH, PULSE, REPAIR, Mutant
 
 LAG, TROUBLES, DIAGNOSIS = "pipelines/core/lag.py", "pipelines/core/troubles.py", "pipelines/core/diagnosis.py"
 LAGS, FOUND = ("tests/core/authority/test_lag.py",), ("tests/core/authority/test_troubles.py",)
@@ -64,5 +64,19 @@ HONESTY_FAULTS = (
         'yield from (f"{region}: {text}" for text in of.standing)',
         "yield from ()",
         ("tests/core/inspection/test_audit.py",),
+    ),
+    Mutant(
+        "a damage that is repaired is still told as one that waits",
+        REPAIR,
+        "            self._waits.pop(note.place, None)\n",
+        "",
+        ("tests/core/replication/test_damage_repair.py",),
+    ),
+    Mutant(
+        "another reason than the finding's is left out",
+        "services/cli/status.py",
+        "any(why in text for text in stands)",
+        "bool(stands)",
+        ("tests/core/cli/test_status.py",),
     ),
 )

@@ -219,4 +219,11 @@ OTHER_FAULTS = (
         "pass",
         ("tests/core/client/test_thinning.py",),
     ),
+    Mutant(
+        "a file of authorities that is not there is a plain port",
+        S3_FAULTS,
+        "wrong = _bundle_fault() or ",
+        "wrong = ",
+        STORE_FAULTS,
+    ),
 )

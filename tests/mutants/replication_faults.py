@@ -269,6 +269,13 @@ REPLICATION_FAULTS = (
         FOREIGN_BATCHES,
     ),
     Mutant(
+        "a record takes a place of the next batch",
+        BATCHES,
+        "range(due, self.next_offset - left)",
+        "range(due, self.next_offset)",
+        ("tests/fuzz/test_fuzz.py",),
+    ),
+    Mutant(
         "a header without a value reaches the flows",
         BATCHES,
         '.decode(errors="replace"), value or b"")',

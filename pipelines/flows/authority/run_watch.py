@@ -17,7 +17,7 @@ from pipelines.core.heartbeats import HOLD_PHASES
 from pipelines.core.lag import HEARTBEATS, LEASE_RECORD, HeardPlace, Lag, Place, lag_of
 from pipelines.core.lease import ACTIVE, NEVER_S, Belief
 from pipelines.core.lineage import view_of
-from pipelines.core.troubles import Damage, Failing, Finding, Grant, RegionView, findings
+from pipelines.core.troubles import CONTROLLERS_PART, Damage, Failing, Finding, Grant, RegionView, findings
 from pipelines.flows.authority.controller_parts import ControllerPorts, Observers, RunRole
 from pipelines.flows.authority.region_watch import RegionSeen
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
@@ -153,7 +153,7 @@ class RunWatch:
         own = self._peer_states[self._region]
         holds = belief.is_holder
         failing = {
-            f"the controller's {part}": Failing(why, now_s - at_s) for part, (why, at_s) in self._failing.items()
+            f"{CONTROLLERS_PART}{part}": Failing(why, now_s - at_s) for part, (why, at_s) in self._failing.items()
         }
         unseen = seen.unseen_at(now_s)
         if not holds:

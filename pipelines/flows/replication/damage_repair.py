@@ -76,6 +76,7 @@ class DamageRepair:
             except FarsideError as error:
                 self._say_once(note.place, str(error))
                 continue
+            self._waits.pop(note.place, None)
             if how:
                 self._journal.say("checkpoint.repaired", region=self._region, key=note.damage.key, how=how)
         return TURN_S
@@ -83,6 +84,16 @@ class DamageRepair:
     def waits(self) -> dict[str, str]:
         """Why an open note could not be worked off yet, by key of the note."""
         return dict(self._waits)
+
+    def troubles(self) -> dict[str, str]:
+        """By run: how many of its damaged objects could not be repaired yet, and why not the first of them."""
+        whys: dict[str, list[str]] = {}
+        for place, why in self.waits().items():
+            whys.setdefault(paths.run_of_damage(place), []).append(why)
+        return {
+            run: found[0] if len(found) == 1 else f"{len(found)} damaged objects wait; the first: {found[0]}"
+            for run, found in whys.items()
+        }
 
     def _say_once(self, place: str, why: str) -> None:
         if self._waits.get(place) != why:

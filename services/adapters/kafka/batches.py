@@ -143,10 +143,12 @@ class SafeBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has n
         yield from self._records(data)
 
     def _records(self, data: bytes) -> Iterator[DefaultRecord]:
-        at, due = 0, self.base_offset
-        for _ in range(self.records_count):
-            if due >= self.next_offset:
-                return  # what follows has no place: the next offset is another batch's
+        at, due, places = 0, self.base_offset, self.next_offset - self.base_offset
+        if self.records_count > places:
+            reason = f"the batch's header is wrong: {self.records_count} records in {places} places"
+            yield self._stand_in(data, reason, due, self.next_offset - 1)
+            return
+        for left in reversed(range(self.records_count)):
             begin = at
             try:
                 at, end = _extent(data, at)
@@ -155,7 +157,7 @@ class SafeBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has n
                 yield self._stand_in(data[begin:], reason, due, self.next_offset - 1)
                 return
             try:
-                record = self._record(data, at, end, due)
+                record = self._record(data, at, end, range(due, self.next_offset - left))
             except (ValueError, IndexError) as error:
                 record = self._stand_in(data[at:end], f"the record's structure is broken: {error}", due, due)
             yield record
@@ -163,14 +165,14 @@ class SafeBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has n
         if at != len(data) and due < self.next_offset:
             yield self._stand_in(data[at:], "these bytes follow its last record", due, self.next_offset - 1)
 
-    def _record(self, data: bytes, at: int, end: int, due: int) -> DefaultRecord:
-        """One record; ValueError or IndexError if it is not one."""
+    def _record(self, data: bytes, at: int, end: int, places: range) -> DefaultRecord:
+        """One record in one of these places, which leave one to each behind it; ValueError or IndexError if not."""
         begin = at
         ts_delta, at = decode_varint(data, at + 1)  # behind the attributes, which say nothing
         offset_delta, at = decode_varint(data, at)
         offset = self.base_offset + offset_delta
-        if not due <= offset < self.next_offset:
-            raise ValueError(f"its offset would be {offset}, where {due} is due")
+        if offset not in places:
+            raise ValueError(f"its offset would be {offset}, where {places.start} is due")
         key, at = _nullable(data, at, end)
         value, at = _nullable(data, at, end)
         headers, at = _headers(data, at, end)

@@ -18,19 +18,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
     InvalidProxiesConfigError,
     NoCredentialsError,
     ParamValidationError,
 )
 from botocore.exceptions import SSLError as SdkSslError
+from botocore.session import get_session
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from pipelines.errors import CorruptError, FarsideError, MisconfiguredError, RetryableError
-from services.adapters.tls_faults import causes, certificate_fault
+from services.adapters.tls_faults import authorities, causes, certificate_fault, other_name
 
+BUNDLE = "AWS_CA_BUNDLE"  # the setting of the SDK's own for the certificate authorities
 MISSING = "NoSuchKey"  # nothing else says that there is no such object
 REFUSED_CONDITION = frozenset({"412", "PreconditionFailed"})
 # S3's word for "another write of this key was under way, and nothing of yours was stored": no word on what is there.
@@ -144,17 +150,45 @@ def _advice(place: Place, code: str, status: int, said: str) -> str:
 
 
 def _unreached(what: str, place: Place, error: Exception) -> FarsideError:
-    untrusted = certificate_fault(error, "", "the system's certificate store (or the file that AWS_CA_BUNDLE names)")
-    if untrusted:
-        return MisconfiguredError(f"{what}: {place}: {untrusted}")
     chain = tuple(causes(error))
+    if isinstance(error, SdkSslError) or any(isinstance(one, ssl.SSLError) for one in chain):
+        wrong = _bundle_fault() or _certificate_fault(error, place)
+        if wrong:
+            return MisconfiguredError(f"{what}: {place}: {wrong}")
+        return RetryableError(f"{what}: {place}: no TLS is spoken there: is it the plain port? ({_one_line(error)})")
     if any(isinstance(one, socket.gaierror) for one in chain):
         return RetryableError(f"{what}: {place}: the host's name does not resolve: check the address, and the resolver")
-    if isinstance(error, SdkSslError) or any(isinstance(one, ssl.SSLError) for one in chain):
-        return RetryableError(f"{what}: {place}: no TLS is spoken there: is it the plain port? ({_one_line(error)})")
+    if isinstance(error, ConnectionClosedError) and place.endpoint.startswith("http://"):
+        return RetryableError(
+            f"{what}: {place}: it closes the connection without an answer: if it speaks TLS only, give https:// in the "
+            "settings"
+        )
     if isinstance(error, BotoCoreError | OSError):
         return RetryableError(f"{what}: {_one_line(error)}")
     return RetryableError(f"{what}: {place}: the answer cannot be understood ({type(error).__name__}: {error})")
+
+
+def _certificate_fault(error: Exception, place: Place) -> str:
+    """Why the server's certificate is refused; "" if it is not. The SDK compares the name by itself."""
+    host = urlsplit(place.endpoint).hostname or ""
+    named = next((one for one in causes(error) if isinstance(one, CertificateError)), None)
+    if named is not None:
+        return other_name(host, str(named))
+    return certificate_fault(error, host, f"the system's certificate store (or the file that {BUNDLE} names)")
+
+
+def _bundle_fault() -> str:
+    """Why the file with the certificate authorities cannot be used; "" if it can, or if none is named."""
+    bundle = get_session().get_config_variable("ca_bundle")
+    if not bundle:
+        return ""
+    try:
+        authorities(Path(bundle))
+    except ssl.SSLError as error:
+        return f"{BUNDLE} {bundle} holds no certificate ({error.reason or error}): it must hold some, in PEM"
+    except OSError as error:
+        return f"{BUNDLE} {bundle}: {error.strerror}: name the file with the certificate authorities in PEM"
+    return ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -77,6 +77,41 @@ def test_what_a_region_waits_for_is_shown_with_the_reason() -> None:
     assert "west: replicate east/checkpoints waits: the link is cut" in _shown(run)
 
 
+def test_why_a_part_waits_is_said_once_by_its_finding_if_there_is_one() -> None:
+    """A lane that stands for its trouble, and a part that is refused; another reason is another line."""
+    stands = FindingStatus(
+        kind="lane_stands", part="east/checkpoints/*", since_s=31.0, text="it has stood for 31 s: no answer from east"
+    )
+    refused = FindingStatus(
+        kind="part_refused", part="the controller's listen east", since_s=9.0, text="listen east, for 9 s: no answer"
+    )
+    view = dataclasses.replace(
+        WEST, troubles={"listen east": "no answer", "probe": "denied"}, findings=(stands, refused)
+    )
+    lanes = {
+        "east/checkpoints": lane_status(trouble="no answer from east"),
+        "east/metrics": lane_status(lane="metrics", trouble="no answer from east"),
+    }
+    text = _shown(_run(west=Answers(controller={"gpt": view}, replicator=lanes)), 120)
+    assert text.count("no answer from east") == 2, "the finding, and the other lane, which no finding names"
+    assert "replicate east/metrics waits: no answer from east" in text
+    assert "listen east waits" not in text
+    assert "probe waits: denied" in text
+    lanes["east/checkpoints"] = lane_status(trouble="the ledger is gone")
+    again = _shown(_run(west=Answers(controller={"gpt": view}, replicator=lanes)), 120)
+    assert "replicate east/checkpoints waits: the ledger is gone" in again
+
+
+def test_damage_that_cannot_be_repaired_yet_is_shown_with_its_reason() -> None:
+    """The run's own, or what holds up the repair of every run."""
+    lane = lane_status(repair_troubles={"gpt": "runs/gpt/x cannot be repaired: east: no answer", "other": "no"})
+    run = _run(west=Answers(controller={"gpt": WEST}, replicator={"east/checkpoints": lane}))
+    assert "west: repair waits: runs/gpt/x cannot be repaired: east: no answer" in _shown(run, 120)
+    lane = lane_status(repair_troubles={"*": "the store does not answer", "other": "no"})
+    run = _run(west=Answers(controller={"gpt": WEST}, replicator={"east/checkpoints": lane}))
+    assert "west: repair waits: the store does not answer" in _shown(run, 120)
+
+
 def test_the_newest_epoch_speaks_for_the_run() -> None:
     """A zombie that still believes in its own epoch does not change what is shown."""
     zombie = dataclasses.replace(WEST, epoch=1, primary="east", is_holder=True, valid_s=0.0)

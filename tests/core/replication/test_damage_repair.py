@@ -99,6 +99,22 @@ def test_a_peer_whose_copy_is_bad_or_away_repairs_nothing_and_says_why_once(pair
     assert pair.outcome() == REPAIRED
 
 
+def test_I19_why_a_runs_damage_is_not_repaired_is_told_in_one_line(pair: Pair) -> None:
+    """However many of its objects wait; nothing is told once they are whole."""
+    keys = (TEN.chunk(0, 0), TEN.chunk(0, 1))
+    for key in keys:
+        pair.damage(key)
+    whole = {key: pair.east.objects.pop(key) for key in keys}
+    pair.repair.turn()
+    told = pair.repair.troubles()
+    assert list(told) == ["gpt"]
+    assert told["gpt"].startswith("2 damaged objects wait; the first: ")
+    assert "east does not have it" in told["gpt"]
+    pair.east.objects.update(whole)
+    pair.repair.turn()
+    assert pair.repair.troubles() == {}
+
+
 def test_a_manifest_is_repaired_by_a_signed_one_of_the_same_checkpoint_only(pair: Pair) -> None:
     """A peer whose own manifest is unreadable has nothing to give."""
     pair.damage(TEN.manifest)
