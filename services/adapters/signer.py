@@ -6,8 +6,6 @@ All of them are trusted side by side, so what an older one signed stays readable
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from pipelines.errors import CorruptError, MisconfiguredError
 from pipelines.ports import Opened
 from schemas.codec import Codec, DecodeError
 from schemas.records import Signed
+from services.adapters.private_files import read_secret
 
 DATED = "@"  # between a region's name and the date of one of its keys
 
@@ -149,8 +148,7 @@ class Ed25519Signer(Ed25519Verifier):
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
-    body = _read(path)
-    _check_hidden(path)
+    body = read_secret(path, "private key")
     try:
         key = serialization.load_pem_private_key(body, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -158,18 +156,6 @@ def _private(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise MisconfiguredError(f"{path} holds another kind of private key than Ed25519")
     return key
-
-
-def _check_hidden(path: Path) -> None:
-    """Refuse a private key that others can read or change.
-
-    Our own file belongs to us alone; one of another owner (root's, where a secret is mounted) may be read by our group.
-    """
-    found = path.stat()
-    theirs = stat.S_IRWXG | stat.S_IRWXO if found.st_uid == os.getuid() else stat.S_IWGRP | stat.S_IRWXO
-    if found.st_mode & theirs:
-        mode = stat.S_IMODE(found.st_mode)
-        raise MisconfiguredError(f"the private key {path} has mode {mode:04o}, so others can use it: chmod 0600 {path}")
 
 
 def _read(path: Path) -> bytes:

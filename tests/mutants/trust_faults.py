@@ -200,8 +200,8 @@ TRUST_FAULTS = (
     ),
     Mutant(
         "a private key that others can read is used",
-        SIGNER,
-        "    if found.st_mode & theirs:\n",
+        "services/adapters/private_files.py",
+        "    if found.st_mode & forbidden:\n",
         "    if not found.st_mode:\n",
         SIGNERS,
     ),

@@ -102,7 +102,8 @@ def test_a_private_key_that_others_can_use_is_refused(tmp_path: Path, mode: int)
     """One line says what and how to put it right."""
     private, public = generate_keypair(tmp_path, "east")
     private.chmod(mode)
-    with pytest.raises(MisconfiguredError, match=f"{private.name} has mode {mode:04o}, so others .*: chmod 0600"):
+    said = f"{private.name} can be read by others \\(mode {mode:04o}\\): chmod 600"
+    with pytest.raises(MisconfiguredError, match=said):
         Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
     private.chmod(0o400)
     Ed25519Signer(key_id="east", private_key_path=private, trusted={"east": public})
