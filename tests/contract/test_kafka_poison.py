@@ -21,7 +21,14 @@ from infra.local.stack import Stack
 from pipelines import paths
 from pipelines.ports import Fetched
 from services.adapters.kafka.acls import COMMON
-from services.adapters.kafka.batches import BATCH_MAX_BYTES, HEADERS_MAX, KEPT_BYTES, RECORD_MAX_BYTES, SafeBatch
+from services.adapters.kafka.batches import (
+    BATCH_MAX_BYTES,
+    HEADERS_MAX,
+    KEPT_BYTES,
+    RECORD_MAX_BYTES,
+    DamagedValue,
+    SafeBatch,
+)
 from services.adapters.kafka.clients import made, thrown_away
 from services.adapters.kafka.decompression import NAMES
 from services.adapters.kafka.log import KafkaSource, ensure_topic
@@ -115,12 +122,22 @@ def test_any_changed_byte_yields_records_or_damage_that_cover_every_offset() -> 
             assert [offset for first, last in covered for offset in range(first, last + 1)] == [100, 101, 102], at
 
 
-def test_records_behind_the_last_offset_have_no_place() -> None:
-    """Found by fuzzing: a first record that leaps to the last offset; those behind it took the next batch's."""
+def test_no_record_of_a_batch_takes_a_place_of_those_behind_it_or_of_the_next_batch() -> None:
+    """Found by fuzzing: a first record that leaps to the last offset. It is damage; the others keep their places."""
     batch = _batch((b"a", []), (b"b", []), (b"c", []))
     assert batch[61 + 3] == 0
     batch[61 + 3] = 2 << 1  # the first record's offset, from the first of the batch on
-    assert [one.offset for one in _read(batch)] == [102]
+    read = _read(batch)
+    assert [one.offset for one in read] == [100, 101, 102]
+    assert [isinstance(one.value, DamagedValue) for one in read] == [True, False, False]
+
+
+def test_a_batch_with_more_records_than_places_is_damage_in_its_own_places() -> None:
+    """Its header is wrong, so nobody can tell which record lies where."""
+    batch = _batch((b"a", []), (b"b", []))
+    batch[57:61] = (3).to_bytes(4)
+    (one,) = _read(batch)
+    assert (one.offset, one.value.damage.last_offset) == (100, 101)
 
 
 def test_a_wrong_checksum_is_asked_for_once_more_before_it_is_given_up() -> None:

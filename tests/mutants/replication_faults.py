@@ -273,7 +273,7 @@ REPLICATION_FAULTS = (
         BATCHES,
         "range(due, self.next_offset - left)",
         "range(due, self.next_offset)",
-        ("tests/fuzz/test_fuzz.py",),
+        FOREIGN_BATCHES,
     ),
     Mutant(
         "a header without a value reaches the flows",
