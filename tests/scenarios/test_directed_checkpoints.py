@@ -63,13 +63,14 @@ class _Story:
         world = self.world
         world.east.witness.away, world.link = True, False
         world.until(lambda: (world.lease.epoch, world.lease.holder) == (2, "west"), "west takes over")
-        world.until(lambda: world.west.ask("gpt", "launch-w", "n1", -1).state == "granted", "west's launch")
+        world.until(
+            lambda: world.west.ask("gpt", "launch-w", "n1", -1, begins=True).state == "granted", "west's launch"
+        )
         for step in (20, 30):
             own = CheckpointId("gpt", 2, 1, step)
             chunk, state = f"west's {step}".encode(), b"rng"
-            made = manifest_of(
-                own, lineage_seq=step // 10, shards=(shard_of(0, chunk),), rank_states=(state_of(0, state),)
-            )
+            shards, states = (shard_of(0, chunk),), (state_of(0, state),)
+            made = manifest_of(own, lineage_seq=step // 10, region="west", shards=shards, rank_states=states)
             envelope = world.signer.sign(CODEC.encode(made))
             for key, body in ((own.chunk(0, 0), chunk), (own.rank_state(0), state), (own.manifest, envelope)):
                 world.west.store.create(key, body)
@@ -91,8 +92,10 @@ class _Story:
         world.west.ask("gpt", "launch-w", "n1", 30)
         assert world.west.control.ask(MoveRequest(SWITCHOVER, "ann", "back", "east")) == ""
         world.until(lambda: (world.lease.epoch, world.lease.holder) == (3, "east"), "the failback")
-        world.until(lambda: world.east.ask("gpt", "launch-2", "n0", -1).state == "granted", "the next launch")
-        return world.east.ask("gpt", "launch-2", "n0", -1)
+        world.until(
+            lambda: world.east.ask("gpt", "launch-2", "n0", -1, begins=True).state == "granted", "the next launch"
+        )
+        return world.east.ask("gpt", "launch-2", "n0", -1, begins=True)
 
 
 def _ready(region: str, step: int) -> Readiness:
