@@ -89,8 +89,9 @@ class _World:
         """A checkpoint as the region's agent leaves it."""
         own = CheckpointId("gpt", epoch, 1, step)
         chunk, state = f"{region} {step}".encode(), b"rng"
-        parts = {"shards": (shard_of(0, chunk),), "rank_states": (state_of(0, state),)}
-        payload = CODEC.encode(manifest_of(own, lineage_seq=seq, region=region, **parts))
+        shards, states = (shard_of(0, chunk),), (state_of(0, state),)
+        manifest = manifest_of(own, lineage_seq=seq, region=region, shards=shards, rank_states=states)
+        payload = CODEC.encode(manifest)
         found = {own.chunk(0, 0): chunk, own.rank_state(0): state, own.manifest: self.signer.sign(payload)}
         for key, body in found.items():
             self.stores[region].create(key, body)
