@@ -20,7 +20,7 @@ from pipelines.flows.agent.agent_ports import AgentNode, AgentPorts, StartFolder
 from pipelines.flows.agent.publisher import Publisher
 from pipelines.flows.log.writer_schemas import store_schemas
 from pipelines.ports import Beat, GrantReply, Message
-from schemas.codec import Codec, digest, record_types
+from schemas.codec import MARKER, Codec, digest, record_types
 from schemas.records import Abandoned, Checkpoint, DeadLetter, Event, Heartbeat, Manifest, Metric
 from services.adapters.memory.object_store import MemoryObjectStore
 from services.adapters.memory.spool import MemorySpool
@@ -315,8 +315,8 @@ def test_a_record_that_makes_no_event_becomes_a_dead_letter_and_the_next_one_goe
     assert [event.seq for event in world.events(Metric)] == [2]
 
 
-def test_I16_an_object_that_cannot_be_decoded_stops_its_checkpoint_and_not_the_agent(signer: Ed25519Signer) -> None:
-    """A receipt of garbage: reported as trouble, and metrics and heartbeats go on."""
+def test_I16_an_object_that_cannot_be_decoded_costs_its_checkpoint_and_nothing_else(signer: Ed25519Signer) -> None:
+    """A receipt of garbage, which nothing may be put over: abandoned by name, and metrics and heartbeats go on."""
     world, store = _World(), MemoryObjectStore()
     store.create(OWN.receipt(0), b"garbage")
     world.accept("checkpoints", "intent", INTENT)
@@ -324,8 +324,23 @@ def test_I16_an_object_that_cannot_be_decoded_stops_its_checkpoint_and_not_the_a
     agent = _agent(world, store, signer)
     _turn(world, agent)
     assert [event.seq for event in world.events(Metric)] == [1]
+    (event,) = world.events(Checkpoint)
+    assert event.state == "abandoned"
+    assert "receipts/rank-00000 is damaged in the store" in event.reason
+    assert agent.status().troubles == {}
+
+
+def test_I16_a_receipt_of_a_newer_agent_is_waited_for_and_told(signer: Ed25519Signer) -> None:
+    """Its schema may become known: the checkpoint is not given up, and the other lanes go on."""
+    world, store = _World(), MemoryObjectStore()
+    store.create(OWN.receipt(0), MARKER + bytes(8) + b"newer")
+    world.accept("checkpoints", "intent", INTENT)
+    world.accept("metrics", "metric", {"values": {"loss": 1.0}})
+    agent = _agent(world, store, signer)
+    _turn(world, agent)
+    assert [event.seq for event in world.events(Metric)] == [1]
     assert world.events(Checkpoint) == []
-    assert "single-object" in str(agent.status().troubles)
+    assert "unknown schema" in str(agent.status().troubles)
 
 
 def test_I7_a_rank_state_that_is_not_what_the_trainer_digested_is_never_committed(signer: Ed25519Signer) -> None:
