@@ -66,7 +66,7 @@ class _EverythingCounts(_Around):
         found: LineageView | None = self._port(run)
         if found is None:
             return None
-        return LineageView(found.epoch, tuple((epoch, parent, 10**9) for epoch, parent, _ in found.forks))
+        return dataclasses.replace(found, forks=tuple((epoch, parent, 10**9) for epoch, parent, _ in found.forks))
 
 
 class _GrantsForEver(_Around):

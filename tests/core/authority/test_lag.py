@@ -217,7 +217,6 @@ class _World:
                 assert place >= (true.epoch, true.seq), "a run that went back is not 0 behind"
         return lag
 
-
     def _counts(self, place: Place) -> bool:
         """Whether it is on the lineage that west knows: what a takeover left behind its fork is nobody's lag."""
         view = LineageView(0, ()) if self.belief.held is None else view_of(self.belief.held.lease.lineage)

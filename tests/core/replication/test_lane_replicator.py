@@ -559,7 +559,7 @@ def test_I14_a_metric_is_not_set_aside_by_a_lineage_that_is_a_moment_old(signer:
     replicator = world.replicator(lane="metrics", clock=clock)
     world.send(_metric(1, 10))
     replicator.turn()
-    world.view = LineageView(3, ((1, 0, -1), (2, 1, 20), (3, 1, 40)))
+    world.view = lineage_of((1, 0, -1), (2, 1, 20), (3, 1, 40), west=2)
     world.send(_metric(2, 30))
     while replicator.turn() == 0.0 or len(world.visible("metrics")) < 2:
         assert world.dead() == []
