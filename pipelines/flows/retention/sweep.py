@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.authorship import MANIFEST, SIGNATURE, foreign
+from pipelines.core.lineage import LineageView
 from pipelines.core.retention import (
     SWEPT,
     Go,
@@ -142,15 +143,18 @@ class Sweep:
             if own is not None:
                 grouped.setdefault(own, []).append(listed)
         known = {own: understood(own, objects) for own, objects in grouped.items()}
-        return [self._read_or_broken(own, objects) for own, objects in known.items() if objects]
+        view = self._lineage(self._run)
+        return [self._read_or_broken(own, objects, view) for own, objects in known.items() if objects]
 
-    def _read_or_broken(self, own: CheckpointId, objects: tuple[Listed, ...]) -> StoredCheckpoint:
+    def _read_or_broken(
+        self, own: CheckpointId, objects: tuple[Listed, ...], view: LineageView | None
+    ) -> StoredCheckpoint:
         try:
-            return self._read(own, objects)
+            return self._read(own, objects, view)
         except (CorruptError, DecodeError):
             return StoredCheckpoint(own, objects, Outcome.BROKEN)
 
-    def _read(self, own: CheckpointId, objects: tuple[Listed, ...]) -> StoredCheckpoint:
+    def _read(self, own: CheckpointId, objects: tuple[Listed, ...], view: LineageView | None) -> StoredCheckpoint:
         keys = {listed.key for listed in objects}
         envelope = self._store.get(own.manifest) if own.manifest in keys else None
         if envelope is None:
@@ -163,7 +167,6 @@ class Sweep:
         if not isinstance(record, Manifest):
             raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
         manifests.check(record, own)
-        view = self._lineage(self._run)
         why = "" if view is None else foreign(view, own.epoch, {MANIFEST: record.region, SIGNATURE: opened.region})
         if why:  # it keeps no generation that counts from being kept
             raise ForeignEpochError(why)
@@ -268,7 +271,8 @@ class Sweep:
     ) -> StoredCheckpoint | None:
         """The checkpoint as it is now; None unless the verdict on it is still the same."""
         own = verdict.own
-        fresh = self._read_or_broken(own, understood(own, self._store.entries(f"{own.prefix}/")))
+        objects = understood(own, self._store.entries(f"{own.prefix}/"))
+        fresh = self._read_or_broken(own, objects, self._lineage(self._run))
         others = [checkpoint for checkpoint in checkpoints if checkpoint.own != own]
         seen = replace(self._roots(), shared=roots.shared, unseen=roots.unseen)
         seen = replace(seen, epoch_max=max(seen.epoch_max, roots.epoch_max))
