@@ -13,12 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipelines.core.lineage import LineageView, holder_of, may_become_known
+from schemas.records import Manifest, Record
 
 EVENT, MANIFEST, SIGNATURE = "its event", "its manifest", "its signature"
 """What may name a region as the author."""
 
 FOREIGN_EPOCH = "foreign_epoch"
 """The reason of a dead letter, and of whatever else is refused because its author does not hold its epoch."""
+
+
+def made_by(record: Record, signer: str) -> dict[str, str]:
+    """Who is named as the author of a signed record, by what names it: a manifest names a region itself, too."""
+    named = {MANIFEST: record.region} if isinstance(record, Manifest) else {}
+    return {**named, SIGNATURE: signer}
 
 
 def disagreement(claims: Mapping[str, str]) -> str:
@@ -50,3 +57,10 @@ def foreign(view: LineageView, epoch: int, claims: Mapping[str, str]) -> str:
         return ""
     named = " and ".join(f"{who} names {region}" for who, region in others.items()) or "nobody is named"
     return f"{holder} holds epoch {epoch}, {named}"
+
+
+def known_foreign(view: LineageView | None, epoch: int, region: str) -> str:
+    """Why nothing that a region says of an epoch counts; "" if it holds it, or nobody here can tell yet."""
+    if view is None or may_become_known(view, epoch):
+        return ""
+    return foreign(view, epoch, {EVENT: region})

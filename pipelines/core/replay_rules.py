@@ -10,9 +10,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipelines.core.authorship import EVENT, foreign
+from pipelines.core.authorship import known_foreign
 from pipelines.core.ledger import Ledger
-from pipelines.core.lineage import LineageView, Standing, may_become_known, standing
+from pipelines.core.lineage import LineageView, Standing, standing
 from pipelines.core.record_filter import Facts, identity_of, moment_ms
 from pipelines.core.sequence_ranges import SequenceRanges
 
@@ -95,7 +95,7 @@ def fate(facts: Facts, peer: str, ledger: Ledger, known: Known, view: LineageVie
     if identity is None or facts.epoch is None or facts.step is None:
         return Fate.UNDECODABLE
     stream, numbers = identity
-    is_foreign = _is_foreign(facts.epoch, peer, view)
+    is_foreign = known_foreign(view, facts.epoch, peer) != ""  # I17
     if is_foreign or not numbers - known.visible:
         return Fate.FOREIGN if is_foreign else Fate.DONE
     if view is not None and standing(view, facts.epoch, facts.step) is Standing.BRANCH:
@@ -103,13 +103,6 @@ def fate(facts: Facts, peer: str, ledger: Ledger, known: Known, view: LineageVie
     if not numbers - known.visible - known.dead:
         return Fate.DEAD
     return Fate.MISSED if numbers.first <= ledger.watermarks.get(stream, 0) else Fate.NEW
-
-
-def _is_foreign(epoch: int, peer: str, view: LineageView | None) -> bool:
-    """Whether the peer is known not to hold the epoch (I17)."""
-    if view is None or may_become_known(view, epoch):
-        return False
-    return foreign(view, epoch, {EVENT: peer}) != ""
 
 
 def marked(headers: Sequence[tuple[str, bytes]], replay_id: str, origin: str) -> Headers:

@@ -33,8 +33,8 @@ TRUST_FAULTS = (
     Mutant(
         "a hostile region's word is believed by a whole world",
         JUDGE,
-        "        return foreign(view, epoch, {EVENT: self._peer})\n",
-        '        return foreign(view, epoch, {EVENT: self._peer}) and ""\n',
+        "        return known_foreign(self.view_of(run), epoch, self._peer)\n",
+        '        return known_foreign(self.view_of(run), epoch, self._peer) and ""\n',
         ("tests/simulation/test_regions_simulation.py",),
     ),
     Mutant(
@@ -75,8 +75,8 @@ TRUST_FAULTS = (
     Mutant(
         "a replay makes up for what is of another's epoch",
         "pipelines/core/replay_rules.py",
-        'return foreign(view, epoch, {EVENT: peer}) != ""',
-        'return foreign(view, epoch, {EVENT: peer}) == "never"',
+        'known_foreign(view, facts.epoch, peer) != ""',
+        'known_foreign(view, facts.epoch, peer) == "never"',
         FOREIGN,
     ),
     Mutant(
@@ -103,8 +103,8 @@ TRUST_FAULTS = (
     Mutant(
         "a manifest may name another region than the one that signed it",
         RECOVERABLE,
-        "disagreement({MANIFEST: record.region, SIGNATURE: signer})",
-        "disagreement({MANIFEST: record.region})",
+        "disagreement(made_by(record, signer))",
+        'disagreement(made_by(record, signer)) and ""',
         AUTHORS,
     ),
     Mutant(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
-from pipelines.core.authorship import EVENT, MANIFEST, SIGNATURE, disagreement
+from pipelines.core.authorship import EVENT, disagreement, made_by
 from pipelines.core.link_rate import LinkRate
 from pipelines.core.manifests import Named, checkpoint_of
 from pipelines.core.newest_wins import Candidate, giving_way_to
@@ -311,8 +311,7 @@ class CheckpointCopies:
 
 def _claims(event: Checkpoint, opened: Opened, record: Manifest | Abandoned) -> dict[str, str]:
     """Who is named as the author of a checkpoint; that the event's region holds the epoch, whoever asks has seen."""
-    named = {MANIFEST: record.region} if isinstance(record, Manifest) else {}
-    return {EVENT: event.region, **named, SIGNATURE: opened.region}
+    return {EVENT: event.region, **made_by(record, opened.region)}
 
 
 def _job_id(event: Checkpoint, key: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pipelines import paths
 from pipelines.core import manifests
 from pipelines.core.alarm_texts import OF_LOG, Kind
-from pipelines.core.authorship import MANIFEST, SIGNATURE, disagreement, foreign
+from pipelines.core.authorship import MANIFEST, disagreement, foreign, made_by
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, may_become_known, standing
 from pipelines.errors import CorruptError, ForeignEpochError
@@ -174,8 +174,7 @@ class EventRebuild:
     def _rebuilt(self, own: paths.CheckpointId, envelope: bytes) -> RebuiltEvent | None:
         opened = self._signer.opened(envelope)
         payload, record = opened.payload, self._codec.decode(opened.payload)
-        named = {MANIFEST: record.region} if isinstance(record, Manifest) else {}
-        why = disagreement({**named, SIGNATURE: opened.region, "its store": self._peer})
+        why = disagreement({**made_by(record, opened.region), "its store": self._peer})
         if why:
             raise ForeignEpochError(why)
         written = self._store.get(own.intent)

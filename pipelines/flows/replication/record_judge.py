@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from pipelines import paths
 from pipelines.core import manifests
-from pipelines.core.authorship import EVENT, FOREIGN_EPOCH, foreign
+from pipelines.core.authorship import EVENT, FOREIGN_EPOCH, foreign, known_foreign
 from pipelines.core.dead_letters import KEY_KEPT_BYTES, cut, fitting
 from pipelines.core.ledger import Arrival, Ledger, stream
 from pipelines.core.lineage import LineageView, Standing, may_become_known, standing
@@ -177,10 +177,7 @@ class RecordJudge:
 
     def _not_its_own(self, run: str, epoch: int) -> str:
         """Why nothing that the peer says of an epoch counts; "" if it holds it, or nobody here can tell yet (I17)."""
-        view = self.view_of(run)
-        if view is None or may_become_known(view, epoch):
-            return ""
-        return foreign(view, epoch, {EVENT: self._peer})
+        return known_foreign(self.view_of(run), epoch, self._peer)
 
     def _names_foreign_numbers(self, item: WaitingRecord) -> bool:
         """Whether the headers of an undecodable record name numbers of an epoch that is another region's."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from pipelines import paths
 from pipelines.core import manifests
-from pipelines.core.authorship import MANIFEST, SIGNATURE, foreign
+from pipelines.core.authorship import foreign, made_by
 from pipelines.core.lineage import LineageView
 from pipelines.core.retention import (
     SWEPT,
@@ -167,7 +167,7 @@ class Sweep:
         if not isinstance(record, Manifest):
             raise CorruptError(f"{own.manifest} holds a {type(record).__name__}")
         manifests.check(record, own)
-        why = "" if view is None else foreign(view, own.epoch, {MANIFEST: record.region, SIGNATURE: opened.region})
+        why = "" if view is None else foreign(view, own.epoch, made_by(record, opened.region))
         if why:  # it keeps no generation that counts from being kept
             raise ForeignEpochError(why)
         whole = not manifests.missing(record, {listed.key: listed.size for listed in objects}) and not open_notes(

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipelines import paths
-from pipelines.core.authorship import MANIFEST, SIGNATURE, disagreement, foreign
+from pipelines.core.authorship import MANIFEST, disagreement, foreign, made_by
 from pipelines.core.lease import Fork
 from pipelines.core.lineage import LineageView, Standing, standing, view_of
 from pipelines.errors import CorruptError, RetryableError
@@ -247,7 +247,6 @@ class RecoverableFinder:
 
 def _check_author(record: Record, signer: str) -> None:
     """CorruptError if a manifest names another region than the one that signed it."""
-    if isinstance(record, Manifest):
-        why = disagreement({MANIFEST: record.region, SIGNATURE: signer})
-        if why:
-            raise CorruptError(why)
+    why = disagreement(made_by(record, signer))
+    if why:
+        raise CorruptError(why)
