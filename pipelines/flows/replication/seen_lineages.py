@@ -60,10 +60,8 @@ class SeenLineages:
         Raises:
             RetryableError: the store does not answer.
         """
-        if run not in self._seen:
-            at_s = self._clock.boottime_s()  # before the reading: so long it is known to be true
-            self._seen[run] = _Seen(self._read(run), at_s)
-        return self._seen[run].view
+        seen = self._seen.get(run) or self._look(run)
+        return seen.view
 
     def still(self, run: str, view: LineageView | None, *, exactly: bool) -> bool:
         """Whether a lineage is what outcomes may rest on now.
@@ -77,11 +75,14 @@ class SeenLineages:
             RetryableError: the store does not answer.
         """
         seen = self._seen.get(run)
-        if not exactly and seen is not None and self._is_young(seen):
-            return seen.view == view
-        at_s = self._clock.boottime_s()
+        if exactly or seen is None or not self._is_young(seen):
+            seen = self._look(run)
+        return seen.view == view
+
+    def _look(self, run: str) -> _Seen:
+        at_s = self._clock.boottime_s()  # before the reading: so long it is known to be true
         self._seen[run] = _Seen(self._read(run), at_s)
-        return self._seen[run].view == view
+        return self._seen[run]
 
     def _is_young(self, seen: _Seen) -> bool:
         return self._clock.boottime_s() - seen.at_s < self._age_s
