@@ -39,6 +39,15 @@ def read_secret(path: Path, what: str) -> bytes:
     return secret
 
 
+def stamp_of(path: Path, what: str) -> tuple[int, int]:
+    """Changes when a file is written, replaced, or given to others; MisconfiguredError if it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise MisconfiguredError(f"{what} {path}: {error.strerror}") from None
+    return found.st_ctime_ns, found.st_ino
+
+
 def refuse_writable(path: Path, what: str) -> None:
     """Refuse a file that somebody else could have written, or put in its place.
 

@@ -15,11 +15,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.errors import MisconfiguredError
-from services.adapters.private_files import read_secret
+from services.adapters.private_files import read_secret, stamp_of
 from services.adapters.tokens import digest_of
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
 CALLERS_MAX = 10_000
+FILE = "callers file"  # in the text of an error
 Role = Literal["viewer", "agent", "operator"]
 
 
@@ -73,7 +74,7 @@ class Callers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._stamp = _stamp_of(path)
+        self._stamp = stamp_of(path, FILE)
         self._known = callers_in(path)
 
     def caller_of(self, token: str) -> Caller | None:
@@ -90,7 +91,7 @@ class Callers:
 
     def _newest(self) -> tuple[Caller, ...]:
         with self._lock:
-            stamp = _stamp_of(self._path)
+            stamp = stamp_of(self._path, FILE)
             if stamp != self._stamp:
                 self._known = callers_in(self._path)
                 self._stamp = stamp
@@ -99,7 +100,7 @@ class Callers:
 
 def callers_in(path: Path) -> tuple[Caller, ...]:
     """The callers of a file; MisconfiguredError as of `Callers`: one line, which shows nothing of a token."""
-    text = read_secret(path, "callers file")
+    text = read_secret(path, FILE)
     try:
         callers = _File.model_validate_json(text).callers
     except ValidationError as error:
@@ -118,12 +119,3 @@ def text_of(callers: tuple[Caller, ...]) -> str:
     """The file's text for these callers."""
     plain = [caller.model_dump(mode="json", exclude_defaults=True) for caller in callers]
     return json.dumps({"callers": plain}, indent=2) + "\n"
-
-
-def _stamp_of(path: Path) -> tuple[int, int]:
-    """Changes when the file is written, replaced, or given to others."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise MisconfiguredError(f"callers file {path}: {error.strerror}") from None
-    return found.st_ctime_ns, found.st_ino

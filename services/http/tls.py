@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import MisconfiguredError
-from services.adapters.private_files import read_secret
+from services.adapters.private_files import read_secret, stamp_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,7 @@ class ServerTls:
         return True
 
     def _look(self) -> tuple[tuple[int, int], ...]:
-        try:
-            found = [path.stat() for path in (self._files.certificate, self._files.key)]
-        except OSError as error:
-            raise MisconfiguredError(f"TLS file {error.filename}: {error.strerror}") from None
-        return tuple((one.st_ctime_ns, one.st_ino) for one in found)
+        return tuple(stamp_of(path, "TLS file") for path in (self._files.certificate, self._files.key))
 
 
 def _context_of(files: TlsFiles) -> ssl.SSLContext:
