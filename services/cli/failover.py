@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.flows.authority.takeover_requests import WAITS, WON
 from schemas.http_bodies import FailoverAnswer, FailoverBody, GateStatus, PreviewAnswer, RunStatus
 from services.adapters.system_clock import SystemEntropy
 from services.cli.exits import FAILED, misconfigured_exits
@@ -17,7 +18,6 @@ from services.http.bodies import plain
 from services.http.endpoints import ControllerClient, controller_of
 
 GIVES_UP_S = 120.0
-WAITS, WON = "waits", "won"  # the answer's states that matter here
 
 
 def failover(

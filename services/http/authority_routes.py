@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipelines.core.failover_decision import Decision
+from pipelines.core.remembering import forget_oldest
 from pipelines.flows.authority.planned_moves import KINDS, MoveRequest
 from pipelines.flows.authority.run_watch import RunWatch
 from pipelines.flows.authority.takeover_requests import TakeoverRequest
@@ -126,8 +127,7 @@ class AuthorityRoutes:
             move = MoveRequest(body.kind, actor, body.note, body.target, body.at_ms)
             known = (actor, body), MoveAnswer(refused=control.ask(move))
             self._answered[key] = known
-            for oldest in list(self._answered)[:-ANSWERS_MAX]:
-                del self._answered[oldest]
+            forget_oldest(self._answered, ANSWERS_MAX)
         return answer_of(known[1])
 
     def _history(self, request: Request) -> Response:

@@ -135,7 +135,7 @@ API_FAULTS = (
     Mutant(
         "launches are remembered without end",
         LAUNCHING,
-        "for oldest in list(self._unknown)[:-WAITING_MAX]:",
+        "for oldest in forget_oldest(self._unknown, WAITING_MAX):",
         "for oldest in ():",
         BEGUN,
     ),

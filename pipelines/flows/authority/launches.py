@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pipelines import paths
 from pipelines.core.heartbeats import working_nodes
 from pipelines.core.lease import Held
+from pipelines.core.remembering import forget_oldest
 from pipelines.errors import CorruptError
 from pipelines.flows.authority.heartbeat_reader import PeerState
 from pipelines.flows.standby.recoverable import RecoverableCheckpoint
@@ -111,8 +112,7 @@ class Launches:
         asked.at_s, asked.begins = now_s, asked.begins or begins
         asked.nodes.add(node)
         self._unknown[name] = asked
-        for oldest in list(self._unknown)[:-WAITING_MAX]:
-            self._unknown.pop(oldest, None)
+        for oldest in forget_oldest(self._unknown, WAITING_MAX):
             self._wanted.pop(oldest, None)
         if soon:
             self._wanted[name] = None

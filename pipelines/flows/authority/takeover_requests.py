@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.core.failover_decision import Decision, FailoverPolicy, Gate, RunView
 from pipelines.core.lease import Belief
+from pipelines.core.remembering import forget_oldest
 from pipelines.ports import Clock, Journal
 from schemas.http_bodies import FailoverAnswer
 from schemas.records import Lease
@@ -89,12 +90,10 @@ class TakeoverRequests:
                 return known[1] if same else FailoverAnswer(state=REFUSED, why="this key was used for another request")
             now_s = self._clock.boottime_s()
             held = view.belief.held
-            answer = self._refusal(request, view, now_s)
-            if answer is None and held is not None:
-                until_s = now_s + self._policy.profile.challenger_wait_s + WAITS_S
-                self.pending = Operator(request, held.lease.epoch, view.belief.seen_at_s, until_s)
-                answer = FailoverAnswer(state=WAITS)
-            answer = answer or FailoverAnswer(state=REFUSED, why="the lease record has not been read yet")
+            if held is None:
+                answer = FailoverAnswer(state=REFUSED, why="the lease record has not been read yet")
+            else:
+                answer = self._tried(request, view, held.lease, now_s)
             self._remember(request, answer)
         self._journal.say(
             "failover.asked",
@@ -109,10 +108,8 @@ class TakeoverRequests:
         )
         return answer
 
-    def _refusal(self, request: TakeoverRequest, view: RunView, now_s: float) -> FailoverAnswer | None:
-        lease = None if view.belief.held is None else view.belief.held.lease
-        if lease is None:
-            return None
+    def _tried(self, request: TakeoverRequest, view: RunView, lease: Lease, now_s: float) -> FailoverAnswer:
+        """The answer to a new request: it is tried from now on, unless something speaks against it."""
         if (request.epoch and request.epoch != lease.epoch) or lease.holder == self._region:
             return FailoverAnswer(state=LOST, why=_who_won(lease))
         if self.pending is not None:
@@ -120,7 +117,11 @@ class TakeoverRequests:
             why = f"{other.actor} has asked for the same, and that is tried for {max(0.0, left_s):.0f} s more"
             return FailoverAnswer(state=REFUSED, why=why)
         why = fence_refusal(request, view, now_s, self._policy)
-        return FailoverAnswer(state=REFUSED, why=why) if why else None
+        if why:
+            return FailoverAnswer(state=REFUSED, why=why)
+        until_s = now_s + self._policy.profile.challenger_wait_s + WAITS_S
+        self.pending = Operator(request, lease.epoch, view.belief.seen_at_s, until_s)
+        return FailoverAnswer(state=WAITS)
 
     def settle(self, lease: Lease | None, decision: Decision) -> None:
         """End the request that is being tried, if it is over.
@@ -159,8 +160,7 @@ class TakeoverRequests:
     def _remember(self, request: TakeoverRequest, answer: FailoverAnswer) -> None:
         if request.key:
             self._known[request.key] = (request, answer)
-            for oldest in list(self._known)[:-KEPT_MAX]:
-                del self._known[oldest]
+            forget_oldest(self._known, KEPT_MAX)
 
 
 def fence_refusal(request: TakeoverRequest, view: RunView, now_s: float, policy: FailoverPolicy) -> str:

@@ -28,6 +28,7 @@ from pipelines.core.lineage import LineageView, Standing, may_become_known, stan
 from pipelines.core.message_size import MESSAGE_BYTES_MAX, size_bytes
 from pipelines.core.metric_batches import METRICS, first_number, parted
 from pipelines.core.patience import Patience
+from pipelines.core.remembering import forget_oldest
 from pipelines.core.sequence_numbers import Numbered, number_of, place_of
 from pipelines.core.set_aside import why_set_aside
 from pipelines.errors import CorruptError, ForeignEpochError, MisconfiguredError, RetryableError
@@ -304,8 +305,7 @@ class RecordJudge:
             why: as the log says it.
         """
         self._refused[_lies_at(item)] = why
-        while len(self._refused) > REFUSED_KEPT:
-            del self._refused[next(iter(self._refused))]
+        forget_oldest(self._refused, REFUSED_KEPT)
 
     def _unknown_epoch(
         self, item: WaitingRecord, event: Event, epoch: int, known: int, takes: Numbered
