@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from services.adapters.http.sending import HttpClient
@@ -54,3 +55,14 @@ def scraped(settings: Settings, service: str, region: str) -> str:
     """The metrics of a running service, as whoever may look at them."""
     at = endpoint_of(settings, service, region)
     return HttpClient(at.url, timeout_s=10.0, answer_bytes_max=64 << 20).get("/metrics", at.headers()).body.decode()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed a connection; from now on it does not block."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

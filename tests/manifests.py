@@ -89,6 +89,14 @@ def put_checkpoint(
         store.create(own.chunk(0, number), body)
     store.create(own.rank_state(0), state)
     store.create(own.manifest, signer.sign(payload))
+    size_bytes = sum(map(len, chunks)) + len(state)
+    return committed(own, digest(payload), seq=seq, lineage_seq=seq, size_bytes=size_bytes, time_ms=time_ms)
+
+
+def committed(
+    own: CheckpointId, manifest_digest: str, *, seq: int, lineage_seq: int, size_bytes: int, time_ms: int = 0
+) -> Checkpoint:
+    """East's event of a committed checkpoint, with what its manifest says of it."""
     return Checkpoint(
         event_id=f"{own.run}/{own.epoch}/r0/checkpoints/{seq}",
         run=own.run,
@@ -101,8 +109,8 @@ def put_checkpoint(
         time_ms=time_ms,
         state="committed",
         manifest_key=own.manifest,
-        manifest_digest=digest(payload),
-        lineage_seq=seq,
-        size_bytes=sum(map(len, chunks)) + len(state),
+        manifest_digest=manifest_digest,
+        lineage_seq=lineage_seq,
+        size_bytes=size_bytes,
         reason="",
     )

@@ -22,14 +22,14 @@ from pipelines.flows.replication.visible_index import VisibleIndex
 from pipelines.paths import CheckpointId
 from pipelines.ports import Message
 from schemas.codec import Codec, digest
-from schemas.records import Checkpoint, DataVersion, Manifest, Metric, MetricBatch, MetricColumn
+from schemas.records import DataVersion, Manifest, Metric, MetricBatch, MetricColumn
 from services.adapters.memory.kafka import MemoryLog, MemorySource
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from services.adapters.system_clock import SystemClock
 from tests.core.replication.test_event_rebuild import _commit, _intent
 from tests.core.replication.test_lane_replicator import _World
 from tests.lineages import lineage_of
-from tests.manifests import manifest_of, shard_of, state_of
+from tests.manifests import committed, manifest_of, shard_of, state_of
 
 CODEC = Codec()
 FAR = 999_999_999
@@ -136,7 +136,7 @@ def test_I17_a_manifest_that_another_region_signed_or_is_named_in_is_foreign(
     own = CheckpointId("gpt", 1, 1, 10)
     payload = CODEC.encode(dataclasses.replace(_manifest(own), region=named))
     world.east_store.create(own.manifest, fleet[signer].sign(payload))
-    world.send(_checkpoint(own, digest(payload)))
+    world.send(committed(own, digest(payload), seq=1, lineage_seq=1, size_bytes=8))
     _turn(world)
     assert world.visible() == []
     assert [letter.reason for letter in world.dead()] == ["foreign_epoch"]
@@ -213,23 +213,3 @@ def test_I17_what_is_rebuilt_from_manifests_is_the_peers_own(
 
 def _manifest(own: CheckpointId) -> Manifest:
     return manifest_of(own, lineage_seq=1, shards=(shard_of(0, b"chunk"),), rank_states=(state_of(0, b"rng"),))
-
-
-def _checkpoint(own: CheckpointId, manifest_digest: str) -> Checkpoint:
-    return Checkpoint(
-        event_id="c",
-        run=own.run,
-        region="east",
-        epoch=own.epoch,
-        attempt=own.attempt,
-        producer="r0",
-        seq=1,
-        step=own.step,
-        time_ms=0,
-        state="committed",
-        manifest_key=own.manifest,
-        manifest_digest=manifest_digest,
-        lineage_seq=1,
-        size_bytes=8,
-        reason="",
-    )

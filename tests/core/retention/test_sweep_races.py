@@ -17,7 +17,7 @@ from services.adapters.memory.spool import MemorySpool
 from services.adapters.memory.transfers import MemoryTransfers
 from services.adapters.signer import Ed25519Signer, generate_keypair
 from tests.lineages import lineage_of
-from tests.manifests import OWN
+from tests.manifests import OWN, committed
 from tests.sweep_world import DAY_S, SweepWorld, steps
 from tests.tripwire import Crash, Tripwire
 
@@ -155,23 +155,7 @@ def _copies(world: SweepWorld, wire: Tripwire) -> CheckpointCopies:
 
 def _event(world: SweepWorld, own: CheckpointId) -> Checkpoint:
     payload = world.signer.verify(world.peer.objects[own.manifest])
-    return Checkpoint(
-        event_id="e",
-        run="gpt",
-        region="east",
-        epoch=own.epoch,
-        attempt=own.attempt,
-        producer="r0",
-        seq=1,
-        step=own.step,
-        time_ms=0,
-        state="committed",
-        manifest_key=own.manifest,
-        manifest_digest=digest(payload),
-        lineage_seq=11,
-        size_bytes=100,
-        reason="",
-    )
+    return committed(own, digest(payload), seq=1, lineage_seq=11, size_bytes=100)
 
 
 def _copied(copies: CheckpointCopies, event: Checkpoint, turns: int = 12) -> bool:

@@ -28,7 +28,7 @@ from services.http.callers import Callers, Role
 from services.http.door import ROLES
 from services.http.server import HttpServer, Turns
 from services.operations import credentials
-from tests.callers import NAMES, NODE, TOKENS, callers_file, headers_as, listening
+from tests.callers import NAMES, NODE, TOKENS, callers_file, headers_as, is_closed, listening
 from tests.waiting import wait_until
 
 GRANT = {"run": "gpt", "launch": "l", "committed_step": 5, "node": NODE}
@@ -251,16 +251,6 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def _is_closed(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
 def test_half_sent_requests_hold_nobody_up_and_do_not_stay_open(
     served: _Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,13 +259,13 @@ def test_half_sent_requests_hold_nobody_up_and_do_not_stay_open(
     try:
         for number, connection in enumerate(half):
             connection.sendall(_head(served, "Content-Length: 100")[: None if number % 2 else -4])
-        wait_until(lambda: sum(not _is_closed(one) for one in half) <= limits.CONNECTIONS_MAX, 20, "room is made")
+        wait_until(lambda: sum(not is_closed(one) for one in half) <= limits.CONNECTIONS_MAX, 20, "room is made")
         assert served.ask("/status")[0] == 200
         monkeypatch.setattr(limits, "REQUEST_S", 0.2)
         late = _open(served)
         half.append(late)
         late.sendall(b"POST /v1/ask HT")
-        wait_until(lambda: _is_closed(late), 20, "its time is over")
+        wait_until(lambda: is_closed(late), 20, "its time is over")
     finally:
         for connection in half:
             connection.close()

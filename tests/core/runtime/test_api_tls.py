@@ -24,7 +24,7 @@ from services.http.server import HttpServer, Turns
 from services.http.tls import ServerTls, TlsFiles
 from services.runtime.listening import listen_of
 from services.settings import ApiSettings, Settings
-from tests.callers import callers_file, headers_as, listening, token_file
+from tests.callers import callers_file, headers_as, is_closed, listening, token_file
 from tests.certificates import Signed, certificate, pem
 from tests.waiting import wait_until
 
@@ -116,22 +116,12 @@ def test_a_handshake_that_does_not_end_is_given_up(served: _Served, monkeypatch:
     monkeypatch.setattr(limits, "ACCEPTED_MAX", 5)
     half = [socket.create_connection(("127.0.0.1", served.at.port), timeout=20) for _ in range(20)]
     try:
-        wait_until(lambda: sum(_is_closed(one) for one in half) >= 15, 20, "only so many are kept")
-        wait_until(lambda: all(_is_closed(one) for one in half), 20, "their time is over")
+        wait_until(lambda: sum(is_closed(one) for one in half) >= 15, 20, "only so many are kept")
+        wait_until(lambda: all(is_closed(one) for one in half), 20, "their time is over")
         wait_until(lambda: ask(served.at, "/status", dict) == {}, 20, "and others are answered")
     finally:
         for one in half:
             one.close()
-
-
-def _is_closed(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "::", "", "node7.example"])  # noqa: S104 - refused
